@@ -1,0 +1,7 @@
+"""Capture: a model and example inputs become a `Graph`."""
+
+from secateur.capture.follow import Step, follow
+from secateur.capture.inputs import as_call, cast_inputs, output_tensors
+from secateur.capture.record import capture
+
+__all__ = ["Step", "as_call", "capture", "cast_inputs", "follow", "output_tensors"]

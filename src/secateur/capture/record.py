@@ -1,0 +1,292 @@
+"""The recorder: every operator that a forward pass dispatches, as data.
+
+Substrate (measured over 288 models, docs/decisions/0003-capture.md): a `TorchDispatchMode` under
+`torch.inference_mode()`, where composite operators (`linear`, `chunk`, attention) stay whole. Fake tensors
+first: no memory, no arithmetic. Real tensors where a model looks at numbers.
+"""
+
+import copy
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.capture.inputs import as_call, map_inputs, require_tensors
+from secateur.errors import CaptureError, RequestError, SecateurError
+from secateur.graph.node import Graph, Node, Ref, Value
+
+_LOOKS_AT_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
+_SKIPPED = {"prim.device", "aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset"}
+_TORCH_FOLDER = str(Path(torch.__file__).parent) + "/"
+_OWN_FOLDER = str(Path(__file__).parents[1]) + "/"
+
+
+def capture(model: nn.Module, example_inputs: Any, substrate: str = "auto") -> Graph:
+    """Record one forward pass of a copy of the model in eval mode; the model itself is not touched.
+
+    Args:
+        model: Any module.
+        example_inputs: A tensor, a tuple of positional inputs or a dict of keyword inputs.
+        substrate: "fake" tensors (no memory, no arithmetic), "real" ones, or "auto": fake, and real where
+            the model looks at numbers.
+
+    Returns:
+        The record.
+
+    Raises:
+        CaptureError: The model cannot be run on these inputs; the cause is chained.
+
+    Example:
+        >>> graph = capture(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.zeros(1, 3))
+        >>> [node.op for node in graph.nodes]
+        ['aten.linear', 'aten.relu']
+        >>> graph.nodes[0].modules
+        ('', '0')
+    """
+    if substrate not in ("auto", "fake", "real"):
+        raise RequestError(f"substrate is '{substrate}'", do="choose 'auto', 'fake' or 'real'")
+    failure: Exception | None = None
+    attempts = {"auto": ("fake", "symbolic", "real"), "fake": ("fake", "symbolic"), "real": ("real",)}
+    for attempt in attempts[substrate]:
+        graph, error = record(model, example_inputs, attempt)
+        if error is None:
+            return graph
+        if isinstance(error, SecateurError):
+            raise error
+        if failure is None or not isinstance(error, _LOOKS_AT_NUMBERS):
+            failure = error
+    assert failure is not None, "every attempt returned or failed"
+    raise CaptureError(
+        f"the model does not run on the example inputs: {type(failure).__name__}: {failure}",
+        _shapes_of(example_inputs),
+        "pass inputs that model(*inputs) accepts in eval mode",
+    ) from failure
+
+
+def _shapes_of(example_inputs: Any) -> list[str]:
+    shapes: list[str] = []
+
+    def note(leaf: Tensor) -> Tensor:
+        shapes.append(str(list(leaf.shape)))
+        return leaf
+
+    map_inputs(example_inputs, note)
+    return [f"input shapes: {', '.join(shapes)}"]
+
+
+def record(model: nn.Module, example_inputs: Any, substrate: str) -> tuple[Graph, Exception | None]:
+    """Record as far as the model runs.
+
+    Args:
+        model: Any module; a copy of it runs, in eval mode.
+        example_inputs: As for `capture`.
+        substrate: "fake", "symbolic" (fake, with numbers as symbols) or "real".
+
+    Returns:
+        The record, partial if the model failed, and what it failed with.
+    """
+    held = shadow(model, with_buffers=substrate == "real").eval()
+    recorder = Recorder(held)
+    outputs: list[Tensor] = []
+    failure: Exception | None = None
+    with recording_context(), ExitStack() as stack:
+        if substrate != "real":
+            shape_env = ShapeEnv() if substrate == "symbolic" else None
+            fake = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True, shape_env=shape_env))
+            example_inputs = map_inputs(
+                example_inputs, lambda leaf: fake.from_tensor(leaf.detach(), static_shapes=True)
+            )
+        args, kwargs = as_call(example_inputs)
+        recorder.add_inputs((args, kwargs))
+        try:
+            with recorder.module_stack(), recorder:
+                output = held(*args, **kwargs)
+            outputs = require_tensors(output)
+        except Exception as error:  # noqa: BLE001 - a foreign model may raise anything
+            failure = error
+    return recorder.finish(outputs, "real" if substrate == "real" else "fake"), failure
+
+
+def shadow(model: nn.Module, *, with_buffers: bool = False) -> nn.Module:
+    """Copy the structure of a model and share its tensors.
+
+    Args:
+        model: The model to copy.
+        with_buffers: Copy the buffers too, for runs that may write them.
+    """
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
+    if not with_buffers:
+        memo.update({id(buffer): buffer for buffer in model.buffers()})
+    return copy.deepcopy(model, memo)
+
+
+@contextmanager
+def recording_context() -> Iterator[None]:
+    """Keep composite operators whole and the fused attention path off."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+def operator_name(func: Any) -> str:
+    """The name of an operator without its overload: "aten.conv2d"."""
+    namespace, name = func._schema.name.split("::")
+    return f"{namespace}.{name}"
+
+
+def is_recorded(func: Any) -> bool:
+    """Whether a dispatched call is an operator on tensors rather than a query of sizes."""
+    return operator_name(func) not in _SKIPPED
+
+
+class Recorder(TorchDispatchMode):
+    """Records every dispatched operator call; also keeps the stack of running modules."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.nodes: list[Node] = []
+        self.values: list[Value] = []
+        self.tensors: dict[str, int] = {}
+        self.inputs: list[int] = []
+        self._index_of: dict[int, int] = {}
+        self._alive: list[Tensor] = []
+        self._stack: list[str] = []
+        self._external: dict[CodeType, bool] = {}
+        for kind, named in (
+            ("parameter", model.named_parameters(remove_duplicate=False)),
+            ("buffer", model.named_buffers(remove_duplicate=False)),
+        ):
+            for name, tensor in named:
+                known = self._index_of.get(id(tensor))
+                self.tensors[name] = self._add(tensor, kind) if known is None else known
+
+    def _add(self, tensor: Tensor, kind: str) -> int:
+        self.values.append(Value(tuple(int(size) for size in tensor.shape), _text(tensor.dtype), kind))
+        self._index_of[id(tensor)] = len(self.values) - 1
+        self._alive.append(tensor)
+        return len(self.values) - 1
+
+    def add_inputs(self, inputs: Any) -> None:
+        """Register the tensors of the call as inputs of the model."""
+        map_inputs(inputs, self._add_input)
+
+    def _add_input(self, tensor: Tensor) -> Tensor:
+        if id(tensor) not in self._index_of:
+            self.inputs.append(self._add(tensor, "input"))
+        return tensor
+
+    def _leave(self, *_: Any) -> None:
+        self._stack.pop()
+
+    @contextmanager
+    def module_stack(self) -> Iterator[None]:
+        """Follow which modules run, by hooks on our own copy."""
+        handles = []
+        for name, module in self.model.named_modules():
+            handles.append(module.register_forward_pre_hook(lambda *_, n=name: self._stack.append(n)))
+            handles.append(module.register_forward_hook(self._leave, always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator and write it down."""
+        kwargs = kwargs or {}
+        if not is_recorded(func):
+            return func(*args, **kwargs)
+        named = {name: self._argument(value) for name, value in schema_arguments(func, args, kwargs)}
+        output = func(*args, **kwargs)
+        outputs = output if isinstance(output, (tuple, list)) else (output,)
+        flat = [part for item in outputs for part in (item if isinstance(item, (tuple, list)) else (item,))]
+        self.nodes.append(
+            Node(
+                index=len(self.nodes),
+                op=operator_name(func),
+                overload=func._overloadname,
+                args=named,
+                outputs=tuple(
+                    Ref(self._add(item, "node")) if isinstance(item, Tensor) else None for item in flat
+                ),
+                modules=tuple(self._stack),
+                source=self._source(),
+                is_pointwise=torch.Tag.pointwise in func.tags,
+            )
+        )
+        return output
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            index = self._index_of.get(id(value))
+            return Ref(self._add(value, "constant") if index is None else index)
+        if isinstance(value, (list, tuple)):
+            return tuple(self._argument(item) for item in value)
+        if isinstance(value, (bool, int, float, str, complex, type(None))):
+            return value
+        if isinstance(value, torch.SymInt):
+            return int(value)
+        return _text(value)
+
+    def _source(self) -> str:
+        frame = sys._getframe(2)
+        while frame is not None:
+            code = frame.f_code
+            external = self._external.get(code)
+            if external is None:
+                name = code.co_filename
+                external = (
+                    not name.startswith((_TORCH_FOLDER, _OWN_FOLDER, "<frozen")) and "contextlib" not in name
+                )
+                self._external[code] = external
+            if external:
+                return f"{'/'.join(Path(code.co_filename).parts[-2:])}:{frame.f_lineno}"
+            frame = frame.f_back  # type: ignore[assignment]
+        return ""
+
+    def finish(self, outputs: Sequence[Tensor], substrate: str) -> Graph:
+        """Close the record."""
+        return Graph(
+            nodes=tuple(self.nodes),
+            values=tuple(self.values),
+            tensors=self.tensors,
+            inputs=tuple(self.inputs),
+            outputs=tuple(self._index_of[id(output)] for output in outputs if id(output) in self._index_of),
+            substrate=substrate,
+            module_types={
+                name: tuple(kind.__name__ for kind in type(module).__mro__)
+                for name, module in self.model.named_modules()
+            },
+        )
+
+
+def _text(value: Any) -> str:
+    return str(value).removeprefix("torch.")
+
+
+def schema_arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Name every argument of a dispatched call after the operator's schema, defaults filled in."""
+    for position, argument in enumerate(func._schema.arguments):
+        if position < len(args) and not argument.kwarg_only:
+            yield argument.name, args[position]
+        elif argument.name in kwargs:
+            yield argument.name, kwargs[argument.name]
+        elif argument.has_default_value():
+            yield argument.name, argument.default_value

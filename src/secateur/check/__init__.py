@@ -1,0 +1,7 @@
+"""Check: two proofs that a cut model computes what the masked original does."""
+
+from secateur.check.numbers import compare_numbers
+from secateur.check.shapes import Deviation, compare_records
+from secateur.check.verdict import Verdict
+
+__all__ = ["Deviation", "Verdict", "compare_numbers", "compare_records"]

@@ -1,0 +1,6 @@
+"""Couple: a recorded graph becomes groups of dims that share an axis, and the reasons why."""
+
+from secateur.couple.groups import Group, Groups, Member
+from secateur.couple.solve import couple_graph
+
+__all__ = ["Group", "Groups", "Member", "couple_graph"]

@@ -1,0 +1,1 @@
+"""One module per operator family; importing a module registers its rules."""

@@ -1,0 +1,89 @@
+"""Element-wise operators: one rule, broadcasting.
+
+PyTorch tags its element-wise operators (`torch.Tag.pointwise`); those need no entry here. Listed are the ones
+it does not tag: copies, casts, dropout, and operators whose extra operand lies along one dim.
+"""
+
+from secateur.couple.call import Call
+from secateur.couple.rule import equation, rule
+from secateur.graph.axes import Expr, MisalignedError, split
+
+_UNTAGGED = {
+    "aten.alias": "torch.ops.aten.alias(T(2, 3))",
+    "aten.alpha_dropout": "F.alpha_dropout(T(2, 3), training=False)",
+    "aten.bernoulli": "torch.zeros_like(T(2, 3)).bernoulli()",
+    "aten.clone": "T(2, 3).clone()",
+    "aten.contiguous": "T(2, 3).contiguous()",
+    "aten.copy": "torch.zeros_like(T(2, 3)).copy_(T(3))",
+    "aten.cpu": "T(2, 3).cpu()",
+    "aten.detach": "T(2, 3).detach()",
+    "aten.double": "T(2, 3).double()",
+    "aten.dropout": "F.dropout(T(2, 3), training=False)",
+    "aten.empty_like": "torch.empty_like(T(2, 3)).fill_(1.0)",
+    "aten.feature_alpha_dropout": "F.feature_alpha_dropout(T(2, 3), training=False)",
+    "aten.feature_dropout": "F.dropout2d(T(2, 3, 4, 4), training=False)",
+    "aten.fill": "T(2, 3).clone().fill_(2.0)",
+    "aten.float": "T(2, 3).float()",
+    "aten.full_like": "torch.full_like(T(2, 3), 2.0)",
+    "aten.hardswish": "F.hardswish(T(2, 3))",
+    "aten.lift_fresh": "torch.ops.aten.lift_fresh(T(2, 3))",
+    "aten.masked_fill": "T(2, 3).masked_fill(T(2, 3) > 0, 1.5)",
+    "aten.ones_like": "torch.ones_like(T(2, 3))",
+    "aten.to": "T(2, 3).to(torch.float32)",
+    "aten._to_copy": "torch.ops.aten._to_copy(T(2, 3), dtype=torch.float32)",
+    "aten.zero": "T(2, 3).clone().zero_()",
+    "aten.zeros_like": "torch.zeros_like(T(2, 3))",
+}
+
+
+def pointwise(call: Call) -> list[list[Expr]]:
+    """Broadcast every tensor operand; the outputs have the dims of the result."""
+    result = call.broadcast(*(dims for _, dims in call.operands()))
+    return [_fitted(call, result, shape) for shape in call.out_shapes()]
+
+
+def _fitted(call: Call, dims: list[Expr], shape: tuple[int, ...]) -> list[Expr]:
+    """An in-place result keeps the rank of its target."""
+    dims = dims[len(dims) - len(shape) :]
+    if [dim.size for dim in dims] == list(shape):
+        return dims
+    raise ValueError(f"operands broadcast to {[dim.size for dim in dims]}, the result is {list(shape)}")
+
+
+rule(*_UNTAGGED, law="positions stay where they are; operands broadcast", samples=_UNTAGGED)(pointwise)
+
+
+@rule(
+    "aten.type_as",
+    law="only the element type of the second operand counts",
+    samples=("T(2, 3).type_as(T(4))",),
+)
+def cast_like(call: Call) -> list[list[Expr]]:
+    """The dims of the first operand."""
+    return [call["self"]]
+
+
+equation(
+    "aten.prelu",
+    "self(n c ...), weight(c) -> (n c ...)",
+    samples=("F.prelu(T(2, 3, 4), T(3))", "F.prelu(T(2, 3, 4), T(1))"),
+)
+
+
+@rule(
+    "aten.glu",
+    law="x(... (a + a)) -> (... a): the halves hold the same positions",
+    samples=("F.glu(T(2, 6), dim=1)", "F.glu(T(2, 6, 3), dim=1)"),
+)
+def glu(call: Call) -> list[list[Expr]]:
+    """Half of the positions gate the other half."""
+    dims = list(call["self"])
+    at = call.dim(call.arg("dim"), len(dims))
+    try:
+        value, gate = split(dims[at], dims[at].size // 2, call.node)
+    except MisalignedError as error:
+        call.protect(dims[at], str(error))
+        value = gate = call.fixed(dims[at].size // 2, str(error))
+    call.equate(value, gate)
+    dims[at] = value
+    return [dims]

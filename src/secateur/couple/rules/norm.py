@@ -1,0 +1,48 @@
+"""Normalisation: which dims carry statistics (removing positions renormalises) and which only parameters."""
+
+from secateur.couple.call import Call
+from secateur.couple.rule import equation, rule
+from secateur.graph.axes import Expr
+
+equation(
+    "aten.batch_norm",
+    "input(n c ...), weight(c), bias(c), running_mean(c), running_var(c) -> (n c ...)",
+    samples=(
+        "F.batch_norm(T(2, 3, 4, 4), T(3), T(3).abs() + 1, T(3), T(3))",
+        "F.batch_norm(T(2, 3), T(3), T(3).abs() + 1)",
+    ),
+)
+equation(
+    "aten.instance_norm",
+    "input(n c ...), weight(c), bias(c), running_mean(c), running_var(c) -> (n c ...)",
+    samples=("F.instance_norm(T(2, 3, 4, 4), None, None, T(3), T(3))",),
+)
+equation(
+    "aten.group_norm",
+    "input(n (g c) ...), weight((g c)), bias((g c)) -> (n (g c) ...)",
+    sizes={"g": "num_groups"},
+    renormalised="c",
+    samples=("F.group_norm(T(2, 6, 4, 4), 3, T(6), T(6))", "F.group_norm(T(2, 6), 1)"),
+)
+
+
+@rule(
+    "aten.layer_norm",
+    "aten.rms_norm",
+    law="input(... c), weight(c), bias(c) -> (... c), statistics over every c of normalized_shape",
+    samples={
+        "aten.layer_norm": "F.layer_norm(T(2, 5, 3, 4), (3, 4), T(3, 4), T(3, 4))",
+        "aten.rms_norm": "F.rms_norm(T(2, 5, 4), (4,), T(4))",
+    },
+)
+def layer_norm(call: Call) -> list[list[Expr]]:
+    """Statistics over the last dims, as many as `normalized_shape` has."""
+    dims = call["input"]
+    normalised = dims[len(dims) - len(call.arg("normalized_shape")) :]
+    for name in ("weight", "bias"):
+        if name in call:
+            call.broadcast(normalised, call[name])
+    for index, dim in enumerate(normalised):
+        call.literal(("normalized_shape", index), dim)
+        call.renormalise(dim, "statistics are taken over it")
+    return [dims]

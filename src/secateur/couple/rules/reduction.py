@@ -1,0 +1,119 @@
+"""Reductions: which lose a removed position without a trace, which take statistics, which count positions.
+
+A removed position is zero in the masked network. A sum does not see zeros: cutting it is exact. A mean, a
+maximum or a softmax does: there the equality holds with the statistic taken over the kept positions.
+An operator that returns positions (argmax, sort) would return other numbers: its axis stays.
+"""
+
+from secateur.couple.call import Call
+from secateur.couple.rule import rule
+from secateur.graph.axes import ONE, Expr
+
+_SUMS = {
+    "aten.sum": "T(2, 3, 4).sum(dim=(1, 2))",
+    "aten.nansum": "T(2, 3).nansum(dim=1)",
+    "aten.linalg_vector_norm": "torch.linalg.vector_norm(T(2, 3), dim=1, keepdim=True)",
+    "aten.norm": "torch.ops.aten.norm(T(2, 3), 2, [1])",
+    "aten.count_nonzero": "torch.count_nonzero(T(2, 3), dim=1)",
+    "aten.any": "(T(2, 3) > 9).any(dim=1)",
+}
+_STATISTICS = {
+    "aten.mean": "T(2, 3, 4).mean(dim=(1,), keepdim=True)",
+    "aten.amax": "T(2, 3).amax(dim=1)",
+    "aten.amin": "T(2, 3).amin(dim=1)",
+    "aten.all": "(T(2, 3) > -9).all(dim=1)",
+    "aten.prod": "T(2, 3).prod(dim=1)",
+    "aten.var": "T(2, 3).var(dim=1)",
+    "aten.std": "T(2, 3).std(dim=1)",
+    "aten.var_mean": "torch.var_mean(T(2, 3), dim=1)",
+    "aten.std_mean": "torch.std_mean(T(2, 3), dim=1)",
+    "aten.logsumexp": "torch.logsumexp(T(2, 3), dim=1)",
+}
+_SCALED = {
+    "aten.softmax": "F.softmax(T(2, 3), dim=1)",
+    "aten.log_softmax": "F.log_softmax(T(2, 3), dim=1)",
+    "aten._softmax": "torch.ops.aten._softmax(T(2, 3), 1, False)",
+    "aten._log_softmax": "torch.ops.aten._log_softmax(T(2, 3), 1, False)",
+    "aten.cumprod": "T(2, 3).cumprod(dim=1)",
+}
+_POSITIONS = {
+    "aten.argmax": "T(2, 3).argmax(dim=1)",
+    "aten.argmin": "T(2, 3).argmin(dim=1)",
+    "aten.max": "T(2, 3).max(dim=1).values",
+    "aten.min": "T(2, 3).min(dim=1).values",
+    "aten.median": "T(2, 3).median(dim=1).values",
+    "aten.sort": "T(2, 3).sort(dim=1).values",
+    "aten.argsort": "T(2, 3).argsort(dim=1)",
+    "aten.topk": "T(2, 3).topk(2, dim=1).values",
+}
+
+
+def _reduced(call: Call) -> list[int]:
+    """The positions of the dims that are reduced; all of them where none is named."""
+    rank = len(call["self"])
+    given = call.arg("dim")
+    if given is None or given == ():
+        return list(range(rank))
+    return [call.dim(at, rank) for at in (given if isinstance(given, tuple) else (given,))]
+
+
+def _without(call: Call, reduced: list[int]) -> list[list[Expr]]:
+    dims = call["self"]
+    rest = [dim for index, dim in enumerate(dims) if index not in reduced]
+    kept = [ONE if index in reduced else dim for index, dim in enumerate(dims)]
+    return [kept if len(shape) == len(dims) else rest for shape in call.out_shapes()]
+
+
+@rule(*_SUMS, law="x(... a) -> (...): zeros add nothing, so cutting a is exact", samples=_SUMS)
+def contract(call: Call) -> list[list[Expr]]:
+    """Sums and what is made of sums."""
+    return _without(call, _reduced(call))
+
+
+@rule(*_STATISTICS, law="x(... a) -> (...): a statistic over a", samples=_STATISTICS)
+def statistic(call: Call) -> list[list[Expr]]:
+    """Means, extremes and moments."""
+    reduced = _reduced(call)
+    for at in reduced:
+        call.renormalise(call["self"][at], "statistics are taken over it")
+    return _without(call, reduced)
+
+
+@rule(*_SCALED, law="x(... a) -> (... a), scaled by a statistic over a", samples=_SCALED)
+def scale(call: Call) -> list[list[Expr]]:
+    """Softmax and its relatives."""
+    dims = call["self"]
+    for at in _reduced(call):
+        call.renormalise(dims[at], "statistics are taken over it")
+    return [dims for _ in call.out_shapes()]
+
+
+@rule(
+    "aten.cumsum",
+    law="x(... a) -> (... a): zeros add nothing",
+    samples=("T(2, 3).cumsum(dim=1)",),
+)
+def accumulate(call: Call) -> list[list[Expr]]:
+    """Running sums."""
+    return [call["self"]]
+
+
+@rule(*_POSITIONS, law="positions of a are numbered, so a stays", samples=_POSITIONS)
+def locate(call: Call) -> list[list[Expr]]:
+    """Operators that return where something is; `max` of two tensors is element-wise."""
+    if "other" in call:
+        return [call.broadcast(call["self"], call["other"])]
+    dims = list(call["self"])
+    reduced = _reduced(call) if call.arg("dim", ()) != () or not call.out_shape() else [len(dims) - 1]
+    for at in reduced:
+        call.protect(dims[at], "its positions are numbered")
+    shape = call.out_shape()
+    if len(shape) == len(dims):
+        return [
+            [
+                call.fixed(size, "its positions are numbered") if index in reduced else dims[index]
+                for index, size in enumerate(shape)
+            ]
+            for shape in call.out_shapes()
+        ]
+    return [[dim for index, dim in enumerate(dims) if index not in reduced] for _ in call.out_shapes()]

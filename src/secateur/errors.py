@@ -1,0 +1,61 @@
+"""The errors a user can meet.
+
+Every message has one form: what does not fit, with both values; then indented lines of context; the last
+line says what to do. The command line prints the message alone and exits with `exit_code`.
+"""
+
+from collections.abc import Iterable
+
+_MOST_LINES = 20
+
+
+class SecateurError(Exception):
+    """Something that secateur was asked for cannot be done.
+
+    Args:
+        what: What does not fit, lower case, with both values.
+        context: Lines of detail, printed indented; the first 20 are shown.
+        do: What the user can do about it.
+
+    Example:
+        >>> print(SecateurError("ratio is 1.5", ["allowed: 0 <= ratio < 1"], "pass a share such as 0.5"))
+        ratio is 1.5
+          allowed: 0 <= ratio < 1
+          pass a share such as 0.5
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, context: Iterable[str] = (), do: str = "") -> None:
+        shown = list(context)
+        if len(shown) > _MOST_LINES:
+            shown = [*shown[:_MOST_LINES], f"... and {len(shown) - _MOST_LINES} more"]
+        lines = [what, *shown, *([do] if do else [])]
+        super().__init__("\n  ".join(lines))
+        self.what = what
+
+
+class RequestError(SecateurError):
+    """The request itself makes no sense: an unknown name, a ratio outside [0, 1), a missing file."""
+
+    exit_code = 2
+
+
+class CaptureError(SecateurError):
+    """The model could not be recorded."""
+
+
+class CutError(SecateurError):
+    """The cut model does not have the shapes that the plan predicts, and nothing could mend it."""
+
+
+class CheckError(SecateurError):
+    """The cut model does not compute what the masked one does."""
+
+
+class CheckpointError(SecateurError):
+    """A file is missing, truncated, foreign, or belongs to another architecture."""
+
+
+class NoEffectWarning(UserWarning):
+    """An algorithm ran and changed nothing."""

@@ -1,0 +1,1 @@
+"""The data of a recorded network: axes, equations, nodes. Imports no torch."""

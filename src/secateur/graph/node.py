@@ -1,0 +1,118 @@
+"""A recorded network as data: operator calls, the values between them, and which value is which tensor."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor argument: the index of a value in `Graph.values`."""
+
+    value: int
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that was seen: an input, a parameter, a buffer, a constant or a node's output.
+
+    Attributes:
+        shape: Its sizes.
+        dtype: Its element type, as PyTorch prints it without the prefix: "float32".
+        kind: "input", "parameter", "buffer", "constant" or "node".
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """One call of an operator.
+
+    Attributes:
+        index: Position in the record.
+        op: The operator's name without its overload, "aten.conv2d"; an in-place variant keeps its "_".
+        overload: The overload: "default", "Tensor", ...
+        args: Every argument by its name in the operator's schema, defaults filled in; tensors are `Ref`.
+        outputs: The values it made, in order; None where an output is no tensor.
+        modules: Qualified names of the modules that were running, outermost first.
+        source: The line outside of PyTorch that made the call: "resnet.py:93".
+        is_pointwise: PyTorch itself tags the operator as element-wise.
+    """
+
+    index: int
+    op: str
+    overload: str
+    args: Mapping[str, Any]
+    outputs: tuple[Ref | None, ...]
+    modules: tuple[str, ...] = ()
+    source: str = ""
+    is_pointwise: bool = False
+
+    def __str__(self) -> str:
+        where = f" in {self.modules[-1]}" if self.modules and self.modules[-1] else ""
+        line = f" at {self.source}" if self.source else ""
+        return f"{self.op} (node {self.index}){where}{line}"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The record of one forward pass.
+
+    Attributes:
+        nodes: The calls in order.
+        values: Every tensor seen; `Ref` indexes it.
+        tensors: Value index of each parameter and buffer by its qualified name; tied ones share an index.
+        inputs: Value indices of the model's inputs.
+        outputs: Value indices of the model's outputs.
+        substrate: What the model was run on: "fake" or "real" tensors.
+        module_types: Class names of each module, most derived first, by its qualified name.
+    """
+
+    nodes: tuple[Node, ...]
+    values: tuple[Value, ...]
+    tensors: Mapping[str, int]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    substrate: str = "fake"
+    module_types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def names(self) -> Mapping[int, tuple[str, ...]]:
+        """The names of each value that is a parameter or a buffer."""
+        names: dict[int, tuple[str, ...]] = {}
+        for name, value in self.tensors.items():
+            names[value] = (*names.get(value, ()), name)
+        return names
+
+    def __str__(self) -> str:
+        return (
+            f"graph of {len(self.nodes)} nodes, {len(self.names)} tensors, "
+            f"recorded on {self.substrate} tensors"
+        )
+
+
+def refs_in(arg: Any) -> Iterator[Ref]:
+    """Yield the tensor references of an argument, nested lists included."""
+    if isinstance(arg, Ref):
+        yield arg
+    elif isinstance(arg, (list, tuple)):
+        for item in arg:
+            yield from refs_in(item)
+
+
+def literals_in(arg: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yield the scalars of an argument with the path to each.
+
+    Example:
+        >>> list(literals_in([2, Ref(0), 7], ("size",)))
+        [(('size', 0), 2), (('size', 2), 7)]
+    """
+    if isinstance(arg, (list, tuple)):
+        for index, item in enumerate(arg):
+            yield from literals_in(item, (*path, index))
+    elif isinstance(arg, (bool, int, float, str)):
+        yield path, arg

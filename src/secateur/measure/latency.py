@@ -1,0 +1,105 @@
+"""How long a forward pass takes on this machine."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from secateur.capture import as_call
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long a forward pass takes.
+
+    Attributes:
+        median_ms: Median over the repeats.
+        lower_ms: First quartile.
+        upper_ms: Third quartile.
+        repeats: Number of timed passes.
+        threads: Threads that PyTorch used inside an operator.
+        batch: Size of the first dim of the first input.
+        device: Where it ran.
+    """
+
+    median_ms: float
+    lower_ms: float
+    upper_ms: float
+    repeats: int
+    threads: int
+    batch: int
+    device: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.median_ms:.3g} ms (quartiles {self.lower_ms:.3g} to {self.upper_ms:.3g}, "
+            f"{self.repeats} repeats, batch {self.batch}, {self.threads} threads, {self.device})"
+        )
+
+
+def latency(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    repeats: int = 30,
+    warmup: int = 3,
+    threads: int | None = 1,
+    limit_s: float = 10.0,
+) -> Latency:
+    """Time the forward pass in eval mode.
+
+    Args:
+        model: The model; its training mode is restored.
+        example_inputs: A tensor, a tuple of positional inputs or a dict of keyword inputs.
+        repeats: Timed passes; fewer if `limit_s` runs out, at least three.
+        warmup: Passes before the first timed one.
+        threads: Threads inside an operator; one is steadiest on a shared machine. None leaves PyTorch's.
+        limit_s: Seconds after which no further pass is started.
+
+    Example:
+        >>> latency(nn.Linear(4, 2), torch.zeros(8, 4), repeats=5).batch
+        8
+    """
+    args, kwargs = as_call(example_inputs)
+    first = next(leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
+    times: list[float] = []
+    with _quiet(model, threads), torch.inference_mode():
+        for _ in range(warmup):
+            model(*args, **kwargs)
+        started = time.perf_counter()
+        while len(times) < repeats and (len(times) < 3 or time.perf_counter() - started < limit_s):
+            _synchronise(first.device)
+            begin = time.perf_counter()
+            model(*args, **kwargs)
+            _synchronise(first.device)
+            times.append(1000 * (time.perf_counter() - begin))
+        used = torch.get_num_threads()
+    lower, median, upper = statistics.quantiles(times, n=4, method="inclusive")
+    batch = first.shape[0] if first.dim() else 1
+    return Latency(median, lower, upper, len(times), used, batch, str(first.device))
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def _quiet(model: nn.Module, threads: int | None) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    before = torch.get_num_threads()
+    model.eval()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,307 @@
+"""The plan: which positions of each group stay, and everything needed to cut the same architecture again.
+
+A plan is self-contained JSON. It names groups and the indices to keep, writes each shrinking tensor's dims as
+expressions over groups, and the attributes that are sizes of such dims. An expression is a group's name, an
+integer (a dim or factor that stays whole), or a product or sum of expressions:
+
+    {"product": ["features.28", 49]}      {"sum": ["layer1.0", 64]}
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Annotated, Literal, TypeAlias
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
+
+from secateur.couple import Groups
+from secateur.cut import attributes_of, slice_model
+from secateur.errors import CheckpointError
+from secateur.graph.axes import (
+    Axis,
+    Expr,
+    Mask,
+    Product,
+    axis,
+    count,
+    keep_mask,
+    leaves,
+    product,
+    resolve,
+    total,
+)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Factors(_Frozen):
+    """A row-major product of expressions."""
+
+    product: tuple["Spec", ...]
+
+
+class Terms(_Frozen):
+    """A concatenation of expressions."""
+
+    sum: tuple["Spec", ...]
+
+
+Spec: TypeAlias = int | str | Factors | Terms
+
+
+class PlanGroup(_Frozen):
+    """What stays of one group.
+
+    Attributes:
+        name: The group.
+        size: Its channels before.
+        keep: The indices that stay, ascending.
+        members: The tensor dims that hold it.
+    """
+
+    name: str
+    size: Annotated[int, Field(ge=1)]
+    keep: tuple[Annotated[int, Field(ge=0)], ...]
+    members: tuple[str, ...] = ()
+
+
+class Plan(_Frozen):
+    """Which positions of each group to keep; JSON in and out.
+
+    Attributes:
+        schema_version: Version of this format.
+        model: Class name of the architecture the plan was made for.
+        params: Its number of parameters.
+        fingerprint: Hash of its tensor names and shapes.
+        shapes: Shape of every parameter and buffer before the cut.
+        groups: The groups and what they keep.
+        tensors: For each tensor that shrinks, its dims as expressions.
+        attributes: For each module, the attributes that are sizes, as expressions.
+        requested: What was asked for, as words.
+        achieved: Share of the channels of the groups that is removed.
+        command: The command line or call that made it.
+        reasons: Why the groups that are not in the plan were left alone.
+
+    Example:
+        >>> import torch, secateur as sc
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> plan = sc.prune(model, torch.zeros(1, 4), ratio=0.5).plan
+        >>> plan.apply(model)[0]
+        Linear(in_features=4, out_features=4, bias=True)
+        >>> sc.Plan.from_json(plan.to_json()) == plan
+        True
+    """
+
+    schema_version: Literal[1] = 1
+    model: str
+    params: int
+    fingerprint: str
+    shapes: Mapping[str, tuple[int, ...]]
+    groups: tuple[PlanGroup, ...]
+    tensors: Mapping[str, tuple[Spec, ...]]
+    attributes: Mapping[str, Mapping[str, Spec | tuple[Spec, ...]]]
+    requested: str = ""
+    achieved: float = 0.0
+    command: str = ""
+    reasons: Mapping[str, str] = {}
+
+    @property
+    def keep(self) -> dict[str, tuple[int, ...]]:
+        """The indices to keep, by group."""
+        return {group.name: group.keep for group in self.groups}
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return self.model_dump_json(indent=1, by_alias=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, origin: str = "the plan") -> "Plan":
+        """Read a plan.
+
+        Raises:
+            CheckpointError: The text is no plan of a version this library reads.
+        """
+        try:
+            plan = cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise CheckpointError(
+                f"cannot read {origin}: {first['msg']}",
+                [f"at {'.'.join(map(str, first['loc'])) or 'the top'}, {error.error_count()} errors in all"],
+                "pass a plan.json that secateur wrote",
+            ) from error
+        for group in plan.groups:
+            if not group.keep or list(group.keep) != sorted(set(group.keep)) or group.keep[-1] >= group.size:
+                raise CheckpointError(
+                    f"cannot read {origin}: group {group.name} has {group.size} channels and keeps "
+                    f"{list(group.keep[:3])}...{list(group.keep[-3:])}",
+                    do="keep must be ascending, without repeats, and not empty",
+                )
+        return plan
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Cut a model of the same architecture, whatever values its tensors hold.
+
+        Args:
+            model: The uncut architecture; not changed.
+
+        Returns:
+            A new model.
+
+        Raises:
+            CheckpointError: The plan was made for another architecture.
+        """
+        self.require_fit(model)
+        masks = {
+            name: [keep_mask(self._expr(spec), self._keep) for spec in specs]
+            for name, specs in self.tensors.items()
+        }
+        attributes = {
+            module: {name: self._size(spec) for name, spec in sizes.items()}
+            for module, sizes in self.attributes.items()
+        }
+        return slice_model(model, masks, attributes)
+
+    def require_fit(self, model: nn.Module) -> None:
+        """Refuse a model whose tensors have other names or shapes.
+
+        Raises:
+            CheckpointError: Naming the first difference.
+        """
+        shapes = tensor_shapes(model)
+        if dict(self.shapes) == shapes:
+            return
+        names = [*self.shapes, *(name for name in shapes if name not in self.shapes)]
+        name = next(name for name in names if self.shapes.get(name) != shapes.get(name))
+        expected, got = self.shapes.get(name), shapes.get(name)
+        params = sum(parameter.numel() for parameter in model.parameters())
+        raise CheckpointError(
+            f"the plan was made for {self.model} ({self.params:,} parameters), "
+            f"got {type(model).__name__} ({params:,})",
+            [
+                f"first difference: {name} is {list(got) if got is not None else 'missing'}, "
+                f"the plan expects {list(expected) if expected is not None else 'no such tensor'}"
+            ],
+            "build the architecture that the plan names, uncut",
+        )
+
+    @cached_property
+    def _axes(self) -> dict[str, Expr]:
+        return {group.name: axis(group.size) for group in self.groups}
+
+    @cached_property
+    def _keep(self) -> dict[Axis, Mask]:
+        masks: dict[Axis, Mask] = {}
+        for group in self.groups:
+            held = self._axes[group.name]
+            if isinstance(held, Axis):
+                masks[held] = np.isin(np.arange(group.size), group.keep)
+        return masks
+
+    def _expr(self, spec: Spec) -> Expr:
+        if isinstance(spec, int):
+            return axis(spec)
+        if isinstance(spec, str):
+            return self._axes[spec]
+        if isinstance(spec, Factors):
+            return product(*map(self._expr, spec.product))
+        return total(*map(self._expr, spec.sum))
+
+    def _size(self, spec: Spec | tuple[Spec, ...]) -> int | tuple[int, ...]:
+        if isinstance(spec, tuple):
+            return tuple(self._count(part) for part in spec)
+        return self._count(spec)
+
+    def _count(self, spec: Spec) -> int:
+        return count(self._expr(spec), {held: int(mask.sum()) for held, mask in self._keep.items()})
+
+    def __str__(self) -> str:
+        lines = [f"plan for {self.model}: {self.requested}, {self.achieved:.1%} of the channels removed"]
+        lines += [f"  {group.name}: {group.size} -> {len(group.keep)}" for group in self.groups]
+        return "\n".join(lines)
+
+
+def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter and buffer by its qualified name; ties and non-persistent buffers included."""
+    named = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    return {name: tuple(tensor.shape) for name, tensor in named}
+
+
+def fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Hash the names and shapes of an architecture's tensors."""
+    text = "\n".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def make_plan(
+    model: nn.Module,
+    groups: Groups,
+    keep: Mapping[str, Sequence[int]],
+    *,
+    requested: str = "",
+    reasons: Mapping[str, str] | None = None,
+) -> Plan:
+    """Write down a choice of kept positions so that it can be applied without the groups.
+
+    Args:
+        model: The uncut model.
+        groups: Its groups.
+        keep: Indices to keep by group; groups not named stay whole.
+        requested: What was asked for, as words.
+        reasons: Why other groups were left alone.
+    """
+    cut = {name for name, indices in keep.items() if len(indices) < groups[name].size}
+    axes = {groups[name].axis: name for name in cut}
+    tensors = {
+        name: tuple(_spec(dim, axes) for dim in groups.dims(name))
+        for name in groups.graph.tensors
+        if any(leaf in axes for dim in groups.dims(name) for leaf in leaves(dim))
+    }
+    attributes: dict[str, dict[str, Spec | tuple[Spec, ...]]] = {}
+    for module, sizes in attributes_of(groups.graph, groups.findings).items():
+        for attribute, expr in sizes.items():
+            exprs = expr if isinstance(expr, tuple) else (expr,)
+            if any(leaf in axes for part in exprs for leaf in leaves(part)):
+                specs = tuple(_spec(part, axes) for part in exprs)
+                attributes.setdefault(module, {})[attribute] = specs if isinstance(expr, tuple) else specs[0]
+    sizes_before = sum(groups[name].size for name in keep)
+    kept = sum(len(indices) for indices in keep.values())
+    shapes = tensor_shapes(model)
+    return Plan(
+        model=type(model).__name__,
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        fingerprint=fingerprint(shapes),
+        shapes=shapes,
+        groups=tuple(
+            PlanGroup(
+                name=name,
+                size=groups[name].size,
+                keep=tuple(sorted(int(index) for index in indices)),
+                members=tuple(map(str, groups[name].members)),
+            )
+            for name, indices in keep.items()
+        ),
+        tensors=tensors,
+        attributes=attributes,
+        requested=requested,
+        achieved=1 - kept / sizes_before if sizes_before else 0.0,
+        reasons=dict(reasons or {}),
+    )
+
+
+def _spec(expr: Expr, axes: Mapping[Axis, str]) -> Spec:
+    expr = resolve(expr)
+    if not any(leaf in axes for leaf in leaves(expr)):
+        return expr.size
+    if isinstance(expr, Axis):
+        return axes[expr]
+    parts = expr.factors if isinstance(expr, Product) else expr.terms
+    specs = tuple(_spec(part, axes) for part in parts)
+    return Factors(product=specs) if isinstance(expr, Product) else Terms(sum=specs)
