@@ -5,27 +5,30 @@ model, example -> capture -> couple -> score -> select -> plan -> cut -> check -
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from secateur.capture import capture
+from secateur.capture.inputs import without_labels
 from secateur.capture.record import record
-from secateur.check import Deviation, Verdict, compare_numbers, compare_records
-from secateur.check.numbers import randomised
+from secateur.check import Deviation, Verdict, compare_records, keep_masks, verify
 from secateur.couple import Groups, couple_graph
-from secateur.errors import CaptureError, CheckError, CutError, NoEffectWarning, RequestError
+from secateur.errors import CheckError, CutError, NoEffectWarning, RequestError
 from secateur.graph.axes import Axis, Mask
 from secateur.measure import Cost, cost_of
 from secateur.plan import Plan, make_plan
+from secateur.recover import Recovery, Subject
+from secateur.recover import recover as run_recovery
 from secateur.score import score
 from secateur.score.criterion import Scorer
 from secateur.select import Budget, Selection, select
+from secateur.write.checkpoint import save_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,9 @@ class Result:
         before: Cost of the original.
         after: Cost of the cut model.
         groups: The groups of the original, for questions of why.
+        original: The uncut model as it was given, for `recover`.
+        example_inputs: The inputs it was recorded on.
+        recovered: What each recovery step did.
     """
 
     model: nn.Module = field(repr=False)
@@ -47,6 +53,9 @@ class Result:
     before: Cost
     after: Cost
     groups: Groups = field(repr=False)
+    original: nn.Module = field(repr=False)
+    example_inputs: Any = field(repr=False)
+    recovered: tuple[Recovery, ...] = ()
 
     def table(self) -> Table:
         """The table that `print` shows."""
@@ -68,6 +77,8 @@ class Result:
         left_alone = len(self.plan.reasons)
         console.print(f"{len(self.plan.groups)} groups could be cut, {left_alone} were left alone")
         console.print(f"check: {self.verdict or 'not asked for'}")
+        for recovery in self.recovered:
+            console.print(str(recovery))
         output: Any = console.file
         return output.getvalue().rstrip()
 
@@ -123,6 +134,8 @@ def prune(
     round_to: int = 1,
     min_keep: float = 0.1,
     protect: Sequence[str] = (),
+    data: Iterable[Any] | None = None,
+    recover: Sequence[str] | None = None,
     check: bool = True,
     seed: int = 0,
 ) -> Result:
@@ -140,11 +153,14 @@ def prune(
         round_to: Kept counts are rounded up to a multiple of this; 8 suits most hardware.
         min_keep: Share of each group that always stays, at least one channel.
         protect: Patterns of module or parameter names whose tensors must keep their shapes.
+        data: Batches of inputs for recovery steps; labels beside them are ignored.
+        recover: Recovery steps to run after the check, such as "absorb"; None leaves the kept weights
+            bit-equal to the original's.
         check: Prove that the cut model computes what the masked one does.
         seed: For criteria and checks that draw.
 
     Returns:
-        The new model with its plan, proof and cost; the kept weights are bit-equal to the original's.
+        The new model with its plan, proof and cost.
 
     Raises:
         RequestError: The request makes no sense, or nothing can be pruned (with the reason of every group).
@@ -169,7 +185,7 @@ def prune(
         plan = make_plan(model, groups, selection.keep, requested=str(budget), reasons=selection.reasons)
         cut = plan.apply(model)
         cut_graph, failure = record(cut, example_inputs, graph.substrate)
-        keep = _masks(groups, selection)
+        keep = keep_masks(groups, plan)
         deviation = compare_records(groups, _counts(keep), cut_graph, failure)
         if deviation is None:
             break
@@ -180,7 +196,53 @@ def prune(
             f"the cut model is wrong: {verdict.failure}", do="report this model; nothing was changed"
         )
     after = cost_of(cut, couple_graph(cut_graph))
-    return Result(cut, plan, verdict, cost_of(model, groups), after, groups)
+    result = Result(cut, plan, verdict, cost_of(model, groups), after, groups, model, example_inputs)
+    return recover_result(result, data, recover) if recover else result
+
+
+def recover_result(
+    result: Result, data: Iterable[Any] | None = None, steps: Sequence[str] = ("absorb",)
+) -> Result:
+    """Improve a cut model without training.
+
+    Args:
+        result: What `prune` returned; not changed.
+        data: Batches of inputs; labels beside them are ignored. None where a step can do without.
+        steps: Registered recovery steps, run in order.
+
+    Returns:
+        The same result with a new model, and what each step did.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> result = recover_result(prune(net, torch.zeros(1, 4), ratio=0.5), [torch.randn(64, 4)])
+        >>> print(result.recovered[0])
+        absorb 2: approximate, 4 inputs went into its bias, the mean of a varying response
+    """
+    subject = Subject(
+        original=result.original,
+        cut=result.model,
+        example_inputs=result.example_inputs,
+        groups=result.groups,
+        keep=keep_masks(result.groups, result.plan),
+        data=None if data is None else [without_labels(batch, result.example_inputs) for batch in data],
+    )
+    model, notes = run_recovery(subject, steps)
+    return replace(result, model=model, recovered=(*result.recovered, *notes))
+
+
+def save(result: Result, folder: Path | str) -> Path:
+    """Write a pruned model: `weights.safetensors` and `plan.json`; no pickle.
+
+    Args:
+        result: What `prune` returned; its model may have been trained since.
+        folder: Where to write; made if missing.
+
+    Returns:
+        The folder.
+    """
+    return save_model(result.model, result.plan, folder)
 
 
 def _require_effect(groups: Groups, selection: Selection, budget: Budget) -> None:
@@ -200,13 +262,6 @@ def _require_effect(groups: Groups, selection: Selection, budget: Budget) -> Non
     )
 
 
-def _masks(groups: Groups, selection: Selection) -> dict[Axis, Mask]:
-    return {
-        groups[name].axis: np.isin(np.arange(groups[name].size), indices)
-        for name, indices in selection.keep.items()
-    }
-
-
 def _counts(keep: Mapping[Axis, Mask]) -> dict[Axis, int]:
     return {held: int(mask.sum()) for held, mask in keep.items()}
 
@@ -222,34 +277,3 @@ def _veto(groups: Groups, deviation: Deviation, vetoes: dict[str, str]) -> None:
             "protect the module that the line names",
         )
     vetoes.update(dict.fromkeys(fresh, f"the model's code does not follow a cut ({deviation})"))
-
-
-def verify(
-    model: nn.Module, cut: nn.Module, example_inputs: Any, groups: Groups, plan: Plan, seed: int = 0
-) -> Verdict:
-    """Prove by numbers that a cut model computes what the masked original does.
-
-    Args:
-        model: The original.
-        cut: The cut model, with the original's values at the kept positions.
-        example_inputs: Inputs of both.
-        groups: The groups of the original.
-        plan: What was kept.
-        seed: For the random inputs and parameters.
-    """
-    keep = {groups[group.name].axis: np.isin(np.arange(group.size), group.keep) for group in plan.groups}
-    changed = {held for held, mask in keep.items() if not mask.all()}
-    renormalised = sorted(
-        {group.renormalised for group in groups if group.axis in changed and group.renormalised}
-    )
-    worst, tolerance, failure = 0.0, 0.0, None
-    random_model = randomised(model, seed)
-    try:
-        for one, two in ((model, cut), (random_model, plan.apply(random_model))):
-            error, tolerance = compare_numbers(one, two, example_inputs, groups, keep, seed)
-            worst = error if not error <= worst else worst
-    except CaptureError as error:
-        worst, failure = float("inf"), str(error)
-    if failure is None and not worst <= tolerance:
-        failure = f"masked and cut outputs differ by {worst:.2g}, allowed is {tolerance:.0e}"
-    return Verdict(worst, tolerance, tuple(renormalised), len(groups.graph.nodes), failure)

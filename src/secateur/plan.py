@@ -85,6 +85,8 @@ class Plan(_Frozen):
         achieved: Share of the channels of the groups that is removed.
         command: The command line or call that made it.
         reasons: Why the groups that are not in the plan were left alone.
+        source: The word for the uncut architecture, "zoo:vgg11", and the arguments that built it.
+        previous: The plan that made the model which this one cuts further.
 
     Example:
         >>> import torch, secateur as sc
@@ -108,6 +110,9 @@ class Plan(_Frozen):
     achieved: float = 0.0
     command: str = ""
     reasons: Mapping[str, str] = {}
+    source: str = ""
+    source_arguments: Mapping[str, str | int | float | bool] = {}
+    previous: "Plan | None" = None
 
     @property
     def keep(self) -> dict[str, tuple[int, ...]]:
@@ -155,6 +160,8 @@ class Plan(_Frozen):
         Raises:
             CheckpointError: The plan was made for another architecture.
         """
+        if self.previous is not None:
+            model = self.previous.apply(model)
         self.require_fit(model)
         masks = {
             name: [keep_mask(self._expr(spec), self._keep) for spec in specs]

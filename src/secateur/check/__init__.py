@@ -3,5 +3,6 @@
 from secateur.check.numbers import compare_numbers
 from secateur.check.shapes import Deviation, compare_records
 from secateur.check.verdict import Verdict
+from secateur.check.verify import keep_masks, verify
 
-__all__ = ["Deviation", "Verdict", "compare_numbers", "compare_records"]
+__all__ = ["Deviation", "Verdict", "compare_numbers", "compare_records", "keep_masks", "verify"]

@@ -1,0 +1,70 @@
+"""Network slimming's penalty: the L1 norm of the batch-norm scales.
+
+    loss = task(W) + s * sum |gamma|        subgradient added to gamma's:  s * sign(gamma),  sign(0) = 0
+
+A batch-norm scale multiplies a whole channel, so a sparse gamma is a sparse set of channels. The L1 norm
+pulls equally hard at any distance from zero; scales that the task needs resist, the others arrive and stay.
+
+References:
+    Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, equation 1.
+    https://arxiv.org/abs/1708.06519
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from secateur.penalise import penalties
+
+
+@penalties("bn-l1")
+@dataclass(frozen=True)
+class BnL1:
+    """Pull batch-norm scales to zero, all equally hard.
+
+    With mixed precision the backward pass leaves gradients that are multiplied by the loss scale. The
+    subgradient is that of the loss itself, so `step` belongs after unscaling: `secateur.train.fit` unscales,
+    calls `step`, and then lets the optimizer step (which does not unscale twice).
+
+    Args:
+        scales: The batch-norm weights to penalise, one entry per channel.
+        strength: The paper's lambda, `--s` on the command line: loss per unit of gamma, at least 0.
+
+    Raises:
+        ValueError: The strength is negative, or a scale does not require a gradient.
+
+    Example:
+        >>> gamma = nn.Parameter(torch.tensor([0.5, -0.2, 0.0]))
+        >>> penalty = BnL1([gamma], strength=0.01)
+        >>> gamma.sum().backward()
+        >>> penalty.step()
+        >>> gamma.grad
+        tensor([1.0100, 0.9900, 1.0000])
+        >>> round(penalty.value(), 6)
+        0.007
+    """
+
+    scales: Sequence[nn.Parameter]
+    strength: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", tuple(self.scales))
+        if self.strength < 0:
+            raise ValueError(f"the strength of bn-l1 is {self.strength}, it must be at least 0")
+        if not all(scale.requires_grad for scale in self.scales):
+            raise ValueError("a penalised batch-norm scale is frozen (requires_grad is False)")
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Add `strength * sign(gamma)` to the unscaled gradient of every scale."""
+        for scale in self.scales:
+            if scale.grad is None:
+                scale.grad = torch.zeros_like(scale)
+            scale.grad.add_(scale.sign(), alpha=self.strength)
+
+    @torch.no_grad()
+    def value(self) -> float:
+        """Compute `strength * sum |gamma|`, in units of the loss."""
+        return self.strength * sum(scale.abs().sum().item() for scale in self.scales)

@@ -1,0 +1,1 @@
+"""One module for each recovery step; importing it registers the step."""
