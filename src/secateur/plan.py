@@ -119,6 +119,13 @@ class Plan(_Frozen):
         """The indices to keep, by group."""
         return {group.name: group.keep for group in self.groups}
 
+    def after(self, previous: "Plan") -> "Plan":
+        """This plan as one that cuts the model which another plan made, or the uncut one of an identity."""
+        if previous.groups:
+            return self.model_copy(update={"previous": previous})
+        source = {"source": previous.source, "source_arguments": previous.source_arguments}
+        return self.model_copy(update=source)
+
     def to_json(self) -> str:
         """The plan as JSON text."""
         return self.model_dump_json(indent=1, by_alias=True)
@@ -300,6 +307,25 @@ def make_plan(
         requested=requested,
         achieved=1 - kept / sizes_before if sizes_before else 0.0,
         reasons=dict(reasons or {}),
+    )
+
+
+def identity_plan(
+    model: nn.Module, source: str, source_arguments: Mapping[str, str | int | float | bool]
+) -> Plan:
+    """The plan of an uncut model: nothing is removed."""
+    shapes = tensor_shapes(model)
+    return Plan(
+        model=type(model).__name__,
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        fingerprint=fingerprint(shapes),
+        shapes=shapes,
+        groups=(),
+        tensors={},
+        attributes={},
+        requested="nothing",
+        source=source,
+        source_arguments=dict(source_arguments),
     )
 
 

@@ -1,6 +1,7 @@
 """What a check found."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,11 @@ class Verdict:
         return self.failure
 
     @property
-    def status(self) -> str:
+    def status(self) -> Literal["exact", "renormalised", "failed"]:
         """One word: "exact", "renormalised" or "failed"."""
-        return "failed" if not self.passed else "renormalised" if self.renormalised_by else "exact"
+        if not self.passed:
+            return "failed"
+        return "renormalised" if self.renormalised_by else "exact"
 
     def __str__(self) -> str:
         if self.failure:

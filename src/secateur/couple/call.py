@@ -1,12 +1,11 @@
 """One call of an operator as its rule sees it: dims in, dims out, and what must be remembered of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from secateur.graph.axes import ONE, Expr, axis, equate, protect, renormalise
-from secateur.graph.equation import Dots, Equation, Letter, build, size_of, solve_sizes
-from secateur.graph.equation import letters as letters_in
+from secateur.graph.equation import Dots, Equation, Letter, build, solve_sizes
 from secateur.graph.node import Graph, Node, Ref
 
 Path: TypeAlias = tuple[Any, ...]
@@ -156,9 +155,8 @@ class Call:
         present = {name: self[name] for name in parsed.operands if name in self}
         known = {letter: int(self.arg(name)) for letter, name in (sizes or {}).items()}
         shapes = {name: [dim.size for dim in dims] for name, dims in present.items()}
-        outputs = {f"->{index}": dims for index, dims in enumerate(parsed.outputs)}
-        shapes.update({name: list(self.out_shape(index)) for index, name in enumerate(outputs)})
-        solve_sizes(replace(parsed, operands={**parsed.operands, **outputs}), shapes, known)
+        shapes.update({f"->{index}": list(self.out_shape(index)) for index in range(len(parsed.outputs))})
+        solve_sizes(parsed.whole, shapes, known)
         letters: dict[str, Expr] = {}
         dots: list[list[Expr]] = []
         for name, dims in present.items():
@@ -179,7 +177,8 @@ class Call:
         for letter, name in (sizes or {}).items():
             self.literal((name,), letters.get(letter, ONE))
         for letter in renormalised.split():
-            self.renormalise(letters[letter], "statistics are taken over it")
+            for expr in shared if letter == "..." else [letters[letter]]:
+                self.renormalise(expr, "statistics are taken over it")
         for term in filter(None, macs.split("+")):
             tokens = term.split()
             factors = [letters[token] for token in tokens if token != "..."]
@@ -197,18 +196,14 @@ class Call:
         """Equate an operand's dims with its pattern; yields what stands opposite to the dots."""
         pattern = parsed.operands[name]
         spare = len(dims) - len(pattern) + 1
-        returned = {letter for output in parsed.outputs for part in output for letter in letters_in(part)}
         at = 0
         for dim in pattern:
             if isinstance(dim, Dots):
                 yield dims[at : at + spare]
                 at += spare
                 continue
-            if not returned.intersection(letters_in(dim)) and not parsed.once.issuperset(letters_in(dim)):
+            if dim in parsed.contracted:
                 self.findings.contracted.add((self.node.index, name, at))
-            if dims[at].size == 1 and size_of(dim, sizes) != 1:
-                at += 1
-                continue
             if isinstance(dim, Letter):
                 self.equate(letters.setdefault(dim.name, dims[at]), dims[at])
             else:

@@ -74,7 +74,7 @@ def equation(
         samples: Calls for the law test.
         macs: MACs as products of letters, joined by "+"; "..." stands for the broadcast dims.
         sizes: Letters whose size is an integer argument: {"g": "groups"}; the argument follows the axis.
-        renormalised: Letters over which the operator takes statistics.
+        renormalised: Letters over which the operator takes statistics; "..." for the broadcast dims.
         fixed: Letters that may not shrink although they return.
     """
     parsed = parse(text)

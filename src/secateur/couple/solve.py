@@ -12,6 +12,16 @@ from secateur.errors import RequestError
 from secateur.graph.axes import Axis, Expr, MisalignedError, Product, Sum, axis, leaves, protect, resolve
 from secateur.graph.node import Graph, Node, refs_in
 
+_DOES_NOT_FIT = (
+    ValueError,
+    MisalignedError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+)
+"""What a rule raises on a call that it was not written for; the call is then a barrier."""
+
 
 def couple_graph(
     graph: Graph, protected: Sequence[str] = (), vetoes: Mapping[str, str] | None = None
@@ -29,14 +39,8 @@ def couple_graph(
     Raises:
         RequestError: A pattern fits no module and no parameter.
     """
-    findings = Findings()
-    for index, value in enumerate(graph.values):
-        if value.kind != "node":
-            reason = {"input": "model input", "constant": "a constant tensor"}.get(value.kind)
-            findings.dims[index] = [axis(size, reason) for size in value.shape]
+    findings = solve(graph)
     _protect_by_name(graph, findings, protected)
-    for node in graph.nodes:
-        _apply(graph, node, findings)
     for index in graph.outputs:
         for dim in findings.dims[index]:
             protect(dim, "model output")
@@ -56,6 +60,22 @@ def couple_graph(
     return Groups(graph, findings, groups, named_ties)
 
 
+def solve(graph: Graph) -> Findings:
+    """Apply every node's rule; the dims of the outputs stay as free as the operators leave them.
+
+    Args:
+        graph: The record.
+    """
+    findings = Findings()
+    for index, value in enumerate(graph.values):
+        if value.kind != "node":
+            reason = {"input": "model input", "constant": "a constant tensor"}.get(value.kind)
+            findings.dims[index] = [axis(size, reason) for size in value.shape]
+    for node in graph.nodes:
+        _apply(graph, node, findings)
+    return findings
+
+
 def _protect_by_name(graph: Graph, findings: Findings, patterns: Sequence[str]) -> None:
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         hits = [name for name in graph.tensors if _fits(name, pattern)]
@@ -67,7 +87,9 @@ def _protect_by_name(graph: Graph, findings: Findings, patterns: Sequence[str]) 
             )
         for name in hits:
             for dim in findings.dims[graph.tensors[name]]:
-                protect(dim, f"asked for by protect='{pattern}'")
+                for leaf in leaves(dim):
+                    if leaf.reason is None:
+                        protect(leaf, f"asked for by protect='{pattern}'")
 
 
 def _fits(name: str, pattern: str) -> bool:
@@ -90,7 +112,7 @@ def _apply(graph: Graph, node: Node, findings: Findings) -> None:
         sizes = [tuple(dim.size for dim in result) for result in dims]
         if sizes != call.out_shapes():
             raise ValueError(f"it predicts {sizes}, the call made {call.out_shapes()}")
-    except (ValueError, MisalignedError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except _DOES_NOT_FIT as error:
         dims = call.barrier(f"the rule of {node.op} does not fit this call: {error}")
     for ref, result in zip(node.outputs, dims, strict=True):
         if ref is not None:
@@ -116,8 +138,10 @@ def _choose_one_factor(graph: Graph, findings: Findings) -> None:
                     stack.extend(top.terms)
                 elif isinstance(top, Product):
                     free = [part for part in top.factors if any(leaf.reason is None for leaf in leaves(part))]
+                    outer = set(leaves(free[0])) if free else set()
                     for inner in free[1:]:
-                        protect(inner, f"cut by whole blocks: its outer axis {free[0]!r} is free")
+                        if not outer.issuperset(leaves(inner)):
+                            protect(inner, f"cut by whole blocks: its outer axis {free[0]!r} is free")
                     stack.extend(free[:1])
 
 

@@ -356,6 +356,8 @@ def equate(left: Expr, right: Expr, why: object = None) -> bool:
     """
     if left.size != right.size:
         raise ValueError(f"dims of {left.size} and {right.size} positions cannot be equal")
+    if left is right:
+        return True
     pending = [(left, right)]
     aligned = True
     while pending:
@@ -480,16 +482,32 @@ def positions(expr: Expr, leaf: Axis) -> NDArray[np.int64]:
     """List where in a dim each position of one axis lies.
 
     Returns:
-        One row for each position of the axis, as many columns as the dim holds copies of it.
+        One row for each position of the axis: the positions of the dim that go with it. Only where an axis is
+        multiplied by itself do rows overlap.
 
     Example:
         >>> heads, width = Axis(2), Axis(3)
         >>> positions(product(heads, width), width).tolist()
         [[0, 3], [1, 4], [2, 5]]
     """
-    labels = _labels(resolve(expr), leaf)
+    expr = resolve(expr)
+    if _is_multiplied(expr, leaf):
+        each = (np.arange(leaf.size) != at for at in range(leaf.size))
+        return np.stack([np.flatnonzero(~_keep_mask(expr, {leaf: mask})) for mask in each])
+    labels = _labels(expr, leaf)
     order = np.argsort(labels, kind="stable")
     return order[np.count_nonzero(labels < 0) :].reshape(leaf.size, -1)
+
+
+def _is_multiplied(expr: Expr, leaf: Axis) -> bool:
+    """Whether some product holds an axis in more than one factor, as the flattened x x^T does."""
+    if isinstance(expr, Axis):
+        return False
+    parts = _parts(expr)
+    holding = [part for part in parts if any(held is leaf for held in _axes_in(part))]
+    return (isinstance(expr, Product) and len(holding) > 1) or any(
+        _is_multiplied(part, leaf) for part in holding
+    )
 
 
 def _labels(expr: Expr, leaf: Axis) -> NDArray[np.int64]:

@@ -14,8 +14,8 @@ axis. A letter that occurs once in the whole equation is no channel: a kernel or
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from math import prod
 from typing import TypeAlias
 
@@ -76,6 +76,19 @@ class Equation:
     outputs: tuple[tuple[Dim, ...], ...]
     once: frozenset[str]
 
+    @cached_property
+    def whole(self) -> "Equation":
+        """The same with the outputs as further operands, "->0" and on."""
+        outputs = {f"->{index}": dims for index, dims in enumerate(self.outputs)}
+        return replace(self, operands={**self.operands, **outputs})
+
+    @cached_property
+    def contracted(self) -> frozenset[Dim]:
+        """The dims that the operator sums over: channels, none of which returns."""
+        returned = {name for dims in self.outputs for dim in dims for name in letters(dim)}
+        named = {dim: set(letters(dim)) for dims in self.operands.values() for dim in dims}
+        return frozenset(dim for dim, names in named.items() if names - self.once and not names & returned)
+
 
 @cache
 def parse(text: str) -> Equation:
@@ -135,7 +148,11 @@ class _Reader:
             self.take()
             if token == "...":
                 return Dots()
-            return Number(int(token)) if token.isdigit() else Letter(token)
+            if token.isdigit():
+                return Number(int(token))
+            if not token.isidentifier():
+                raise ValueError(f"equation: expected a dim, found '{token}'")
+            return Letter(token)
         self.take("(")
         parts = [self.dim()]
         sign = "+" if self.peek() == "+" else "*"

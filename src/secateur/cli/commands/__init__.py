@@ -1,1 +1,1 @@
-"""."""
+"""One module for each command; importing it registers the command."""

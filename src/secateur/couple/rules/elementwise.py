@@ -5,25 +5,17 @@ it does not tag: copies, casts, dropout, and operators whose extra operand lies 
 """
 
 from secateur.couple.call import Call
-from secateur.couple.rule import equation, rule
+from secateur.couple.rule import rule
 from secateur.graph.axes import Expr, MisalignedError, split
 
 _UNTAGGED = {
     "aten.alias": "torch.ops.aten.alias(T(2, 3))",
-    "aten.alpha_dropout": "F.alpha_dropout(T(2, 3), training=False)",
-    "aten.bernoulli": "torch.zeros_like(T(2, 3)).bernoulli()",
     "aten.clone": "T(2, 3).clone()",
-    "aten.contiguous": "T(2, 3).contiguous()",
+    "aten.contiguous": "T(2, 3).t().contiguous()",
     "aten.copy": "torch.zeros_like(T(2, 3)).copy_(T(3))",
-    "aten.cpu": "T(2, 3).cpu()",
     "aten.detach": "T(2, 3).detach()",
-    "aten.double": "T(2, 3).double()",
-    "aten.dropout": "F.dropout(T(2, 3), training=False)",
     "aten.empty_like": "torch.empty_like(T(2, 3)).fill_(1.0)",
-    "aten.feature_alpha_dropout": "F.feature_alpha_dropout(T(2, 3), training=False)",
-    "aten.feature_dropout": "F.dropout2d(T(2, 3, 4, 4), training=False)",
     "aten.fill": "T(2, 3).clone().fill_(2.0)",
-    "aten.float": "T(2, 3).float()",
     "aten.full_like": "torch.full_like(T(2, 3), 2.0)",
     "aten.hardswish": "F.hardswish(T(2, 3))",
     "aten.lift_fresh": "torch.ops.aten.lift_fresh(T(2, 3))",
@@ -33,6 +25,72 @@ _UNTAGGED = {
     "aten._to_copy": "torch.ops.aten._to_copy(T(2, 3), dtype=torch.float32)",
     "aten.zero": "T(2, 3).clone().zero_()",
     "aten.zeros_like": "torch.zeros_like(T(2, 3))",
+}
+
+_DROPOUTS = {
+    "aten.alpha_dropout": "F.alpha_dropout(T(2, 3), training=False)",
+    "aten.dropout": "F.dropout(T(2, 3), training=False)",
+    "aten.feature_alpha_dropout": "F.feature_alpha_dropout(T(2, 3), training=False)",
+    "aten.feature_dropout": "F.dropout2d(T(2, 3, 4, 4), training=False)",
+    "aten.rrelu": "F.rrelu(T(2, 3), training=False)",
+}
+_UNARY_ALIASES = [
+    "absolute",
+    "arccos",
+    "arcsin",
+    "arcsinh",
+    "arctan",
+    "arctanh",
+    "conj",
+    "fix",
+    "isreal",
+    "log_sigmoid",
+    "negative",
+    "real",
+    "resolve_conj",
+    "resolve_neg",
+    "special_digamma",
+    "special_erf",
+    "special_erfc",
+    "special_erfinv",
+    "special_exp2",
+    "special_expit",
+    "special_expm1",
+    "special_gammaln",
+    "special_i0",
+    "special_log1p",
+    "special_logit",
+    "special_ndtr",
+    "special_psi",
+    "special_round",
+    "special_sinc",
+]
+_BINARY_ALIASES = [
+    "__and__",
+    "__or__",
+    "__xor__",
+    "arctan2",
+    "complex",
+    "divide",
+    "floor_divide",
+    "greater",
+    "greater_equal",
+    "isclose",
+    "less",
+    "less_equal",
+    "multiply",
+    "not_equal",
+    "polar",
+    "special_gammainc",
+    "special_gammaincc",
+    "special_xlogy",
+    "subtract",
+]
+_ALIASES = {f"aten.{name}": f"torch.ops.aten.{name}(T(2, 3))" for name in _UNARY_ALIASES}
+_ALIASES |= {
+    f"aten.{name}": f"torch.ops.aten.{name}(T(2, 3){mask}, T(2, 1){mask})"
+    for name in _BINARY_ALIASES
+    for mask in (" > 0" if name.startswith("__") else "",)
 }
 
 
@@ -50,7 +108,30 @@ def _fitted(call: Call, dims: list[Expr], shape: tuple[int, ...]) -> list[Expr]:
     raise ValueError(f"operands broadcast to {[dim.size for dim in dims]}, the result is {list(shape)}")
 
 
-rule(*_UNTAGGED, law="positions stay where they are; operands broadcast", samples=_UNTAGGED)(pointwise)
+rule(
+    *_UNTAGGED,
+    *_ALIASES,
+    law="positions stay where they are; operands broadcast",
+    samples={**_UNTAGGED, **_ALIASES},
+)(pointwise)
+
+
+@rule(*_DROPOUTS, law="element-wise; drawing random numbers in eval mode is a barrier", samples=_DROPOUTS)
+def dropout(call: Call) -> list[list[Expr]]:
+    """Noise that is off in eval mode, as it should be."""
+    if call.arg("train", call.arg("training")):
+        return call.barrier("noise is on in eval mode, its random numbers belong to positions")
+    return pointwise(call)
+
+
+@rule(
+    "aten.where",
+    law="element-wise choice; where(condition) alone lists positions and is a barrier",
+    samples=("torch.where(T(2, 3) > 0, T(3), 0.5)", "torch.where(T(2, 1) > 0, T(3), T(2, 3))"),
+)
+def where(call: Call) -> list[list[Expr]]:
+    """The form with two choices broadcasts."""
+    return pointwise(call) if "other" in call.node.args else call.barrier("positions are listed")
 
 
 @rule(
@@ -63,11 +144,18 @@ def cast_like(call: Call) -> list[list[Expr]]:
     return [call["self"]]
 
 
-equation(
+@rule(
     "aten.prelu",
-    "self(n c ...), weight(c) -> (n c ...)",
-    samples=("F.prelu(T(2, 3, 4), T(3))", "F.prelu(T(2, 3, 4), T(1))"),
+    law="self(n c ...), weight(c) -> (n c ...); a weight of one position serves every channel",
+    samples=("F.prelu(T(2, 3, 4), T(3))", "F.prelu(T(2, 3, 4), T(1))", "F.prelu(T(3), T(1))"),
 )
+def prelu(call: Call) -> list[list[Expr]]:
+    """A slope for each channel, or one for all."""
+    dims = call["self"]
+    for slope in call["weight"]:
+        if slope.size > 1:
+            call.equate(dims[1], slope)
+    return [dims]
 
 
 @rule(

@@ -80,6 +80,7 @@ def added_product(call: Call) -> list[list[Expr]]:
     samples=(
         "F.scaled_dot_product_attention(T(2, 3, 4, 5), T(2, 3, 6, 5), T(2, 3, 6, 7), scale=0.3)",
         "F.scaled_dot_product_attention(T(2, 3, 4, 5), T(2, 3, 6, 5), T(2, 3, 6, 7), T(4, 6), scale=0.3)",
+        "F.scaled_dot_product_attention(T(2, 4, 5), T(2, 4, 5), T(2, 4, 5), is_causal=True, scale=0.3)",
     ),
 )
 def attention(call: Call) -> list[list[Expr]]:
@@ -91,6 +92,9 @@ def attention(call: Call) -> list[list[Expr]]:
     query, key = call["query"], call["key"]
     if call.arg("scale") is None:
         call.protect(query[-1], "the attention scale is computed from the width of a head")
+    if call.arg("is_causal"):
+        for positions in (query[-2], key[-2]):
+            call.protect(positions, "causal attention compares positions by number")
     if "attn_mask" in call:
         scores = [*results[0][:-1], key[-2]]
         call.broadcast(scores, call["attn_mask"])

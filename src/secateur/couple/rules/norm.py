@@ -3,25 +3,43 @@
 from secateur.couple.call import Call
 from secateur.couple.rule import equation, rule
 from secateur.graph.axes import Expr
+from secateur.graph.equation import parse
 
-equation(
+_CHANNELS = "input(n c ...), weight(c), bias(c), running_mean(c), running_var(c) -> (n c ...)"
+
+
+@rule(
     "aten.batch_norm",
-    "input(n c ...), weight(c), bias(c), running_mean(c), running_var(c) -> (n c ...)",
+    law=f"{_CHANNELS}; without running statistics they are taken over n and ...",
     samples=(
         "F.batch_norm(T(2, 3, 4, 4), T(3), T(3).abs() + 1, T(3), T(3))",
         "F.batch_norm(T(2, 3), T(3), T(3).abs() + 1)",
+        "F.batch_norm(T(4, 3, 5), None, None, T(3), T(3), training=True)",
     ),
 )
-equation(
+def batch_norm(call: Call) -> list[list[Expr]]:
+    """Recorded in eval mode, so statistics are taken only where none are tracked."""
+    return call.equation(parse(_CHANNELS), renormalised="n ..." if call.arg("training") else "")
+
+
+@rule(
     "aten.instance_norm",
-    "input(n c ...), weight(c), bias(c), running_mean(c), running_var(c) -> (n c ...)",
-    samples=("F.instance_norm(T(2, 3, 4, 4), None, None, T(3), T(3))",),
+    law=f"{_CHANNELS}; without running statistics they are taken over ...",
+    samples=(
+        "F.instance_norm(T(2, 3, 4, 4), None, None, T(3), T(3))",
+        "F.instance_norm(T(2, 3, 4), T(3), T(3).abs() + 1, use_input_stats=False)",
+    ),
 )
+def instance_norm(call: Call) -> list[list[Expr]]:
+    """Statistics over the spatial dims of each sample."""
+    return call.equation(parse(_CHANNELS), renormalised="..." if call.arg("use_input_stats") else "")
+
+
 equation(
     "aten.group_norm",
     "input(n (g c) ...), weight((g c)), bias((g c)) -> (n (g c) ...)",
     sizes={"g": "num_groups"},
-    renormalised="c",
+    renormalised="c ...",
     samples=("F.group_norm(T(2, 6, 4, 4), 3, T(6), T(6))", "F.group_norm(T(2, 6), 1)"),
 )
 

@@ -138,6 +138,8 @@ def slice_(call: Call) -> list[list[Expr]]:
         dims[at] = _strided(call, dims[at], start, step)
         return [dims]
     if (start, end) == (0, size) and given_start >= 0:
+        if "length" in call.node.args:
+            call.literal(("length",), dims[at])
         return [dims]
     left, middle, right = pieces(call, dims[at], [start, max(end - start, 0), size - max(end, start)])
     _follow_bounds(call, (left, middle, right), given_start, given_end, size)

@@ -19,7 +19,6 @@ _SPATIAL: dict[str, tuple[int, str]] = {
     op.format(rank): (rank, sample.format(rank, ", 4" * rank))
     for op, sample in _SAMPLES.items()
     for rank in (1, 2, 3)
-    if not (rank == 1 and "with_indices" in op)
 }
 _SPATIAL |= {
     "aten.upsample_linear1d": (1, "F.interpolate(T(2, 3, 4), scale_factor=2, mode='linear')"),

@@ -12,8 +12,6 @@ from secateur.graph.axes import ONE, Expr
 _SUMS = {
     "aten.sum": "T(2, 3, 4).sum(dim=(1, 2))",
     "aten.nansum": "T(2, 3).nansum(dim=1)",
-    "aten.linalg_vector_norm": "torch.linalg.vector_norm(T(2, 3), dim=1, keepdim=True)",
-    "aten.norm": "torch.ops.aten.norm(T(2, 3), 2, [1])",
     "aten.count_nonzero": "torch.count_nonzero(T(2, 3), dim=1)",
     "aten.any": "(T(2, 3) > 9).any(dim=1)",
 }
@@ -68,6 +66,21 @@ def _without(call: Call, reduced: list[int]) -> list[list[Expr]]:
 def contract(call: Call) -> list[list[Expr]]:
     """Sums and what is made of sums."""
     return _without(call, _reduced(call))
+
+
+@rule(
+    "aten.linalg_vector_norm",
+    "aten.norm",
+    law="x(... a) -> (...): zeros add nothing to a norm of order p >= 0; below it is a statistic over a",
+    samples={
+        "aten.linalg_vector_norm": "torch.linalg.vector_norm(T(2, 3), dim=1, keepdim=True)",
+        "aten.norm": "torch.ops.aten.norm(T(2, 3), 2, [1])",
+    },
+)
+def norm(call: Call) -> list[list[Expr]]:
+    """Vector norms; a matrix norm is another operator."""
+    order = call.arg("ord", call.arg("p", 2))
+    return statistic(call) if order is not None and order < 0 else contract(call)
 
 
 @rule(*_STATISTICS, law="x(... a) -> (...): a statistic over a", samples=_STATISTICS)

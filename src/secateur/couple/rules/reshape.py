@@ -243,28 +243,34 @@ def repeat_interleave(call: Call) -> list[list[Expr]]:
 
 
 @rule(
+    "aten.channel_shuffle",
+    law="n (g c) ... -> n (c g) ...; g stays",
+    samples=("F.channel_shuffle(T(2, 6, 3, 3), 2)", "F.channel_shuffle(T(2, 6, 3), 3)"),
+)
+def channel_shuffle(call: Call) -> list[list[Expr]]:
+    """The groups of channels become the inner factor; the channels are always the second dim."""
+    batch, channels, *spatial = call["self"]
+    try:
+        groups, width = factor(channels, channels.size // call.arg("groups"), call.node)
+    except MisalignedError as error:
+        call.protect(channels, str(error))
+        return [[batch, call.fixed(channels.size, str(error)), *spatial]]
+    call.protect(groups, "the number of shuffled groups is fixed")
+    return [[batch, product(width, groups), *spatial]]
+
+
+@rule(
     "aten.pixel_shuffle",
     "aten.pixel_unshuffle",
-    "aten.channel_shuffle",
-    law="(c r r) h w -> c (h r) (w r), its inverse, and (g c) -> (c g); r, g and the spatial dims stay",
+    law="(c r r) h w -> c (h r) (w r) and its inverse; r and the spatial dims stay",
     samples={
         "aten.pixel_shuffle": "F.pixel_shuffle(T(2, 12, 3, 3), 2)",
         "aten.pixel_unshuffle": "F.pixel_unshuffle(T(2, 3, 4, 4), 2)",
-        "aten.channel_shuffle": "F.channel_shuffle(T(2, 6, 3, 3), 2)",
     },
 )
 def shuffle(call: Call) -> list[list[Expr]]:
-    """Space to depth and back, and the shuffle of channel groups."""
+    """Space to depth and back."""
     *batch, channels, height, width = call["self"]
-    if call.node.op == "aten.channel_shuffle":
-        groups = call.arg("groups")
-        try:
-            outer, inner = factor(channels, channels.size // groups, call.node)
-        except MisalignedError as error:
-            call.protect(channels, str(error))
-            return [[*batch, call.fixed(channels.size, str(error)), height, width]]
-        call.protect(outer, "the number of shuffled groups is fixed")
-        return [[*batch, product(inner, outer), height, width]]
     for dim in (height, width):
         call.protect(dim, "a spatial dim", structural=True)
     shape = call.out_shape()

@@ -1,20 +1,21 @@
 r"""Absorb: what removed channels always contributed goes into the next layer's bias.
 
-A channel whose batch-norm scale is zero is a constant: its shift beta, seen through the activation. Cutting
-it takes W[:, removed] c away from the next layer, with c = act(beta), so that amount is added to that layer's
-bias, or subtracted from the running mean of the batch norm behind it:
+A channel whose batch-norm scale is zero is a constant: its shift beta, seen through the activation, c =
+act(beta). The next layer L is linear, so cutting the channel takes away
 
-    b' = b + sum over removed i, kernel p of  W[o, i, p] c_i        mean' = mean - the same sum
+    lost = L(x at the removed positions, zero elsewhere), without bias
 
-Exact where c is constant and nothing is padded; with padding the border pixels saw fewer of the constants.
-With data, c is the mean response of each removed channel instead (Li et al.'s bias compensation).
+and its mean over batch and space is added to that layer's bias, or subtracted from the running mean of the
+batch norm behind it. Exact where `lost` is the same everywhere: constant channels and no padding, or maps of
+one pixel. With padding the border pixels saw fewer of the constants, so there the mean is the best constant.
+With data, x are real inputs instead (Li et al.'s bias compensation).
 
 The upstream scripts of network slimming throw beta away; this keeps it (Ye et al., "Rethinking the
 Smaller-Norm-Less-Informative Assumption in Channel Pruning", ICLR 2018, section 4, arXiv 1802.00124).
 """
 
 import copy
-from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,13 +24,43 @@ from torch import Tensor, nn
 from secateur.capture import Step as Call
 from secateur.capture import follow
 from secateur.capture.record import shadow
-from secateur.graph.axes import Mask, keep_mask, leaves, positions
+from secateur.graph.axes import keep_mask, leaves, positions
 from secateur.graph.node import Node, Ref, refs_in
 from secateur.recover.step import Recovery, Subject, steps
 
-_RANKS = {"aten.linear": 0, "aten.conv1d": 1, "aten.conv2d": 2, "aten.conv3d": 3}
-_CONSTANT = 1e-5
-"""Relative spread below which a response counts as constant in float32."""
+_CHANNELS_AT = {
+    "aten.linear": -1,
+    "aten.conv1d": -2,
+    "aten.conv2d": -3,
+    "aten.conv3d": -4,
+    "aten.conv_transpose1d": -2,
+    "aten.conv_transpose2d": -3,
+    "aten.conv_transpose3d": -4,
+}
+"""Where the channels of input and output lie, for each operator that is linear in its input."""
+
+_UNIFORM = 1e-5
+"""Relative spread below which a response counts as the same everywhere in float32."""
+
+
+@dataclass
+class _Lost:
+    """What one layer loses: running sums over everything but the channels."""
+
+    total: Tensor
+    count: int
+    low: Tensor
+    high: Tensor
+    inputs: int
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total / max(self.count, 1)
+
+    @property
+    def is_uniform(self) -> bool:
+        spread = float((self.high - self.low).max())
+        return spread <= _UNIFORM * max(float(self.high.abs().max()), float(self.low.abs().max()), 1e-12)
 
 
 @steps("absorb")
@@ -42,20 +73,16 @@ def absorb(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
     Returns:
         A new model, and for each layer that lost inputs what was done.
     """
-    batches = list(subject.data) if subject.data is not None else [subject.example_inputs]
-    original = shadow(subject.original, with_buffers=True).eval()
+    watcher = _Watcher(subject)
     if subject.data is None:
-        original = _silence(subject)
-    responses = _Responses(subject)
-    for batch in batches:
-        follow(original, batch, subject.groups.graph, responses)
+        follow(_silence(subject), subject.example_inputs, subject.groups.graph, watcher)
+    else:
+        original = shadow(subject.original, with_buffers=True).eval()
+        for batch in subject.data:
+            follow(original, batch, subject.groups.graph, watcher)
     cut = copy.deepcopy(subject.cut)
-    notes = [
-        _move(subject, cut, node, *responses.summary(node.index), len(batches) > 0 and subject.data is None)
-        for node in subject.groups.graph.nodes
-        if node.index in responses.sums
-    ]
-    return cut, notes
+    nodes = subject.groups.graph.nodes
+    return cut, [_move(subject, cut, nodes[index], lost) for index, lost in watcher.lost.items()]
 
 
 def _silence(subject: Subject) -> nn.Module:
@@ -74,96 +101,60 @@ def _silence(subject: Subject) -> nn.Module:
     return model
 
 
-class _Responses:
-    """Watches the inputs of linear layers and convolutions that lose input channels."""
+class _Watcher:
+    """Computes at every linear layer and convolution what its removed inputs contribute."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.changed = {held for held, mask in subject.keep.items() if not mask.all()}
-        self.sums: dict[int, tuple[Tensor, int]] = {}
-        self.spread: dict[int, float] = {}
+        self.lost: dict[int, _Lost] = {}
 
     def __call__(self, call: Call) -> Any:
         node = call.node
-        if node.op in _RANKS and self._loses_inputs(node):
-            self._watch(node, call.named()["input"])
+        ref = node.args.get("input")
+        if node.op in _CHANNELS_AT and isinstance(ref, Ref) and self._has_weight(node):
+            channels = self.subject.groups.findings.dims[ref.value][_CHANNELS_AT[node.op]]
+            if any(leaf in self.changed for leaf in leaves(channels)):
+                self._watch(call, torch.from_numpy(keep_mask(channels, self.subject.keep)))
         return call.run()
 
-    def _loses_inputs(self, node: Node) -> bool:
+    def _has_weight(self, node: Node) -> bool:
         weight = node.args["weight"]
-        if not isinstance(weight, Ref):
-            return False
-        dims = self.subject.groups.findings.dims[weight.value]
-        return any(leaf in self.changed for leaf in leaves(dims[1])) and weight.value in (
-            self.subject.groups.graph.names
-        )
+        return isinstance(weight, Ref) and weight.value in self.subject.groups.graph.names
 
-    def _watch(self, node: Node, inputs: Tensor) -> None:
-        at = inputs.dim() - 1 - _RANKS[node.op]
-        rows = inputs.movedim(at, 0).reshape(inputs.shape[at], -1).double()
-        total, count = self.sums.get(node.index, (torch.zeros(len(rows), dtype=torch.float64), 0))
-        self.sums[node.index] = (total + rows.sum(1).cpu(), count + rows.shape[1])
-        gone = torch.from_numpy(~_input_mask(self.subject, node))
-        lost = rows[gone.to(rows.device)]
-        width = float((lost.amax(1) - lost.amin(1)).max()) if lost.numel() else 0.0
-        scale = max(float(lost.abs().max()) if lost.numel() else 0.0, 1e-12)
-        self.spread[node.index] = max(self.spread.get(node.index, 0.0), width / scale)
-
-    def summary(self, index: int) -> tuple[Tensor, bool]:
-        """Mean response of each input channel, and whether the removed ones are constant."""
-        total, count = self.sums[index]
-        return total / max(count, 1), self.spread[index] < _CONSTANT
+    def _watch(self, call: Call, kept: Tensor) -> None:
+        at = _CHANNELS_AT[call.node.op]
+        named = call.named()
+        inputs = named["input"].double()
+        inputs = inputs.index_fill(inputs.dim() + at, kept.nonzero()[:, 0].to(inputs.device), 0)
+        weight = named["weight"].double()
+        output = call.func(**{**named, "input": inputs, "weight": weight, "bias": None})
+        rows = output.movedim(at, 0).reshape(output.shape[at], -1).cpu()
+        low, high, total = rows.amin(1), rows.amax(1), rows.sum(1)
+        known = self.lost.get(call.node.index)
+        if known is not None:
+            low, high = torch.minimum(low, known.low), torch.maximum(high, known.high)
+            total = total + known.total
+        count = rows.shape[1] + (known.count if known else 0)
+        self.lost[call.node.index] = _Lost(total, count, low, high, int((~kept).sum()))
 
 
-def _input_mask(subject: Subject, node: Node) -> Mask:
-    """Which input channels of a layer stay."""
-    ref = node.args["input"]
-    assert isinstance(ref, Ref), "the input of a layer is a tensor"
-    dims = subject.groups.findings.dims[ref.value]
-    return keep_mask(dims[len(dims) - 1 - _RANKS[node.op]], subject.keep)
-
-
-def _move(
-    subject: Subject, cut: nn.Module, node: Node, means: Tensor, is_constant: bool, analytic: bool
-) -> Recovery:
+def _move(subject: Subject, cut: nn.Module, node: Node, lost: _Lost) -> Recovery:
     """Add the lost constant of one layer to its bias, or to the batch norm behind it."""
     graph, findings = subject.groups.graph, subject.groups.findings
-    ref = node.args["weight"]
-    assert isinstance(ref, Ref), "only layers with a weight are watched"
-    name = graph.names[ref.value][0]
+    name = graph.names[node.args["weight"].value][0]
     layer = name.rpartition(".")[0] or name
-    if analytic and not is_constant:
-        return Recovery(
-            "absorb", layer, False, "left alone: without data the removed channels are no constants"
-        )
-    gone = torch.from_numpy(~_input_mask(subject, node))
-    weight = dict(subject.original.named_parameters(remove_duplicate=False))[name].detach().double().cpu()
-    lost = _contract(weight, torch.where(gone, means, 0.0), int(node.args.get("groups", 1)))
-    kept = torch.from_numpy(keep_mask(findings.dims[ref.value][0], subject.keep))
     place = _place(subject, cut, node)
     if place is None:
         return Recovery("absorb", layer, False, "left alone: no bias and no batch norm takes the constant")
     target, sign, described = place
+    output = node.outputs[0]
+    assert output is not None, "a layer returns a tensor"
+    kept = torch.from_numpy(keep_mask(findings.dims[output.value][_CHANNELS_AT[node.op]], subject.keep))
     with torch.no_grad():
-        target += sign * lost[kept].to(target)
-    padded = _is_padded(node)
-    exact = is_constant and not padded
-    why = "" if exact else ", padded borders saw less" if is_constant else ", the mean of a varying response"
-    return Recovery("absorb", layer, exact, f"{int(gone.sum())} inputs went into {described}{why}")
-
-
-def _contract(weight: Tensor, means: Tensor, groups: int) -> Tensor:
-    """What each output gets from the given input means, kernel summed."""
-    kernel = weight.reshape(*weight.shape[:2], -1).sum(-1)
-    out, width = kernel.shape
-    blocks = kernel.reshape(groups, out // groups, width)
-    return torch.einsum("goi,gi->go", blocks, means.reshape(groups, width)).reshape(out)
-
-
-def _is_padded(node: Node) -> bool:
-    padding = node.args.get("padding", 0)
-    values: Iterable[Any] = padding if isinstance(padding, tuple) else (padding,)
-    return node.op != "aten.linear" and any(value not in (0, "valid") for value in values)
+        target += sign * lost.mean[kept].to(target)
+    why = "" if lost.is_uniform else ", the mean of what differs from place to place"
+    return Recovery("absorb", layer, lost.is_uniform, f"{lost.inputs} inputs went into {described}{why}")
 
 
 def _place(subject: Subject, cut: nn.Module, node: Node) -> tuple[Tensor, int, str] | None:

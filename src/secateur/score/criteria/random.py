@@ -19,7 +19,7 @@ def random(view: GroupView) -> Tensor:
     References:
         Mittal et al., "Recovering from Random Pruning", 2018. https://arxiv.org/abs/1801.10447
     """
-    generator = torch.Generator().manual_seed(view.seed * 2**32 + zlib.crc32(view.name.encode()))
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{view.seed} {view.name}".encode()))
     return torch.rand(view.size, generator=generator, dtype=torch.float64)
 
 

@@ -1,0 +1,56 @@
+"""The application: every module in `commands/` registers one command."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from secateur.errors import SecateurError
+from secateur.registry import Registry
+
+commands: Registry[Callable[..., None]] = Registry("command", "secateur.cli.commands")
+
+
+def make_app() -> typer.Typer:
+    """Build the application from the registered commands."""
+    app = typer.Typer(
+        name="secateur",
+        help="Prune any PyTorch network: couple, score, cut, prove, recover.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_start)
+    for name, command in commands.items():
+        app.command(name)(command)
+    return app
+
+
+def _start() -> None:
+    """Prune any PyTorch network: couple, score, cut, prove, recover."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; the entry point of `secateur`.
+
+    Args:
+        arguments: Words after the program's name; None takes those of the process.
+    """
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    try:
+        make_app()(args=arguments, prog_name="secateur")
+    except SecateurError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _show_warning(message: Any, category: type[Warning], *_: Any) -> None:
+    """A warning is one line on stderr; those of other libraries are not the user's business."""
+    if category.__module__.startswith("secateur"):
+        sys.stderr.write(f"warning: {message}\n")

@@ -1,0 +1,40 @@
+"""`secateur bench`: how long a forward pass takes here."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from secateur.cli.app import commands
+from secateur.cli.options import (
+    AsJson,
+    InputShape,
+    ModelArguments,
+    ModelWord,
+    emit,
+    example_input,
+    model_arguments,
+)
+from secateur.measure import latency
+from secateur.sources import open_model
+
+
+@commands("bench")
+def bench(
+    model: ModelWord,
+    arg: ModelArguments = None,
+    input_shape: InputShape = None,
+    batch: Annotated[int, typer.Option(help="Inputs per forward pass.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Timed passes.")] = 30,
+    threads: Annotated[int, typer.Option(help="Threads inside an operator.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Time a model's forward pass: median and quartiles.
+
+    Example: secateur bench runs/tuned --batch 16 --threads 2
+    """
+    opened = open_model(model, model_arguments(arg))
+    example = example_input(input_shape, opened)
+    inputs = example[:1].expand(batch, *example.shape[1:]).contiguous()
+    timing = latency(opened.model, inputs, repeats=repeats, threads=threads)
+    emit(asdict(timing), str(timing), as_json=as_json)

@@ -1,0 +1,131 @@
+"""`secateur prune`: cut a model to a budget, prove it, save it."""
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+from torch import Tensor, nn
+
+from secateur.cli.app import commands
+from secateur.cli.options import (
+    AsJson,
+    InputShape,
+    ModelArguments,
+    ModelWord,
+    Save,
+    Seed,
+    command_line,
+    emit,
+    example_input,
+    model_arguments,
+    say,
+)
+from secateur.errors import RequestError
+from secateur.penalise.scales import prunable_scales
+from secateur.penalise.sparsity import near_zero_share
+from secateur.pipeline import Result, couple
+from secateur.pipeline import prune as prune_model
+from secateur.sources import open_model
+from secateur.write.checkpoint import load_state, read_state, save_model
+
+
+@commands("prune")
+def prune(
+    model: ModelWord,
+    save: Save,
+    arg: ModelArguments = None,
+    weights: Annotated[
+        str | None, typer.Option(help="State dict to fill the architecture with: .safetensors, or .pth.")
+    ] = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="Share of channels to remove, from 0 to below 1.")
+    ] = None,
+    macs: Annotated[float | None, typer.Option(help="MACs that may stay: a share or a count.")] = None,
+    params: Annotated[
+        float | None, typer.Option(help="Parameters that may stay: a share or a count.")
+    ] = None,
+    channels: Annotated[
+        list[str] | None, typer.Option(help="Share to remove by group, 'layer4.*=0.8'; may be repeated.")
+    ] = None,
+    criterion: Annotated[str, typer.Option(help="bn-scale, l1, l2 or random.")] = "l2",
+    scope: Annotated[str, typer.Option(help="global, local or isomorphic.")] = "global",
+    min_keep: Annotated[float, typer.Option(help="Share of each group that always stays.")] = 0.1,
+    round_to: Annotated[int, typer.Option(help="Round kept counts up to a multiple of this.")] = 1,
+    protect: Annotated[
+        list[str] | None, typer.Option(help="Module or parameter pattern to keep whole; may be repeated.")
+    ] = None,
+    recover: Annotated[
+        list[str] | None, typer.Option(help="Recovery step after the cut: absorb; may be repeated.")
+    ] = None,
+    check: Annotated[bool, typer.Option(help="Prove that masked == cut.")] = True,
+    input_shape: InputShape = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Cut channels out of a model, prove the result and save it.
+
+    Example: secateur prune runs/sparse --ratio 0.7 --criterion bn-scale --recover absorb --save runs/pruned
+    """
+    opened = open_model(model, model_arguments(arg))
+    if weights is not None:
+        load_state(opened.model, read_state(weights), weights)
+    example = example_input(input_shape, opened)
+    if ratio is not None and criterion == "bn-scale":
+        _warn_of_cliff(opened.model, example, ratio)
+    result = prune_model(
+        opened.model,
+        example,
+        ratio=ratio,
+        macs=macs,
+        params=params,
+        channels=_shares(channels),
+        criterion=criterion,
+        scope=scope,
+        min_keep=min_keep,
+        round_to=round_to,
+        protect=protect or (),
+        recover=recover,
+        check=check,
+        seed=seed,
+    )
+    plan = result.plan.after(opened.plan).model_copy(update={"command": command_line()})
+    folder = save_model(result.model, plan, save)
+    emit(_numbers(replace(result, plan=plan), str(folder)), f"{result}\nwrote {folder}", as_json=as_json)
+
+
+def _warn_of_cliff(model: nn.Module, example: Tensor, ratio: float) -> None:
+    share = near_zero_share(prunable_scales(model, couple(model, example)))
+    if ratio > share:
+        say(
+            f"warning: only {share * 100:.0f} % of the prunable batch-norm scales are near zero, "
+            f"{ratio * 100:.0f} % is beyond the cliff\n  train sparse with a larger --s, or ask for less"
+        )
+
+
+def _shares(words: list[str] | None) -> dict[str, float] | None:
+    if not words:
+        return None
+    shares: dict[str, float] = {}
+    for word in words:
+        pattern, _, share = word.rpartition("=")
+        try:
+            shares[pattern] = float(share)
+        except ValueError as error:
+            raise RequestError(f"--channels is '{word}'", do="write it as pattern=share") from error
+    return shares
+
+
+def _numbers(result: Result, folder: str) -> dict[str, object]:
+    verdict = result.verdict
+    return {
+        "requested": result.plan.requested,
+        "achieved_ratio": result.plan.achieved,
+        "before": vars(result.before),
+        "after": vars(result.after),
+        "verdict": verdict.status if verdict else None,
+        "relative_error": verdict.relative_error if verdict else None,
+        "groups": {group.name: [group.size, len(group.keep)] for group in result.plan.groups},
+        "left_alone": dict(result.plan.reasons),
+        "recovered": [str(recovery) for recovery in result.recovered],
+        "saved": folder,
+    }

@@ -1,0 +1,124 @@
+"""Options that several commands share, and how their words are read."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import torch
+import typer
+from torch import Tensor
+
+from secateur.domains.classification import Splits, load
+from secateur.errors import RequestError
+from secateur.sources import Opened
+
+ModelWord: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="zoo:vgg19, torchvision:resnet18, timm:..., hf:<config folder>, path/to/file.py:factory, "
+        "or a folder that secateur saved.",
+    ),
+]
+ModelArguments: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--arg", help="Keyword of the model's factory, such as width=0.25; may be repeated."),
+]
+InputShape: TypeAlias = Annotated[
+    str | None, typer.Option("--input", help="Shape of an example input, such as 1,3,224,224.")
+]
+Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of everything that draws.")]
+Device: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Threads: TypeAlias = Annotated[
+    int | None, typer.Option("--threads", help="Threads of the CPU; one is steadiest on a shared machine.")
+]
+DataName: TypeAlias = Annotated[
+    str, typer.Option("--data", help="digits (bundled), fashion-mnist, mnist, cifar10, cifar100 or fake.")
+]
+DataDir: TypeAlias = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder of the data set's files.")
+]
+Download: TypeAlias = Annotated[
+    bool, typer.Option("--download", help="Fetch a missing data set into --data-dir.")
+]
+Save: TypeAlias = Annotated[Path, typer.Option("--save", help="Folder to write to.")]
+
+
+def model_arguments(words: Sequence[str] | None) -> dict[str, Any]:
+    """Read `key=value` words; numbers and true/false become what they look like.
+
+    Example:
+        >>> model_arguments(["width=0.25", "bias=true", "name=x"])
+        {'width': 0.25, 'bias': True, 'name': 'x'}
+    """
+    arguments: dict[str, Any] = {}
+    for word in words or ():
+        key, sign, value = word.partition("=")
+        if not sign or not key:
+            raise RequestError(f"--arg is '{word}'", do="write it as key=value, such as width=0.25")
+        try:
+            arguments[key] = json.loads(value)
+        except json.JSONDecodeError:
+            arguments[key] = value
+    return arguments
+
+
+def example_input(shape: str | None, opened: Opened) -> Tensor:
+    """Make an example input from `--input`, or from what the model's source knows.
+
+    Raises:
+        RequestError: Neither says.
+    """
+    if shape is not None:
+        sizes = shape.replace("x", ",").split(",")
+        if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
+            raise RequestError(f"--input is '{shape}'", do="write it as positive sizes, such as 1,3,224,224")
+        return torch.zeros([int(size) for size in sizes])
+    if opened.input_shape is None:
+        raise RequestError(
+            f"the input of {opened.plan.model} is not known", do="pass its shape, such as --input 1,3,224,224"
+        )
+    return torch.zeros(opened.input_shape)
+
+
+def load_data(name: str, data_dir: Path | None, download: bool, seed: int) -> Splits:
+    """Load a data set by the command line's words."""
+    return load(name, data_dir=data_dir, download=download, seed=seed)
+
+
+def data_arguments(data: Splits, word: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete a zoo model's arguments from the data set; what was given stays."""
+    if not word.startswith("zoo:"):
+        return dict(given)
+    spec = data.spec
+    fitting = {
+        "in_channels": spec.in_channels,
+        "num_classes": spec.num_classes,
+        "image_size": spec.image_size,
+    }
+    return {**fitting, **given}
+
+
+def example_of(data: Splits) -> Tensor:
+    """An example input of the data set's shape."""
+    spec = data.spec
+    return torch.zeros(1, spec.in_channels, spec.image_size, spec.image_size)
+
+
+def emit(numbers: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """Print the result: one JSON object for machines, or text for people."""
+    sys.stdout.write((json.dumps(numbers, indent=1) if as_json else text) + "\n")
+
+
+def say(line: str) -> None:
+    """Tell the user what happens, on stderr."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def command_line() -> str:
+    """The command as typed, for reports and plans."""
+    return " ".join(["secateur", *sys.argv[1:]])

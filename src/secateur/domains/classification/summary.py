@@ -1,0 +1,196 @@
+"""Turn the stages of a run into a report and into the numbers that `--json` prints."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from secateur.couple import Groups
+from secateur.domains.classification.images import Splits
+from secateur.domains.classification.slimming import Slimmed, Stage
+from secateur.graph.axes import Axis, count
+from secateur.graph.node import Ref
+from secateur.penalise.sparsity import GAMMA_EDGES
+from secateur.pipeline import Result
+from secateur.plan import Plan
+from secateur.train import FitResult
+from secateur.write.report import (
+    AccuracySplit,
+    Curve,
+    GammaHistory,
+    GroupRow,
+    LayerRow,
+    Report,
+    StageRow,
+    VerdictRow,
+)
+
+
+def slim_report(
+    run: Slimmed, data: Splits, *, title: str, command: str, written: Mapping[str, Path]
+) -> Report:
+    """Describe a slimming run.
+
+    Args:
+        run: The run.
+        data: What it was trained on.
+        title: Headline.
+        command: The command line that made it.
+        written: What was written where, by label.
+    """
+    fits = [(stage.name, stage.fitted) for stage in run.stages if stage.fitted is not None]
+    requested = run.result.plan.requested.removeprefix("ratio=")
+    return Report(
+        title=title,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command=command,
+        model=f"{run.plan.model} on {data.spec.name}",
+        requested_ratio=float(requested),
+        achieved_ratio=run.result.plan.achieved,
+        stages=tuple(stage_row(stage) for stage in run.stages),
+        layers=layer_rows(run.result.groups, kept_counts(run.result)),
+        groups=group_rows(run.result),
+        curves=tuple(curve(name, fitted) for name, fitted in fits),
+        gamma=gamma_history(fit for name, fit in fits if name == "sparse"),
+        verdict=verdict_row(run.result),
+        split=accuracy_split(data),
+        notes=run.notes,
+        written=tuple((label, str(path)) for label, path in written.items()),
+    )
+
+
+def stage_row(stage: Stage) -> StageRow:
+    """One row of the table."""
+    return StageRow(
+        name=stage.name,
+        accuracy=stage.test.accuracy,
+        params=stage.cost.params,
+        macs=stage.cost.macs,
+        size_bytes=stage.size_bytes,
+        latency_ms=stage.latency_ms,
+        note="before fine-tuning" if stage.name == "pruned" else "",
+        validation_accuracy=stage.validation_accuracy,
+    )
+
+
+def stage_numbers(stage: Stage) -> dict[str, float | int]:
+    """One stage as `--json` prints it."""
+    return {
+        "accuracy": stage.test.accuracy,
+        "validation_accuracy": stage.validation_accuracy,
+        "params": stage.cost.params,
+        "macs": stage.cost.macs,
+        "size_bytes": stage.size_bytes,
+        "latency_ms": stage.latency_ms,
+    }
+
+
+def accuracy_split(data: Splits) -> AccuracySplit:
+    """How many images chose the checkpoint and how many only report."""
+    return AccuracySplit(
+        data_set=data.spec.name,
+        train_images=len(data.train),
+        validation_images=len(data.validation),
+        test_images=len(data.test),
+    )
+
+
+def kept_counts(result: Result) -> dict[Axis, int]:
+    """How many positions of each axis stay."""
+    return {result.groups[group.name].axis: len(group.keep) for group in result.plan.groups}
+
+
+def layer_rows(groups: Groups, kept: Mapping[Axis, int]) -> tuple[LayerRow, ...]:
+    """Channels, parameters and MACs of each layer that multiplies, before and after."""
+    rows: list[LayerRow] = []
+    graph, findings = groups.graph, groups.findings
+    for node in graph.nodes:
+        weight = node.args.get("weight")
+        if node.index not in findings.macs or not isinstance(weight, Ref) or weight.value not in graph.names:
+            continue
+        tensors = [
+            findings.dims[ref.value]
+            for ref in (weight, node.args.get("bias"))
+            if isinstance(ref, Ref) and ref.value in graph.names
+        ]
+        output = node.outputs[0]
+        assert output is not None, "a layer returns a tensor"
+        rank = len(findings.dims[weight.value])
+        channels = findings.dims[output.value][-1 if node.op == "aten.linear" else 1 - rank]
+        name = graph.names[weight.value][0].rpartition(".")[0]
+        rows.append(
+            LayerRow(
+                name=name,
+                kind=graph.module_types.get(name, ("parameter",))[0],
+                channels_before=channels.size,
+                channels_after=count(channels, kept),
+                params_before=_size(tensors, {}),
+                params_after=_size(tensors, kept),
+                macs_before=_size(findings.macs[node.index], {}),
+                macs_after=_size(findings.macs[node.index], kept),
+            )
+        )
+    return tuple(rows)
+
+
+def _size(products: Iterable[Iterable[Any]], kept: Mapping[Axis, int]) -> int:
+    total = 0
+    for dims in products:
+        size = 1
+        for dim in dims:
+            size *= count(dim, kept)
+        total += size
+    return total
+
+
+def group_rows(result: Result) -> tuple[GroupRow, ...]:
+    """What became of each group, and why some were left alone."""
+    keep = result.plan.keep
+    rows: list[GroupRow] = []
+    for group in result.groups:
+        if group.name in keep:
+            kept = len(keep[group.name])
+            rows.append(GroupRow(group.name, group.size, kept, "pruned" if kept < group.size else "kept"))
+        else:
+            reason = result.plan.reasons.get(group.name, group.reason or "")
+            rows.append(GroupRow(group.name, group.size, group.size, "protected", reason))
+    return tuple(rows)
+
+
+def curve(name: str, fitted: FitResult) -> Curve:
+    """The course of one training."""
+    history = fitted.history
+    return Curve(
+        label=name,
+        epochs=tuple(record.epoch for record in history),
+        train_loss=tuple(record.train_loss for record in history),
+        train_accuracy=tuple(record.train_accuracy for record in history),
+        val_accuracy=tuple(record.val_accuracy for record in history),
+        near_zero_share=tuple(record.near_zero_share for record in history) if name == "sparse" else None,
+    )
+
+
+def gamma_history(fits: Iterable[FitResult | None]) -> GammaHistory | None:
+    """The histogram of batch-norm scales over the epochs of a sparse training."""
+    for fitted in fits:
+        if fitted is not None:
+            return GammaHistory(GAMMA_EDGES, tuple(record.gammas for record in fitted.history))
+    return None
+
+
+def verdict_row(result: Result) -> VerdictRow | None:
+    """The proof."""
+    verdict = result.verdict
+    if verdict is None:
+        return None
+    return VerdictRow(verdict.status, verdict.relative_error, verdict.nodes, str(verdict))
+
+
+def plan_numbers(plan: Plan) -> dict[str, float | int | str]:
+    """A plan as `--json` prints it."""
+    return {
+        "requested": plan.requested,
+        "achieved_ratio": plan.achieved,
+        "channels_before": sum(group.size for group in plan.groups),
+        "channels_after": sum(len(group.keep) for group in plan.groups),
+    }

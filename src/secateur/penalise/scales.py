@@ -1,0 +1,33 @@
+"""Which batch-norm scales a penalty may act on: those whose channels can be cut."""
+
+from torch import nn
+
+from secateur.couple import Groups
+
+
+def prunable_scales(model: nn.Module, groups: Groups) -> list[nn.Parameter]:
+    """List the batch-norm scales of prunable groups.
+
+    Sparsity where nothing can be cut costs accuracy and gains nothing.
+
+    Args:
+        model: The model that the groups belong to.
+        groups: Its groups.
+
+    Returns:
+        The parameters in the order of the network, each once.
+
+    Example:
+        >>> import torch, secateur as sc
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3), nn.BatchNorm2d(2))
+        >>> [len(scale) for scale in prunable_scales(net, sc.couple(net, torch.zeros(1, 1, 8, 8)))]
+        [4]
+    """
+    named = dict(model.named_parameters(remove_duplicate=False))
+    names = [
+        member.tensor
+        for group in groups.prunable
+        for member in group.members
+        if member.op == "aten.batch_norm" and member.arg == "weight"
+    ]
+    return list({id(named[name]): named[name] for name in names}.values())

@@ -1,0 +1,113 @@
+"""Open a model by its word, or from a folder that secateur saved."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from secateur.errors import CheckpointError, RequestError
+from secateur.plan import Plan, identity_plan
+from secateur.sources.registry import Arguments, Built, call_factory, sources
+from secateur.write.checkpoint import PLAN, load_model, load_plan
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model with the plan that leads to it from its uncut architecture.
+
+    Attributes:
+        model: The module, with its saved weights if it was saved.
+        plan: What was cut of the architecture so far; names source and arguments.
+        input_shape: Shape of its usual input, batch of one; None where unknown.
+    """
+
+    model: nn.Module
+    plan: Plan
+    input_shape: tuple[int, ...] | None
+
+
+def build(word: str, arguments: Arguments) -> Built:
+    """Build an architecture from its word.
+
+    Args:
+        word: "zoo:vgg19", "torchvision:resnet18", "timm:...", "hf:folder" or "path/to/file.py:factory".
+        arguments: Keyword arguments of the factory.
+
+    Raises:
+        RequestError: The word names nothing, or the arguments do not fit.
+
+    Example:
+        >>> built = build("zoo:vgg11", {"width": 0.25})
+        >>> type(built.model).__name__, built.input_shape
+        ('VGG', (1, 3, 32, 32))
+    """
+    kind, _, name = word.partition(":")
+    if kind.endswith(".py"):
+        return Built(call_factory(_from_file(Path(kind), name), word, arguments))
+    if not name:
+        raise RequestError(
+            f"'{word}' is no model and no saved folder",
+            ["zoo:vgg19, torchvision:resnet18, timm:..., hf:<config folder>, path/to/file.py:factory"],
+            "name a model in one of these ways, or a folder that secateur saved",
+        )
+    return sources[kind](name, arguments)
+
+
+def _from_file(path: Path, name: str) -> Callable[..., Any]:
+    if not path.is_file():
+        raise RequestError(f"no such file: {path}", do="check the path")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None, "a .py file has a loader"
+    assert spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise RequestError(f"{path} does not run: {type(error).__name__}: {error}") from error
+    factory = getattr(module, name or "model", None)
+    if not callable(factory):
+        known = ", ".join(key for key, value in vars(module).items() if callable(value) and key[0] != "_")
+        raise RequestError(
+            f"{path} has no factory '{name or 'model'}'",
+            [f"it has: {known}"],
+            "write path/to/file.py:factory",
+        )
+    return factory
+
+
+def open_model(word: str, arguments: Arguments | None = None) -> Opened:
+    """Open a model by its word, or a saved folder with its weights.
+
+    Args:
+        word: As for `build`, or a folder that secateur saved.
+        arguments: Keyword arguments of the factory; a saved folder knows its own.
+
+    Raises:
+        RequestError: The word names nothing.
+        CheckpointError: The folder is no saved model, or does not fit its architecture.
+    """
+    given = arguments or {}
+    if not Path(word).is_dir():
+        built = build(word, given)
+        return Opened(built.model, identity_plan(built.model, word, given), built.input_shape)
+    if not Path(word, PLAN).is_file() and Path(word, "checkpoints.json").is_file():
+        raise CheckpointError(
+            f"cannot load {word}: its training is not finished",
+            do="go on with --resume, or name one of its epoch folders",
+        )
+    plan = load_plan(word)
+    first = plan
+    while first.previous is not None:
+        first = first.previous
+    if not first.source:
+        raise CheckpointError(
+            f"cannot load {word}: its plan does not say what builds {first.model}",
+            do="load it in Python: secateur.load(folder, architecture)",
+        )
+    built = build(first.source, {**first.source_arguments, **given})
+    return Opened(load_model(word, built.model), plan, built.input_shape)

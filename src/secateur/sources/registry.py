@@ -1,0 +1,59 @@
+"""The registry of sources, and what a source returns."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from secateur.errors import RequestError
+from secateur.registry import Registry
+
+Arguments: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A model as its source built it.
+
+    Attributes:
+        model: The module.
+        input_shape: Shape of its usual input, batch of one; None where the source does not know.
+    """
+
+    model: nn.Module
+    input_shape: tuple[int, ...] | None = None
+
+
+Source: TypeAlias = Callable[[str, Arguments], Built]
+
+sources: Registry[Source] = Registry("model source", "secateur.sources.kinds")
+
+
+def require_package(name: str, install: str) -> ModuleType:
+    """Import an optional package.
+
+    Raises:
+        RequestError: It is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise RequestError(f"package {name} is not installed", do=f"pip install {install}") from error
+
+
+def call_factory(factory: Callable[..., Any], word: str, arguments: Arguments) -> nn.Module:
+    """Build a model, with errors that name the word.
+
+    Raises:
+        RequestError: The arguments do not fit, or the factory returned no module.
+    """
+    try:
+        model = factory(**arguments)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"cannot build {word}: {error}", [f"arguments: {dict(arguments)}"]) from error
+    if not isinstance(model, nn.Module):
+        raise RequestError(f"{word} returned {type(model).__name__}", do="return a torch.nn.Module")
+    return model
