@@ -59,7 +59,7 @@ class Attention(nn.Module):
         self.scale = (width // heads) ** -0.5
 
     def forward(self, x):
-        batch, length, width = x.shape
+        batch, length, _ = x.shape
         q, k, v = self.qkv(x).reshape(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, scale=self.scale)
         return self.out(mixed.transpose(1, 2).flatten(2))

@@ -19,9 +19,7 @@ def test_an_unknown_name_gets_a_suggestion_and_the_known_ones():
     registry.add("blue", 2)
     with pytest.raises(RequestError) as caught:
         registry["gren"]
-    assert str(caught.value) == (
-        "unknown colour 'gren'\n  known: blue, green\n  did you mean 'green'?"
-    )
+    assert str(caught.value) == ("unknown colour 'gren'\n  known: blue, green\n  did you mean 'green'?")
     with pytest.raises(RequestError, match="choose a known colour"):
         registry["x"]
     assert caught.value.exit_code == 2
@@ -54,7 +52,7 @@ def test_every_module_of_the_folder_is_imported_on_first_look_up(tmp_path, monke
         "from secateur.registry import Registry\nthings = Registry('thing', 'plug_in_folder')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    import plug_in_registry  # noqa: PLC0415 - written above
+    import plug_in_registry
 
     assert "plug_in_folder.one" not in sys.modules
     assert dict(plug_in_registry.things) == {"one": "one", "two": "two"}

@@ -10,7 +10,7 @@ integer (a dim or factor that stays whole), or a product or sum of expressions:
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -202,6 +202,13 @@ class Plan(_Frozen):
             ],
             "build the architecture that the plan names, uncut",
         )
+
+    def model_copy(self, **changes: Any) -> "Plan":
+        """A plan with some fields replaced; what was computed from the old ones is forgotten."""
+        copy = super().model_copy(**changes)
+        for name in ("_axes", "_keep"):
+            copy.__dict__.pop(name, None)
+        return copy
 
     @cached_property
     def _axes(self) -> dict[str, Expr]:

@@ -1,5 +1,6 @@
 """The application: every module in `commands/` registers one command."""
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -41,12 +42,16 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: Words after the program's name; None takes those of the process.
     """
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it complains of a home that cannot be written
     try:
         make_app()(args=arguments, prog_name="secateur")
     except SecateurError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
     except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        sys.stderr.write(f"error: cannot use {error.filename or 'a file'}: {error.strerror or error}\n")
         sys.exit(1)
 
 

@@ -33,7 +33,8 @@ Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of everything
 Device: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Threads: TypeAlias = Annotated[
-    int | None, typer.Option("--threads", help="Threads of the CPU; one is steadiest on a shared machine.")
+    int | None,
+    typer.Option("--threads", min=1, help="Threads of the CPU; one is steadiest on a shared machine."),
 ]
 DataName: TypeAlias = Annotated[
     str, typer.Option("--data", help="digits (bundled), fashion-mnist, mnist, cifar10, cifar100 or fake.")
@@ -82,6 +83,18 @@ def example_input(shape: str | None, opened: Opened) -> Tensor:
             f"the input of {opened.plan.model} is not known", do="pass its shape, such as --input 1,3,224,224"
         )
     return torch.zeros(opened.input_shape)
+
+
+def require_other_folder(word: str, save: Path) -> None:
+    """Refuse to write over the model that is read: its weights would be lost.
+
+    Raises:
+        RequestError: Both are one folder.
+    """
+    if word and Path(word).is_dir() and Path(word).resolve() == save.resolve():
+        raise RequestError(
+            f"--save is {save}, the model that is read", ["its weights would be lost"], "name another folder"
+        )
 
 
 def load_data(name: str, data_dir: Path | None, download: bool, seed: int) -> Splits:

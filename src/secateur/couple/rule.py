@@ -38,19 +38,22 @@ class Rule:
 rules: Registry[Rule] = Registry("operator rule", "secateur.couple.rules")
 
 
-def rule(*ops: str, law: str, samples: Mapping[str, str] | tuple[str, ...] = ()) -> Callable[[Apply], Apply]:
+def rule(
+    *ops: str, law: str, samples: Mapping[str, str] | tuple[str, ...] = (), macs: str = ""
+) -> Callable[[Apply], Apply]:
     """Register a function as the rule of some operators.
 
     Args:
         ops: Operators without overload.
         law: What the rule says, one sentence for the documentation.
         samples: Calls for the law test, for all operators together or by operator.
+        macs: The MACs that the function counts, for the documentation.
     """
 
     def register(apply: Apply) -> Apply:
         for op in ops:
             own = (samples[op],) if isinstance(samples, Mapping) else samples
-            rules.add(op, Rule(op, law, apply, own))
+            rules.add(op, Rule(op, law, apply, own, macs))
         return apply
 
     return register

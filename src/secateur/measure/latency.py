@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from secateur.capture import as_call
+from secateur.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,17 @@ def latency(
         threads: Threads inside an operator; one is steadiest on a shared machine. None leaves PyTorch's.
         limit_s: Seconds after which no further pass is started.
 
+    Raises:
+        RequestError: Fewer than three passes, which have no quartiles, or less than one thread.
+
     Example:
         >>> latency(nn.Linear(4, 2), torch.zeros(8, 4), repeats=5).batch
         8
     """
+    if repeats < 3:
+        raise RequestError(f"repeats is {repeats}", ["allowed: 3 or more"], "raise it: quartiles need three")
+    if threads is not None and threads < 1:
+        raise RequestError(f"threads is {threads}", ["allowed: 1 or more"], "raise it")
     args, kwargs = as_call(example_inputs)
     first = next(leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
     times: list[float] = []

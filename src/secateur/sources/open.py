@@ -1,8 +1,9 @@
 """Open a model by its word, or from a folder that secateur saved."""
 
+import contextlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from secateur.errors import CheckpointError, RequestError
 from secateur.plan import Plan, identity_plan
 from secateur.sources.registry import Arguments, Built, call_factory, sources
 from secateur.write.checkpoint import PLAN, load_model, load_plan
+from secateur.zoo import models as zoo
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,28 +49,46 @@ def build(word: str, arguments: Arguments) -> Built:
     """
     kind, _, name = word.partition(":")
     if kind.endswith(".py"):
-        return Built(call_factory(_from_file(Path(kind), name), word, arguments))
+        with _imports_from(Path(kind).resolve().parent):
+            return Built(call_factory(_from_file(Path(kind), name), word, arguments))
     if not name:
+        ways = "name a model in one of these ways, or a folder that secateur saved"
         raise RequestError(
             f"'{word}' is no model and no saved folder",
             ["zoo:vgg19, torchvision:resnet18, timm:..., hf:<config folder>, path/to/file.py:factory"],
-            "name a model in one of these ways, or a folder that secateur saved",
+            f"did you mean 'zoo:{word}'?" if word in zoo else ways,
         )
     return sources[kind](name, arguments)
 
 
+@contextlib.contextmanager
+def _imports_from(folder: Path) -> Iterator[None]:
+    """Let a file import its neighbours, as a script can."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
+
+
 def _from_file(path: Path, name: str) -> Callable[..., Any]:
     if not path.is_file():
-        raise RequestError(f"no such file: {path}", do="check the path")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+        raise RequestError(f"no such file: {path}", do=f"check the path; it is looked for in {Path.cwd()}")
+    # A name of its own: a file may be called like a module that others import, such as types.py.
+    alias = f"secateur_source_{path.stem}"
+    spec = importlib.util.spec_from_file_location(alias, path)
     assert spec is not None, "a .py file has a loader"
     assert spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[alias] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise RequestError(f"{path} does not run: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        del sys.modules[alias]
+        raise RequestError(
+            f"{path} does not run: {type(error).__name__}: {error}", do=f"mend it until `python {path}` runs"
+        ) from error
     factory = getattr(module, name or "model", None)
     if not callable(factory):
         known = ", ".join(key for key, value in vars(module).items() if callable(value) and key[0] != "_")
@@ -92,7 +112,7 @@ def open_model(word: str, arguments: Arguments | None = None) -> Opened:
         CheckpointError: The folder is no saved model, or does not fit its architecture.
     """
     given = arguments or {}
-    if not Path(word).is_dir():
+    if not word or not Path(word).is_dir():
         built = build(word, given)
         return Opened(built.model, identity_plan(built.model, word, given), built.input_shape)
     if not Path(word, PLAN).is_file() and Path(word, "checkpoints.json").is_file():
@@ -109,5 +129,12 @@ def open_model(word: str, arguments: Arguments | None = None) -> Opened:
             f"cannot load {word}: its plan does not say what builds {first.model}",
             do="load it in Python: secateur.load(folder, architecture)",
         )
-    built = build(first.source, {**first.source_arguments, **given})
+    try:
+        built = build(first.source, {**first.source_arguments, **given})
+    except RequestError as error:
+        raise CheckpointError(
+            f"cannot load {word}: its architecture {first.source} cannot be built",
+            str(error).split("\n  "),
+            "run from the folder it was saved from, or use secateur.load(folder, architecture) in Python",
+        ) from error
     return Opened(load_model(word, built.model), plan, built.input_shape)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from secateur.errors import RequestError
+from secateur.errors import RequestError, SecateurError
 from secateur.registry import Registry
 
 Arguments: TypeAlias = Mapping[str, Any]
@@ -52,8 +52,15 @@ def call_factory(factory: Callable[..., Any], word: str, arguments: Arguments) -
     """
     try:
         model = factory(**arguments)
-    except (TypeError, ValueError) as error:
-        raise RequestError(f"cannot build {word}: {error}", [f"arguments: {dict(arguments)}"]) from error
+    except SecateurError:
+        raise
+    except Exception as error:
+        named = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
+        raise RequestError(
+            f"cannot build {word}: {named}{error}",
+            [f"arguments: {dict(arguments)}"],
+            "pass what the factory takes, with --arg key=value",
+        ) from error
     if not isinstance(model, nn.Module):
         raise RequestError(f"{word} returned {type(model).__name__}", do="return a torch.nn.Module")
     return model

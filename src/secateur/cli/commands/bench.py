@@ -24,9 +24,9 @@ def bench(
     model: ModelWord,
     arg: ModelArguments = None,
     input_shape: InputShape = None,
-    batch: Annotated[int, typer.Option(help="Inputs per forward pass.")] = 1,
-    repeats: Annotated[int, typer.Option(help="Timed passes.")] = 30,
-    threads: Annotated[int, typer.Option(help="Threads inside an operator.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 1,
+    repeats: Annotated[int, typer.Option(min=3, help="Timed passes.")] = 30,
+    threads: Annotated[int, typer.Option(min=1, help="Threads inside an operator.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Time a model's forward pass: median and quartiles.

@@ -1,21 +1,34 @@
 """`secateur check`: prove a saved cut against the model it was cut from."""
 
+import copy
+from pathlib import Path
+
 import typer
 
 from secateur.capture.record import record
 from secateur.check import compare_records, keep_masks, verify
 from secateur.cli.app import commands
-from secateur.cli.options import AsJson, InputShape, ModelWord, Seed, emit, example_input
-from secateur.errors import RequestError
+from secateur.cli.options import (
+    AsJson,
+    InputShape,
+    ModelArguments,
+    ModelWord,
+    Seed,
+    emit,
+    example_input,
+    model_arguments,
+)
+from secateur.errors import CheckpointError, RequestError
 from secateur.pipeline import couple
 from secateur.sources import open_model
-from secateur.write.checkpoint import load_plan
+from secateur.write.checkpoint import WEIGHTS, apply_saved, load_state, read_saved
 
 
 @commands("check")
 def check(
     dense: ModelWord,
     pruned: str = typer.Argument(metavar="PRUNED", help="Folder of the model that was cut from it."),
+    arg: ModelArguments = None,
     input_shape: InputShape = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -23,28 +36,36 @@ def check(
     """Prove by shape and by number that a saved plan cuts a model without changing what it computes.
 
     The plan is applied to the dense model's own weights, so it does not matter whether the pruned one was
-    trained since.
+    trained since; its own weights must belong to the plan.
 
     Example: secateur check runs/sparse runs/pruned
     """
-    opened = open_model(dense)
-    plan = load_plan(pruned).model_copy(update={"previous": None})
+    opened = open_model(dense, model_arguments(arg))
+    saved, tensors = read_saved(pruned)
+    plan = saved.model_copy(update={"previous": None})
     if not plan.groups:
         raise RequestError(f"{pruned} holds an uncut model", do="name a folder that `secateur prune` wrote")
+    try:
+        plan.require_fit(opened.model)
+    except CheckpointError as error:
+        lines = str(error).split("\n  ")
+        do = "name the model that was given to `secateur prune`"
+        raise CheckpointError(f"{pruned} was not cut from {dense}: {lines[0]}", lines[1:-1], do) from error
     example = example_input(input_shape, opened)
     groups = couple(opened.model, example)
-    cut = plan.apply(opened.model)
+    cut = apply_saved(plan, opened.model, pruned)
+    load_state(copy.deepcopy(cut), tensors, Path(pruned, WEIGHTS))
     cut_graph, failure = record(cut, example, groups.graph.substrate)
     counts = {axis: int(mask.sum()) for axis, mask in keep_masks(groups, plan).items()}
     deviation = compare_records(groups, counts, cut_graph, failure)
-    verdict = verify(opened.model, cut, example, groups, plan, seed)
-    passed = verdict.passed and deviation is None
+    verdict = verify(opened.model, cut, example, groups, plan, seed) if deviation is None else None
+    passed = verdict is not None and verdict.passed
     numbers = {
-        "verdict": verdict.status if passed else "failed",
-        "relative_error": verdict.relative_error,
-        "nodes": verdict.nodes,
+        "verdict": verdict.status if verdict else "failed",
+        "relative_error": verdict.relative_error if verdict else None,
+        "nodes": len(groups.graph.nodes),
         "deviation": str(deviation) if deviation else None,
     }
-    emit(numbers, str(deviation or verdict), as_json=as_json)
+    emit(numbers, str(verdict or f"failed: {deviation}"), as_json=as_json)
     if not passed:
         raise typer.Exit(1)

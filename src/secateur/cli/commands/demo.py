@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from secateur.cli.app import commands
@@ -41,5 +42,6 @@ def demo(
         passes=passes,
         save=save,
     )
+    torch.manual_seed(seed)  # fresh weights are drawn
     opened = open_model("zoo:vgg11", arguments)
     run_slimming(opened, parts, config, title="VGG-11 on handwritten digits", as_json=as_json)

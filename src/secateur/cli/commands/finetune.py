@@ -16,6 +16,7 @@ from secateur.cli.options import (
     Seed,
     Threads,
     load_data,
+    require_other_folder,
 )
 from secateur.cli.training import Session, run_training
 from secateur.sources import open_model
@@ -43,6 +44,7 @@ def finetune(
 
     Example: secateur finetune runs/pruned --data digits --epochs 10 --save runs/tuned
     """
+    require_other_folder(model, save)
     parts = load_data(data, data_dir, download, seed)
     settings = {
         "epochs": epochs,

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Annotated
 
+import torch
 import typer
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from secateur.cli.options import (
     emit,
     example_input,
     model_arguments,
+    require_other_folder,
     say,
 )
 from secateur.errors import RequestError
@@ -26,6 +28,7 @@ from secateur.penalise.sparsity import near_zero_share
 from secateur.pipeline import Result, couple
 from secateur.pipeline import prune as prune_model
 from secateur.sources import open_model
+from secateur.train.checkpoint import last_folder
 from secateur.write.checkpoint import load_state, read_state, save_model
 
 
@@ -66,6 +69,12 @@ def prune(
 
     Example: secateur prune runs/sparse --ratio 0.7 --criterion bn-scale --recover absorb --save runs/pruned
     """
+    require_other_folder(model, save)
+    if last_folder(save) is not None:
+        raise RequestError(
+            f"{save} holds a training run", do="name another folder: its weights would be lost"
+        )
+    torch.manual_seed(seed)  # fresh weights are drawn
     opened = open_model(model, model_arguments(arg))
     if weights is not None:
         load_state(opened.model, read_state(weights), weights)

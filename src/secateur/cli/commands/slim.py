@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from secateur.cli.app import commands
@@ -32,7 +33,7 @@ def slim(
     model: ModelWord,
     save: Save,
     ratio: Annotated[float, typer.Option(help="Share of channels to remove in all.")] = 0.7,
-    s: Annotated[float, typer.Option("--s", help="Strength of the L1 penalty.")] = 1e-4,
+    s: Annotated[float, typer.Option("--s", min=0.0, help="Strength of the L1 penalty.")] = 1e-4,
     passes: Annotated[int, typer.Option(help="Rounds of sparse training, pruning and fine-tuning.")] = 1,
     data: DataName = "digits",
     arg: ModelArguments = None,
@@ -57,6 +58,7 @@ def slim(
     --s 3e-3 --ratio 0.5 --save runs/slim
     """
     parts = load_data(data, data_dir, download, seed)
+    torch.manual_seed(seed)  # fresh weights are drawn
     opened = open_model(model, data_arguments(parts, model, model_arguments(arg)))
     common = {"batch_size": batch_size, "seed": seed, "device": device, "threads": threads}
     config = SlimConfig(
@@ -70,4 +72,4 @@ def slim(
         round_to=round_to,
         save=Path(save),
     )
-    run_slimming(opened, parts, config, title=f"{opened.plan.model} slimmed", as_json=as_json)
+    run_slimming(opened, parts, config, title=f"{model} slimmed", as_json=as_json)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from secateur.cli.app import commands
@@ -20,6 +21,7 @@ from secateur.cli.options import (
     data_arguments,
     load_data,
     model_arguments,
+    require_other_folder,
 )
 from secateur.cli.training import Session, run_training
 from secateur.sources import open_model
@@ -38,7 +40,7 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 64,
     schedule: Annotated[str, typer.Option(help="step (tenfold cut at 50 % and 75 %) or cosine.")] = "step",
     sparsity: Annotated[str, typer.Option(help="none, or the penalty bn-l1.")] = "none",
-    s: Annotated[float, typer.Option("--s", help="Strength of the penalty.")] = 1e-4,
+    s: Annotated[float, typer.Option("--s", min=0.0, help="Strength of the penalty.")] = 1e-4,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = "32-true",
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
     pin_memory: Annotated[bool, typer.Option(help="Page-locked batches, for a GPU.")] = False,
@@ -58,7 +60,9 @@ def train(
     Example: secateur train zoo:vgg11 --data digits --arg width=0.25 --arg gamma=0.5 --epochs 30 --lr 0.03
     --schedule cosine --sparsity bn-l1 --s 0.015 --save runs/sparse
     """
+    require_other_folder(model, save)
     parts = load_data(data, data_dir, download, seed)
+    torch.manual_seed(seed)  # fresh weights are drawn
     opened = open_model(model, data_arguments(parts, model, model_arguments(arg)))
     settings = {
         "epochs": epochs,

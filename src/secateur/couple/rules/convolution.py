@@ -46,7 +46,7 @@ for _rank in (1, 2, 3):
 
 @rule(
     "aten.convolution",
-    law="conv or its transpose, by the argument `transposed`",
+    law="what conv1d..3d or conv_transpose1d..3d say, MACs included, by the argument `transposed`",
     samples=(
         "torch.convolution(T(2, 3, 5, 5), T(4, 3, 3, 3), T(4), [1, 1], [0, 0], [1, 1], False, [0, 0], 1)",
         "torch.convolution(T(2, 4, 5, 5), T(4, 3, 3, 3), T(6), [1, 1], [0, 0], [1, 1], True, [0, 0], 2)",

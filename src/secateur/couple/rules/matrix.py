@@ -37,6 +37,7 @@ _MATMUL = {
 @rule(
     "aten.matmul",
     law="self(... m i), other(... i o) -> (... m o); a vector lacks m or o",
+    macs="... m i o",
     samples=(
         "torch.matmul(T(2, 3), T(3, 4))",
         "torch.matmul(T(2, 5, 1, 3), T(5, 3, 4))",
@@ -61,6 +62,7 @@ _ADDED = {
 @rule(
     *_ADDED,
     law="self + the product of the other two, self broadcast to the result",
+    macs="... m i o",
     samples={
         "aten.addmm": "torch.addmm(T(4), T(2, 3), T(3, 4))",
         "aten.addmv": "torch.addmv(T(2), T(2, 3), T(3))",
@@ -77,6 +79,7 @@ def added_product(call: Call) -> list[list[Expr]]:
 @rule(
     "aten.scaled_dot_product_attention",
     law="query(... q d), key(... k d), value(... k e), attn_mask(... q k) -> (... q e)",
+    macs="... q k d + ... q k e",
     samples=(
         "F.scaled_dot_product_attention(T(2, 3, 4, 5), T(2, 3, 6, 5), T(2, 3, 6, 7), scale=0.3)",
         "F.scaled_dot_product_attention(T(2, 3, 4, 5), T(2, 3, 6, 5), T(2, 3, 6, 7), T(4, 6), scale=0.3)",

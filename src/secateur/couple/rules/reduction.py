@@ -77,7 +77,7 @@ def contract(call: Call) -> list[list[Expr]]:
         "aten.norm": "torch.ops.aten.norm(T(2, 3), 2, [1])",
     },
 )
-def norm(call: Call) -> list[list[Expr]]:
+def norm(call: Call) -> list[Expr] | list[list[Expr]]:
     """Vector norms; a matrix norm is another operator."""
     order = call.arg("ord", call.arg("p", 2))
     return statistic(call) if order is not None and order < 0 else contract(call)

@@ -39,17 +39,18 @@ def slim_report(
         written: What was written where, by label.
     """
     fits = [(stage.name, stage.fitted) for stage in run.stages if stage.fitted is not None]
-    requested = run.result.plan.requested.removeprefix("ratio=")
+    requested, achieved = shares_removed(run)
+    kept = kept_channels(run)
     return Report(
         title=title,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=command,
-        model=f"{run.plan.model} on {data.spec.name}",
-        requested_ratio=float(requested),
-        achieved_ratio=run.result.plan.achieved,
+        model=f"{source_of(run.plan) or run.plan.model} on {data.spec.name}",
+        requested_ratio=requested,
+        achieved_ratio=achieved,
         stages=tuple(stage_row(stage) for stage in run.stages),
-        layers=layer_rows(run.result.groups, kept_counts(run.result)),
-        groups=group_rows(run.result),
+        layers=layer_rows(run.groups, {run.groups[name].axis: count for name, count in kept.items()}),
+        groups=group_rows(run.groups, kept, run.result.plan.reasons),
         curves=tuple(curve(name, fitted) for name, fitted in fits),
         gamma=gamma_history(fit for name, fit in fits if name == "sparse"),
         verdict=verdict_row(run.result),
@@ -95,9 +96,46 @@ def accuracy_split(data: Splits) -> AccuracySplit:
     )
 
 
-def kept_counts(result: Result) -> dict[Axis, int]:
-    """How many positions of each axis stay."""
-    return {result.groups[group.name].axis: len(group.keep) for group in result.plan.groups}
+def kept_channels(run: Slimmed) -> dict[str, int]:
+    """How many channels of each group are left after all passes of the run.
+
+    A plan names the groups of the network that it cuts, and a group that a pass brought down to one channel
+    is missing in those of later passes.
+    """
+    kept: dict[str, int] = {}
+    sizes = {group.name: group.size for group in run.groups}
+    for plan in _passes(run):
+        for group in plan.groups:
+            if group.size == kept.get(group.name, sizes.get(group.name)):
+                kept[group.name] = len(group.keep)
+    return kept
+
+
+def shares_removed(run: Slimmed) -> tuple[float, float]:
+    """The share of channels that was asked to be removed by all passes together, and the one that was."""
+    kept = kept_channels(run)
+    left = 1.0
+    for plan in _passes(run):
+        left *= 1 - float(plan.requested.removeprefix("ratio="))
+    before = sum(run.groups[name].size for name in kept)
+    return 1 - left, 1 - sum(kept.values()) / max(before, 1)
+
+
+def _passes(run: Slimmed) -> list[Plan]:
+    """The plans of the passes, the first one first; not those that made the network that came in."""
+    plans: list[Plan] = []
+    plan: Plan | None = run.plan
+    while plan is not None and len(plans) < run.passes:
+        plans.insert(0, plan)
+        plan = plan.previous
+    return plans
+
+
+def source_of(plan: Plan) -> str:
+    """The word for the uncut architecture; empty if it is not known."""
+    while plan.previous is not None:
+        plan = plan.previous
+    return plan.source
 
 
 def layer_rows(groups: Groups, kept: Mapping[Axis, int]) -> tuple[LayerRow, ...]:
@@ -143,16 +181,15 @@ def _size(products: Iterable[Iterable[Any]], kept: Mapping[Axis, int]) -> int:
     return total
 
 
-def group_rows(result: Result) -> tuple[GroupRow, ...]:
+def group_rows(groups: Groups, kept: Mapping[str, int], reasons: Mapping[str, str]) -> tuple[GroupRow, ...]:
     """What became of each group, and why some were left alone."""
-    keep = result.plan.keep
     rows: list[GroupRow] = []
-    for group in result.groups:
-        if group.name in keep:
-            kept = len(keep[group.name])
-            rows.append(GroupRow(group.name, group.size, kept, "pruned" if kept < group.size else "kept"))
+    for group in groups:
+        if group.name in kept:
+            left = kept[group.name]
+            rows.append(GroupRow(group.name, group.size, left, "pruned" if left < group.size else "kept"))
         else:
-            reason = result.plan.reasons.get(group.name, group.reason or "")
+            reason = reasons.get(group.name, group.reason or "")
             rows.append(GroupRow(group.name, group.size, group.size, "protected", reason))
     return tuple(rows)
 

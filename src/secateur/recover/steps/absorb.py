@@ -6,8 +6,9 @@ act(beta). The next layer L is linear, so cutting the channel takes away
     lost = L(x at the removed positions, zero elsewhere), without bias
 
 and its mean over batch and space is added to that layer's bias, or subtracted from the running mean of the
-batch norm behind it. Exact where `lost` is the same everywhere: constant channels and no padding, or maps of
-one pixel. With padding the border pixels saw fewer of the constants, so there the mean is the best constant.
+batch norm behind it. Exact where `lost` is the same everywhere and for every input: constant channels and no
+padding, or maps of one pixel. With padding the border pixels saw fewer of the constants, so there the mean is
+the best constant. Whether it depends on the input is found out with random inputs, which the mean ignores.
 With data, x are real inputs instead (Li et al.'s bias compensation).
 
 The upstream scripts of network slimming throw beta away; this keeps it (Ye et al., "Rethinking the
@@ -23,7 +24,9 @@ from torch import Tensor, nn
 
 from secateur.capture import Step as Call
 from secateur.capture import follow
+from secateur.capture.inputs import map_inputs
 from secateur.capture.record import shadow
+from secateur.errors import CaptureError
 from secateur.graph.axes import keep_mask, leaves, positions
 from secateur.graph.node import Node, Ref, refs_in
 from secateur.recover.step import Recovery, Subject, steps
@@ -38,6 +41,9 @@ _CHANNELS_AT = {
     "aten.conv_transpose3d": -4,
 }
 """Where the channels of input and output lie, for each operator that is linear in its input."""
+
+_PROBES = 2
+"""Random inputs on which a response must stay the same to be called constant."""
 
 _UNIFORM = 1e-5
 """Relative spread below which a response counts as the same everywhere in float32."""
@@ -75,7 +81,9 @@ def absorb(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
     """
     watcher = _Watcher(subject)
     if subject.data is None:
-        follow(_silence(subject), subject.example_inputs, subject.groups.graph, watcher)
+        silent = _silence(subject)
+        follow(silent, subject.example_inputs, subject.groups.graph, watcher)
+        _probe(silent, subject, watcher)
     else:
         original = shadow(subject.original, with_buffers=True).eval()
         for batch in subject.data:
@@ -101,11 +109,34 @@ def _silence(subject: Subject) -> nn.Module:
     return model
 
 
+def _probe(silent: nn.Module, subject: Subject, watcher: "_Watcher") -> None:
+    """Show the watcher random inputs: one example, of zeros perhaps, makes anything look constant."""
+    watcher.counts = False
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(leaf: Tensor) -> Tensor:
+        if not leaf.is_floating_point():
+            return leaf
+        return torch.randn(leaf.shape, generator=generator).to(leaf)
+
+    try:
+        for _ in range(_PROBES):
+            follow(silent, map_inputs(subject.example_inputs, draw), subject.groups.graph, watcher)
+    except CaptureError:  # its path depends on numbers, so nothing is known to be constant
+        for lost in watcher.lost.values():
+            lost.high = torch.full_like(lost.high, torch.nan)
+
+
 class _Watcher:
-    """Computes at every linear layer and convolution what its removed inputs contribute."""
+    """Computes at every linear layer and convolution what its removed inputs contribute.
+
+    Attributes:
+        counts: Whether what is seen goes into the mean, or only into the spread.
+    """
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
+        self.counts = True
         self.changed = {held for held, mask in subject.keep.items() if not mask.all()}
         self.lost: dict[int, _Lost] = {}
 
@@ -130,12 +161,12 @@ class _Watcher:
         weight = named["weight"].double()
         output = call.func(**{**named, "input": inputs, "weight": weight, "bias": None})
         rows = output.movedim(at, 0).reshape(output.shape[at], -1).cpu()
-        low, high, total = rows.amin(1), rows.amax(1), rows.sum(1)
+        low, high = rows.amin(1), rows.amax(1)
+        total, count = (rows.sum(1), rows.shape[1]) if self.counts else (torch.zeros_like(low), 0)
         known = self.lost.get(call.node.index)
         if known is not None:
             low, high = torch.minimum(low, known.low), torch.maximum(high, known.high)
-            total = total + known.total
-        count = rows.shape[1] + (known.count if known else 0)
+            total, count = total + known.total, count + known.count
         self.lost[call.node.index] = _Lost(total, count, low, high, int((~kept).sum()))
 
 
@@ -153,7 +184,7 @@ def _move(subject: Subject, cut: nn.Module, node: Node, lost: _Lost) -> Recovery
     kept = torch.from_numpy(keep_mask(findings.dims[output.value][_CHANNELS_AT[node.op]], subject.keep))
     with torch.no_grad():
         target += sign * lost.mean[kept].to(target)
-    why = "" if lost.is_uniform else ", the mean of what differs from place to place"
+    why = "" if lost.is_uniform else ", the mean of a varying response"
     return Recovery("absorb", layer, lost.is_uniform, f"{lost.inputs} inputs went into {described}{why}")
 
 

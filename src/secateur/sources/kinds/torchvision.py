@@ -1,5 +1,7 @@
 """Models of torchvision without weights: "torchvision:resnet18"."""
 
+import difflib
+
 from secateur.errors import RequestError
 from secateur.sources.registry import Arguments, Built, call_factory, require_package, sources
 
@@ -8,8 +10,11 @@ from secateur.sources.registry import Arguments, Built, call_factory, require_pa
 def torchvision(name: str, arguments: Arguments) -> Built:
     """Build a model of torchvision; nothing is downloaded."""
     models = require_package("torchvision.models", "torchvision")
-    if name not in models.list_models():
-        raise RequestError(f"torchvision has no model '{name}'", do="see torchvision.models.list_models()")
+    known = models.list_models()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        do = f"did you mean '{near[0]}'?" if near else "see torchvision.models.list_models()"
+        raise RequestError(f"torchvision has no model '{name}'", do=do)
     given = {"weights": None, **arguments}
     model = call_factory(lambda **chosen: models.get_model(name, **chosen), f"torchvision:{name}", given)
     size = 299 if name == "inception_v3" else 224

@@ -1,0 +1,154 @@
+"""The plan as a file: complete, strict, and bound to its architecture."""
+
+import json
+
+import nets
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import secateur as sc
+from secateur.capture import capture
+from secateur.couple import couple_graph
+from secateur.errors import CheckpointError
+from secateur.plan import make_plan, tensor_shapes
+
+X = torch.randn(2, 3, 6, 6)
+
+
+@pytest.fixture(scope="module")
+def solved():
+    model = nets.randomise(nets.Residual())
+    return model, couple_graph(capture(model, X))
+
+
+keeps = st.fixed_dictionaries(
+    {
+        "stem": st.sets(st.integers(0, 7), min_size=1).map(lambda kept: tuple(sorted(kept))),
+        "inner": st.sets(st.integers(0, 5), min_size=1).map(lambda kept: tuple(sorted(kept))),
+    }
+)
+
+
+@given(keeps)
+def test_a_plan_survives_json_and_cuts_what_it_says(solved, keep):
+    model, groups = solved
+    plan = make_plan(model, groups, keep, requested="by hand")
+    again = sc.Plan.from_json(plan.to_json())
+    assert again == plan
+    assert again.keep == keep
+    cut = again.apply(model)
+    stem, inner = list(keep["stem"]), list(keep["inner"])
+    assert torch.equal(cut.inner.weight, model.inner.weight[inner][:, stem])
+    assert torch.equal(cut.head.weight, model.head.weight.view(5, 8, 4)[:, stem].reshape(5, -1))
+    assert cut(X).shape == (2, 5)
+    assert plan.achieved == pytest.approx(1 - (len(stem) + len(inner)) / 14)
+
+
+def test_a_plan_needs_neither_groups_nor_a_record(solved):
+    model, groups = solved
+    text = make_plan(model, groups, {"inner": (1, 2)}).to_json()
+    cut = sc.Plan.from_json(text).apply(nets.Residual())
+    assert cut.inner.out_channels == 2
+
+
+def test_a_plan_says_how_it_was_made_and_what_was_left_alone(solved):
+    model, groups = solved
+    plan = make_plan(
+        model, groups, {"inner": (1, 2)}, requested="ratio=0.7", reasons={"head": "model output"}
+    )
+    assert plan.model == "Residual"
+    assert plan.params == 903
+    assert plan.reasons == {"head": "model output"}
+    assert str(plan).splitlines() == [
+        "plan for Residual: ratio=0.7, 66.7% of the channels removed",
+        "  inner: 6 -> 2",
+    ]
+    assert json.loads(plan.to_json())["tensors"]["outer.weight"] == [8, "inner", 1, 1]
+
+
+def test_products_and_sums_are_written_as_such():
+    groups = couple_graph(capture(nets.Residual(), X))
+    plan = make_plan(nets.Residual(), groups, {"stem": (0,)})
+    assert json.loads(plan.to_json())["tensors"]["head.weight"] == [5, {"product": ["stem", 2, 2]}]
+    assert json.loads(plan.to_json())["attributes"]["head"] == {"in_features": {"product": ["stem", 2, 2]}}
+
+
+def test_a_group_that_stays_whole_cuts_nothing(solved):
+    model, groups = solved
+    plan = make_plan(model, groups, {"inner": tuple(range(6))})
+    assert not plan.tensors
+    assert plan.achieved == 0
+    states = zip(plan.apply(model).state_dict().values(), model.state_dict().values(), strict=True)
+    assert all(torch.equal(*pair) for pair in states)
+
+
+def test_a_changed_copy_of_a_plan_cuts_by_its_own_indices(solved):
+    """What a plan computed from its groups once is not carried over to a copy with other groups."""
+    model, groups = solved
+    plan = make_plan(model, groups, {"inner": (0, 1, 2)})
+    assert torch.equal(plan.apply(model).inner.bias, model.inner.bias[:3])
+    other = make_plan(model, groups, {"inner": (3, 4, 5)})
+    changed = plan.model_copy(update={"groups": other.groups})
+    assert torch.equal(changed.apply(model).inner.bias, model.inner.bias[3:])
+
+
+def test_a_plan_is_frozen(solved):
+    plan = make_plan(*solved, {"inner": (0,)})
+    with pytest.raises(ValueError, match="frozen"):
+        plan.model = "other"
+
+
+def test_another_architecture_is_refused_with_the_first_difference(solved):
+    plan = make_plan(*solved, {"inner": (0,)})
+    other = nets.Residual()
+    other.inner = torch.nn.Conv2d(8, 7, 3)
+    with pytest.raises(CheckpointError) as caught:
+        plan.apply(other)
+    message = str(caught.value)
+    assert message.startswith("the plan was made for Residual (903 parameters), got Residual (")
+    assert "inner.weight is [7, 8, 3, 3], the plan expects [6, 8, 3, 3]" in message
+
+
+def test_a_cut_model_is_not_cut_again_by_the_same_plan(solved):
+    model, groups = solved
+    plan = make_plan(model, groups, {"inner": (0, 1)})
+    with pytest.raises(CheckpointError, match=r"first difference: inner\.weight"):
+        plan.apply(plan.apply(model))
+
+
+def _edited(plan, **changes):
+    return json.dumps(json.loads(plan.to_json()) | changes)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda plan: "",
+        lambda plan: "{",
+        lambda plan: "[]",
+        lambda plan: '{"weights": 1}',
+        lambda plan: plan.to_json()[:-40],
+        lambda plan: _edited(plan, schema_version=99),
+        lambda plan: _edited(plan, surprise=1),
+        lambda plan: _edited(plan, groups=[{"name": "inner", "size": 6, "keep": []}]),
+        lambda plan: _edited(plan, groups=[{"name": "inner", "size": 6, "keep": [2, 1]}]),
+        lambda plan: _edited(plan, groups=[{"name": "inner", "size": 6, "keep": [1, 1]}]),
+        lambda plan: _edited(plan, groups=[{"name": "inner", "size": 6, "keep": [5, 6]}]),
+        lambda plan: _edited(plan, groups=[{"name": "inner", "size": 6, "keep": [-1, 2]}]),
+        lambda plan: _edited(plan, groups=[{"name": "inner", "size": 0, "keep": [0]}]),
+    ],
+)
+def test_a_damaged_plan_is_refused(solved, damage):
+    plan = make_plan(*solved, {"inner": (0, 1)})
+    with pytest.raises(CheckpointError, match=r"cannot read half/plan\.json"):
+        sc.Plan.from_json(damage(plan), origin="half/plan.json")
+
+
+def test_shapes_name_ties_and_buffers_that_are_not_saved():
+    model = nets.Tied()
+    model.register_buffer("table", torch.zeros(2, 3), persistent=False)
+    shapes = tensor_shapes(model)
+    assert shapes["two.weight"] == shapes["one.weight"] == (8, 8)
+    assert shapes["table"] == (2, 3)
