@@ -135,7 +135,8 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         cells[row["strength"], row.get("ratio", 0.0), row["stage"]].append(row)
     lines = [
-        "| s | channels cut | stage | accuracy % (mean ± sd) | near zero % | parameters | MACs | latency ms | seeds |",
+        "| s | channels cut | stage | accuracy % (mean ± sd) | near zero % "
+        "| parameters | MACs | latency ms | seeds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for (strength, ratio, stage), held in sorted(cells.items(), key=lambda cell: cell[0][:2]):
@@ -146,7 +147,8 @@ def table(rows: list[dict]) -> str:
         )
         means = [statistics.mean(row[name] for row in held) for name in ("params", "macs", "latency_ms")]
         lines.append(
-            f"| {strength:g} | {ratio:.0%} | {stage} | {statistics.mean(accuracy):.2f} ± {spread:.2f} | {near} "
+            f"| {strength:g} | {ratio:.0%} | {stage} "
+            f"| {statistics.mean(accuracy):.2f} ± {spread:.2f} | {near} "
             f"| {means[0]:,.0f} | {means[1]:,.0f} | {means[2]:.2f} | {len(held)} |"
         )
     return "\n".join(lines)

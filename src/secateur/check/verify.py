@@ -1,5 +1,6 @@
 """Verify: the proof by numbers for a plan, with the real and with randomised parameters."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,14 +35,16 @@ def verify(
     keep = keep_masks(groups, plan)
     changed = {held for held, mask in keep.items() if not mask.all()}
     renormalised = {group.renormalised for group in groups if group.axis in changed and group.renormalised}
-    worst, tolerance, failure = 0.0, 0.0, None
+    errors: list[float] = []
+    tolerance, failure = 0.0, None
     random_model = randomised(model, seed)
     try:
         for one, two in ((model, cut), (random_model, plan.apply(random_model))):
             error, tolerance = compare_numbers(one, two, example_inputs, groups, keep, seed)
-            worst = worst if error <= worst else error
+            errors.append(error)
     except CaptureError as error:
-        worst, failure = float("inf"), str(error)
+        errors, failure = [math.inf], str(error)
+    worst = max(math.inf if math.isnan(error) else error for error in errors)
     if failure is None and not worst <= tolerance:
         failure = f"masked and cut outputs differ by {worst:.2g}, allowed is {tolerance:.0e}"
     return Verdict(worst, tolerance, tuple(sorted(renormalised)), len(groups.graph.nodes), failure)
