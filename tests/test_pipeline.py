@@ -451,3 +451,28 @@ def _time_of_coupling(depth):
 def test_the_time_to_couple_grows_about_linearly_with_depth():
     _time_of_coupling(10)
     assert _time_of_coupling(400) / np.median([_time_of_coupling(40) for _ in range(3)]) < 30
+
+
+class AuxiliaryHead(nn.Module):
+    """Has a head that only runs in training, as googlenet and inception_v3 do."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.body = nn.Conv2d(8, 12, 3)
+        self.head = nn.Linear(12, 4)
+        self.auxiliary = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        early = self.auxiliary(x.mean((2, 3))) if self.training else None
+        late = self.head(self.body(x).relu().mean((2, 3)))
+        return late if early is None else (late, early)
+
+
+def test_what_only_training_reads_is_left_whole_so_that_the_cut_model_still_trains():
+    result = sc.prune(AuxiliaryHead(), torch.zeros(2, 3, 8, 8), ratio=0.5)
+    assert result.groups["stem"].reason == "read by auxiliary.weight, which only runs in training"
+    assert set(result.plan.keep) == {"body"}
+    late, early = result.model.train()(torch.randn(2, 3, 8, 8))
+    assert late.shape == early.shape == (2, 4)

@@ -18,9 +18,10 @@ from secateur.capture import capture
 from secateur.capture.inputs import without_labels
 from secateur.capture.record import record
 from secateur.check import Deviation, Verdict, compare_records, keep_masks, verify
-from secateur.couple import Groups, couple_graph
+from secateur.couple import Groups, couple_graph, has_unused_parameters, read_in_training_only
 from secateur.errors import CheckError, CutError, NoEffectWarning, RequestError
 from secateur.graph.axes import Axis, Mask
+from secateur.graph.node import Graph
 from secateur.measure import Cost, cost_of
 from secateur.plan import Plan, make_plan
 from secateur.recover import Recovery, Subject
@@ -108,7 +109,16 @@ def couple(model: nn.Module, example_inputs: Any, protect: Sequence[str] = ()) -
         >>> [(group.name, group.size, group.reason) for group in couple(model, torch.zeros(1, 3, 8, 8))]
         [('0', 8, None), ('0#2', 3, 'model input'), ('2', 4, 'model output')]
     """
-    return couple_graph(capture(model, example_inputs), protect)
+    graph = capture(model, example_inputs)
+    return couple_graph(graph, protect, _training_only(model, example_inputs, graph))
+
+
+def _training_only(model: nn.Module, example_inputs: Any, graph: Graph) -> dict[str, str]:
+    """The groups that parts read which only run in training, with the reason."""
+    if not has_unused_parameters(graph):
+        return {}
+    trained, _ = record(model, example_inputs, graph.substrate, training=True)
+    return read_in_training_only(couple_graph(graph), trained)
 
 
 def measure(model: nn.Module, example_inputs: Any) -> Cost:
@@ -176,7 +186,7 @@ def prune(
     """
     budget = Budget.of(ratio=ratio, macs=macs, params=params, channels=channels)
     graph = capture(model, example_inputs)
-    vetoes: dict[str, str] = {}
+    vetoes = _training_only(model, example_inputs, graph)
     while True:
         groups = couple_graph(graph, protect, vetoes)
         scores = score(model, groups, criterion, seed)

@@ -95,18 +95,21 @@ def _shapes_of(example_inputs: Any) -> list[str]:
     return [f"input shapes: {', '.join(shapes)}"]
 
 
-def record(model: nn.Module, example_inputs: Any, substrate: str) -> tuple[Graph, Exception | None]:
+def record(
+    model: nn.Module, example_inputs: Any, substrate: str, *, training: bool = False
+) -> tuple[Graph, Exception | None]:
     """Record as far as the model runs.
 
     Args:
-        model: Any module; a copy of it runs, in eval mode.
+        model: Any module; a copy of it runs.
         example_inputs: As for `capture`.
         substrate: "fake", "symbolic" (fake, with numbers as symbols) or "real".
+        training: Run the copy in training mode; else in eval mode.
 
     Returns:
         The record, partial if the model failed, and what it failed with.
     """
-    held = shadow(model, with_buffers=True).eval()
+    held = shadow(model, with_buffers=True).train(training)
     recorder = Recorder(held)
     outputs: list[Tensor] = []
     failure: Exception | None = None

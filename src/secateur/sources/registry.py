@@ -54,7 +54,7 @@ def call_factory(factory: Callable[..., Any], word: str, arguments: Arguments) -
         model = factory(**arguments)
     except SecateurError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         named = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
         raise RequestError(
             f"cannot build {word}: {named}{error}",

@@ -8,7 +8,7 @@ act(beta). The next layer L is linear, so cutting the channel takes away
 and its mean over batch and space is added to that layer's bias, or subtracted from the running mean of the
 batch norm behind it. Exact where `lost` is the same everywhere and for every input: constant channels and no
 padding, or maps of one pixel. With padding the border pixels saw fewer of the constants, so there the mean is
-the best constant. Whether it depends on the input is found out with random inputs, which the mean ignores.
+the best constant. Whether it is exact is found out with random inputs, which the mean ignores.
 With data, x are real inputs instead (Li et al.'s bias compensation).
 
 The upstream scripts of network slimming throw beta away; this keeps it (Ye et al., "Rethinking the
@@ -80,12 +80,11 @@ def absorb(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
         A new model, and for each layer that lost inputs what was done.
     """
     watcher = _Watcher(subject)
+    original = shadow(subject.original, with_buffers=True).eval()
     if subject.data is None:
-        silent = _silence(subject)
-        follow(silent, subject.example_inputs, subject.groups.graph, watcher)
-        _probe(silent, subject, watcher)
+        follow(_silence(subject), subject.example_inputs, subject.groups.graph, watcher)
+        _probe(original, subject, watcher)
     else:
-        original = shadow(subject.original, with_buffers=True).eval()
         for batch in subject.data:
             follow(original, batch, subject.groups.graph, watcher)
     cut = copy.deepcopy(subject.cut)
@@ -109,8 +108,11 @@ def _silence(subject: Subject) -> nn.Module:
     return model
 
 
-def _probe(silent: nn.Module, subject: Subject, watcher: "_Watcher") -> None:
-    """Show the watcher random inputs: one example, of zeros perhaps, makes anything look constant."""
+def _probe(original: nn.Module, subject: Subject, watcher: "_Watcher") -> None:
+    """Show the watcher random inputs: one example, of zeros perhaps, makes anything look constant.
+
+    With the scales as they are: a channel whose scale is small, but not zero, is no constant.
+    """
     watcher.counts = False
     generator = torch.Generator().manual_seed(0)
 
@@ -121,7 +123,7 @@ def _probe(silent: nn.Module, subject: Subject, watcher: "_Watcher") -> None:
 
     try:
         for _ in range(_PROBES):
-            follow(silent, map_inputs(subject.example_inputs, draw), subject.groups.graph, watcher)
+            follow(original, map_inputs(subject.example_inputs, draw), subject.groups.graph, watcher)
     except CaptureError:  # its path depends on numbers, so nothing is known to be constant
         for lost in watcher.lost.values():
             lost.high = torch.full_like(lost.high, torch.nan)
