@@ -1,6 +1,7 @@
 """Options that several commands share, and how their words are read."""
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -103,7 +104,10 @@ def load_data(name: str, data_dir: Path | None, download: bool, seed: int) -> Sp
 
 
 def data_arguments(data: Splits, word: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete a zoo model's arguments from the data set; what was given stays."""
+    """Complete a zoo model's arguments from the data set; what was given stays.
+
+    Batch-norm scales start at 0.5, as in network slimming: from 1 the penalty has twice as far to go.
+    """
     if not word.startswith("zoo:"):
         return dict(given)
     spec = data.spec
@@ -111,6 +115,7 @@ def data_arguments(data: Splits, word: str, given: Mapping[str, Any]) -> dict[st
         "in_channels": spec.in_channels,
         "num_classes": spec.num_classes,
         "image_size": spec.image_size,
+        "gamma": 0.5,
     }
     return {**fitting, **given}
 
@@ -123,7 +128,16 @@ def example_of(data: Splits) -> Tensor:
 
 def emit(numbers: Mapping[str, Any], text: str, *, as_json: bool) -> None:
     """Print the result: one JSON object for machines, or text for people."""
-    sys.stdout.write((json.dumps(numbers, indent=1) if as_json else text) + "\n")
+    sys.stdout.write((json.dumps(_finite(numbers), indent=1) if as_json else text) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """Write what is not finite as a word, as reports do: JSON has no number for it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return {name: _finite(held) for name, held in value.items()}
+    return [_finite(held) for held in value] if isinstance(value, (list, tuple)) else value
 
 
 def say(line: str) -> None:

@@ -31,7 +31,7 @@ def demo(
     Example: secateur demo --save demo
     """
     parts = load_data("digits", None, download=False, seed=seed)
-    arguments = data_arguments(parts, "zoo:vgg11", {"width": 0.25, "gamma": 0.5})
+    arguments = data_arguments(parts, "zoo:vgg11", {"width": 0.25})
     common = {**_RECIPE, "seed": seed, "device": device, "threads": threads}
     config = SlimConfig(
         dense=FitConfig(epochs=20, **common),  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ def slim(
 ) -> None:
     """Train dense and sparse, prune, prove, fine-tune and report, in one or several passes.
 
-    Example: secateur slim zoo:vgg11 --data fashion-mnist --arg width=0.25 --arg gamma=0.5 --epochs 3
+    Example: secateur slim zoo:vgg11 --data fashion-mnist --arg width=0.25 --epochs 3
     --s 3e-3 --ratio 0.5 --save runs/slim
     """
     parts = load_data(data, data_dir, download, seed)

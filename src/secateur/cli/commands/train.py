@@ -57,7 +57,7 @@ def train(
 ) -> None:
     """Train a classifier; with --sparsity bn-l1 its unneeded channels are driven to zero.
 
-    Example: secateur train zoo:vgg11 --data digits --arg width=0.25 --arg gamma=0.5 --epochs 30 --lr 0.03
+    Example: secateur train zoo:vgg11 --data digits --arg width=0.25 --epochs 30 --lr 0.03
     --schedule cosine --sparsity bn-l1 --s 0.015 --save runs/sparse
     """
     require_other_folder(model, save)

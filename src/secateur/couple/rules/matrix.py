@@ -6,7 +6,7 @@ sdpa      y[..., q, e] = sum over k of  softmax_k(sum over d of  Q[..., q, d] K[
 
 from secateur.couple.call import Call
 from secateur.couple.rule import equation, rule
-from secateur.graph.axes import Expr
+from secateur.graph.axes import Expr, axis, product
 from secateur.graph.equation import parse
 
 equation(
@@ -78,27 +78,34 @@ def added_product(call: Call) -> list[list[Expr]]:
 
 @rule(
     "aten.scaled_dot_product_attention",
-    law="query(... q d), key(... k d), value(... k e), attn_mask(... q k) -> (... q e)",
+    law="query(... q d), key(... k d), value(... k e), attn_mask(... q k) -> (... q e); "
+    "with grouped keys the heads of query are (h r), those of key and value h",
     macs="... q k d + ... q k e",
     samples=(
         "F.scaled_dot_product_attention(T(2, 3, 4, 5), T(2, 3, 6, 5), T(2, 3, 6, 7), scale=0.3)",
         "F.scaled_dot_product_attention(T(2, 3, 4, 5), T(2, 3, 6, 5), T(2, 3, 6, 7), T(4, 6), scale=0.3)",
         "F.scaled_dot_product_attention(T(2, 4, 5), T(2, 4, 5), T(2, 4, 5), is_causal=True, scale=0.3)",
+        "F.scaled_dot_product_attention("
+        "T(2, 6, 4, 5), T(2, 3, 4, 5), T(2, 3, 4, 7), scale=0.3, enable_gqa=True)",
     ),
 )
 def attention(call: Call) -> list[list[Expr]]:
     """Attention over keys k; the scale must be given, or the width d of a head decides it."""
-    text = "query(... q d), key(... k d), value(... k e) -> (... q e)"
+    query, key, value = call["query"], call["key"], call["value"]
     if call.arg("enable_gqa"):
-        return call.barrier("attention with grouped keys has no rule")
-    results = call.equation(parse(text), macs="... q k d + ... q k e", renormalised="k")
-    query, key = call["query"], call["key"]
+        times = axis(query[-3].size // key[-3].size)
+        key, value = ([*dims[:-3], product(dims[-3], times), *dims[-2:]] for dims in (key, value))
+    shared = call.broadcast(query[:-2], key[:-2], value[:-2])
+    call.equate(query[-1], key[-1])
+    call.equate(key[-2], value[-2])
+    call.renormalise(key[-2], "statistics are taken over it")
+    call.count_macs(*shared, query[-2], key[-2], query[-1])
+    call.count_macs(*shared, query[-2], key[-2], value[-1])
     if call.arg("scale") is None:
         call.protect(query[-1], "the attention scale is computed from the width of a head")
     if call.arg("is_causal"):
         for positions in (query[-2], key[-2]):
             call.protect(positions, "causal attention compares positions by number")
     if "attn_mask" in call:
-        scores = [*results[0][:-1], key[-2]]
-        call.broadcast(scores, call["attn_mask"])
-    return results
+        call.broadcast([*shared, query[-2], key[-2]], call["attn_mask"])
+    return [[*shared, query[-2], value[-1]]]
