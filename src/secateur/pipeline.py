@@ -20,7 +20,8 @@ from secateur.capture.record import record
 from secateur.check import Deviation, Verdict, compare_records, keep_masks, verify
 from secateur.couple import Groups, couple_graph, has_unused_parameters, read_in_training_only
 from secateur.errors import CheckError, CutError, NoEffectWarning, RequestError
-from secateur.graph.axes import Axis, Mask
+from secateur.graph.axes import Axis
+from secateur.graph.keep import Mask
 from secateur.graph.node import Graph
 from secateur.measure import Cost, cost_of
 from secateur.plan import Plan, make_plan

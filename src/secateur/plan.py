@@ -19,19 +19,8 @@ from torch import nn
 from secateur.couple import Groups
 from secateur.cut import attributes_of, slice_model
 from secateur.errors import CheckpointError
-from secateur.graph.axes import (
-    Axis,
-    Expr,
-    Mask,
-    Product,
-    axis,
-    count,
-    keep_mask,
-    leaves,
-    product,
-    resolve,
-    total,
-)
+from secateur.graph.axes import Axis, Expr, Product, axis, leaves, product, resolve, total
+from secateur.graph.keep import Mask, count, keep_mask
 
 
 class _Frozen(BaseModel):

@@ -17,7 +17,8 @@ from secateur.check.numbers import randomised
 from secateur.couple import couple_graph
 from secateur.couple.rule import rules
 from secateur.errors import CheckError, CutError, RequestError
-from secateur.graph.axes import factor, product, resolve
+from secateur.graph.axes import product, resolve
+from secateur.graph.unify import factor
 from secateur.pipeline import verify
 from secateur.plan import PlanGroup, make_plan
 

@@ -40,7 +40,7 @@ def command(*words) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run():
     return command
 

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from secateur.cli.options import emit
 from secateur.zoo import models
 
 DIGITS = ("--arg", "width=0.0625", "--arg", "in_channels=1", "--arg", "image_size=8")
@@ -252,6 +253,22 @@ def test_a_plan_that_is_no_json_object_is_refused(copy_of, refuse, text):
     folder = copy_of("pruned")
     (folder / "plan.json").write_bytes(text)
     assert "cannot read" in refuse(1, "inspect", folder)
+
+
+def test_a_forged_plan_that_computes_something_else_fails_the_check(copy_of, studio, run):
+    folder = copy_of("pruned")
+    edit(folder, lambda plan: plan["attributes"].setdefault("feature.26", {}).update(eps=1), forge=True)
+    outcome = run("check", studio.sparse, folder)
+    assert outcome.code == 1
+    assert outcome.out.startswith("failed: ")
+    found = run("check", studio.sparse, folder, "--json")
+    assert found.code == 1
+    assert found.json["verdict"] == "failed"
+
+
+def test_numbers_that_are_not_finite_are_words_in_json(capsys):
+    emit({"a": [float("inf"), 1.0], "b": {"c": float("nan")}, "d": None}, "", as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"a": ["Infinity", 1.0], "b": {"c": "NaN"}, "d": None}
 
 
 def test_weights_and_plan_of_different_saves_are_not_mixed(copy_of, studio, refuse):

@@ -8,7 +8,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import RequestError
-from secateur.graph.axes import count
+from secateur.graph.keep import count
 
 X = torch.zeros(2, 3, 6, 6)
 

@@ -17,20 +17,16 @@ from secateur.graph.axes import (
     Product,
     Sum,
     axis,
-    count,
-    equate,
     explain,
-    factor,
-    keep_mask,
     leaves,
-    positions,
     product,
     protect,
     renormalise,
     resolve,
-    split,
     total,
 )
+from secateur.graph.keep import count, keep_mask, positions
+from secateur.graph.unify import equate, factor, split
 
 SIZES = [1, 2, 3, 4, 6, 8, 12]
 LARGEST = 48

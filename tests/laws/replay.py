@@ -11,7 +11,8 @@ from secateur.capture import output_tensors
 from secateur.capture.record import Recorder, recording_context
 from secateur.couple.call import Findings
 from secateur.couple.solve import solve
-from secateur.graph.axes import Axis, count, keep_mask, leaves
+from secateur.graph.axes import Axis, leaves
+from secateur.graph.keep import count, keep_mask
 from secateur.graph.node import Graph, Ref
 
 

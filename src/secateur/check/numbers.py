@@ -18,7 +18,8 @@ from secateur.capture import Step, as_call, cast_inputs, follow
 from secateur.capture.inputs import map_inputs, output_tensors
 from secateur.capture.record import recording_context
 from secateur.couple import Groups
-from secateur.graph.axes import Axis, Expr, Mask, count, keep_mask, leaves
+from secateur.graph.axes import Axis, Expr, leaves
+from secateur.graph.keep import Mask, count, keep_mask
 from secateur.graph.node import Ref
 
 TOLERANCE = 1e-9

@@ -11,7 +11,8 @@ from itertools import zip_longest
 from typing import Any
 
 from secateur.couple import Groups
-from secateur.graph.axes import Axis, Expr, count, leaves
+from secateur.graph.axes import Axis, Expr, leaves
+from secateur.graph.keep import count
 from secateur.graph.node import Graph, Node, literals_in, refs_in
 
 

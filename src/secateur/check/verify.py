@@ -10,7 +10,8 @@ from secateur.check.numbers import compare_numbers, randomised
 from secateur.check.verdict import Verdict
 from secateur.couple import Groups
 from secateur.errors import CaptureError
-from secateur.graph.axes import Axis, Mask
+from secateur.graph.axes import Axis
+from secateur.graph.keep import Mask
 from secateur.plan import Plan
 
 

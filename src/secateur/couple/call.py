@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from secateur.graph.axes import ONE, Expr, axis, equate, protect, renormalise
+from secateur.graph.axes import ONE, Expr, axis, protect, renormalise
 from secateur.graph.equation import Dots, Equation, Letter, build, solve_sizes
 from secateur.graph.node import Graph, Node, Ref
+from secateur.graph.unify import equate
 
 Path: TypeAlias = tuple[Any, ...]
 

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from secateur.couple.call import Findings
 from secateur.errors import RequestError
-from secateur.graph.axes import Axis, Expr, count, explain, leaves
+from secateur.graph.axes import Axis, Expr, explain, leaves
+from secateur.graph.keep import count
 from secateur.graph.node import Graph
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.graph.axes import Mask
+from secateur.graph.keep import Mask
 
 
 def slice_tensor(tensor: Tensor, masks: Sequence[Mask]) -> Tensor:

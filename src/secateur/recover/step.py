@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from secateur.couple import Groups
-from secateur.graph.axes import Axis, Mask
+from secateur.graph.axes import Axis
+from secateur.graph.keep import Mask
 from secateur.registry import Registry
 
 

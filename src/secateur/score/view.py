@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from secateur.couple import Group, Member
-from secateur.graph.axes import positions
+from secateur.graph.keep import positions
 
 
 @dataclass(frozen=True, eq=False)

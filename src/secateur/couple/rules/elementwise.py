@@ -6,7 +6,8 @@ it does not tag: copies, casts, dropout, and operators whose extra operand lies 
 
 from secateur.couple.call import Call
 from secateur.couple.rule import rule
-from secateur.graph.axes import Expr, MisalignedError, split
+from secateur.graph.axes import Expr, MisalignedError
+from secateur.graph.unify import split
 
 _UNTAGGED = {
     "aten.alias": "torch.ops.aten.alias(T(2, 3))",

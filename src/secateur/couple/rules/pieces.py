@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from secateur.couple.call import Call
 from secateur.couple.rule import rule
-from secateur.graph.axes import Expr, MisalignedError, factor, split, total
+from secateur.graph.axes import Expr, MisalignedError, total
+from secateur.graph.unify import factor, split
 
 
 @rule(

@@ -2,7 +2,8 @@
 
 from secateur.couple.call import Call
 from secateur.couple.rule import rule
-from secateur.graph.axes import EMPTY, Expr, MisalignedError, split, total
+from secateur.graph.axes import EMPTY, Expr, MisalignedError, total
+from secateur.graph.unify import split
 
 _SAMPLES = {
     "aten.max_pool{0}d": "F.max_pool{0}d(T(2, 3{1}), 2)",

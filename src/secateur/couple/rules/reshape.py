@@ -8,7 +8,8 @@ from math import prod
 
 from secateur.couple.call import Call
 from secateur.couple.rule import rule
-from secateur.graph.axes import ONE, Expr, MisalignedError, axis, factor, product
+from secateur.graph.axes import ONE, Expr, MisalignedError, axis, product
+from secateur.graph.unify import factor
 
 
 def blocks(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[range, range]]:

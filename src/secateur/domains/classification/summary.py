@@ -8,7 +8,8 @@ from typing import Any
 from secateur.couple import Groups
 from secateur.domains.classification.images import Splits
 from secateur.domains.classification.slimming import Slimmed, Stage
-from secateur.graph.axes import Axis, count
+from secateur.graph.axes import Axis
+from secateur.graph.keep import count
 from secateur.graph.node import Ref
 from secateur.penalise.sparsity import GAMMA_EDGES
 from secateur.pipeline import Result

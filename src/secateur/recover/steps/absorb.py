@@ -27,7 +27,8 @@ from secateur.capture import follow
 from secateur.capture.inputs import map_inputs
 from secateur.capture.record import shadow
 from secateur.errors import CaptureError
-from secateur.graph.axes import keep_mask, leaves, positions
+from secateur.graph.axes import leaves
+from secateur.graph.keep import keep_mask, positions
 from secateur.graph.node import Node, Ref, refs_in
 from secateur.recover.step import Recovery, Subject, steps
 

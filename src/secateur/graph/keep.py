@@ -1,0 +1,107 @@
+"""What stays of a dim when positions of its axes go: counts, masks, and where an axis lies in a dim."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.graph.axes import Axis, Expr, Product, Sum, axes_in, parts_of, resolve
+
+Mask: TypeAlias = NDArray[np.bool_]
+
+
+def count(expr: Expr, kept: Mapping[Axis, int]) -> int:
+    """Count the positions that stay, given how many of each axis do; axes not named stay whole.
+
+    Example:
+        >>> from secateur.graph.axes import product
+        >>> heads, width = Axis(8), Axis(64)
+        >>> count(product(heads, width), {heads: 6})
+        384
+    """
+    return _count(resolve(expr), kept)
+
+
+def _count(expr: Expr, kept: Mapping[Axis, int]) -> int:
+    if isinstance(expr, Axis):
+        return kept.get(expr, expr.size)
+    parts = (_count(part, kept) for part in parts_of(expr))
+    return prod(parts) if isinstance(expr, Product) else sum(parts)
+
+
+def keep_mask(expr: Expr, keep: Mapping[Axis, Mask]) -> Mask:
+    """Tell for every position of a dim whether it stays.
+
+    Masks of a product's factors are multiplied (outer product, row-major), masks of a sum's terms joined.
+
+    Args:
+        expr: The dim.
+        keep: A mask per axis; axes not named stay whole.
+
+    Example:
+        >>> from secateur.graph.axes import product
+        >>> a = Axis(2)
+        >>> keep_mask(product(a, Axis(2)), {a: np.array([False, True])}).tolist()
+        [False, False, True, True]
+    """
+    return _keep_mask(resolve(expr), keep)
+
+
+def _keep_mask(expr: Expr, keep: Mapping[Axis, Mask]) -> Mask:
+    if isinstance(expr, Axis):
+        return keep[expr] if expr in keep else np.ones(expr.size, dtype=bool)
+    masks = [_keep_mask(part, keep) for part in parts_of(expr)]
+    if isinstance(expr, Sum):
+        return np.concatenate(masks) if masks else np.ones(0, dtype=bool)
+    result = np.ones(1, dtype=bool)
+    for mask in masks:
+        result = np.logical_and.outer(result, mask).reshape(-1)
+    return result
+
+
+def positions(expr: Expr, leaf: Axis) -> NDArray[np.int64]:
+    """List where in a dim each position of one axis lies.
+
+    Returns:
+        One row for each position of the axis: the positions of the dim that go with it. Only where an axis is
+        multiplied by itself do rows overlap.
+
+    Example:
+        >>> from secateur.graph.axes import product
+        >>> heads, width = Axis(2), Axis(3)
+        >>> positions(product(heads, width), width).tolist()
+        [[0, 3], [1, 4], [2, 5]]
+    """
+    expr = resolve(expr)
+    if _is_multiplied(expr, leaf):
+        each = (np.arange(leaf.size) != at for at in range(leaf.size))
+        return np.stack([np.flatnonzero(~_keep_mask(expr, {leaf: mask})) for mask in each])
+    labels = _labels(expr, leaf)
+    order = np.argsort(labels, kind="stable")
+    return order[np.count_nonzero(labels < 0) :].reshape(leaf.size, -1)
+
+
+def _is_multiplied(expr: Expr, leaf: Axis) -> bool:
+    """Whether some product holds an axis in more than one factor, as the flattened x x^T does."""
+    if isinstance(expr, Axis):
+        return False
+    parts = parts_of(expr)
+    holding = [part for part in parts if any(held is leaf for held in axes_in(part))]
+    return (isinstance(expr, Product) and len(holding) > 1) or any(
+        _is_multiplied(part, leaf) for part in holding
+    )
+
+
+def _labels(expr: Expr, leaf: Axis) -> NDArray[np.int64]:
+    """Which position of the axis each position of a dim belongs to; -1 for none."""
+    if isinstance(expr, Axis):
+        return np.arange(expr.size) if expr is leaf else np.full(expr.size, -1)
+    parts = [_labels(part, leaf) for part in parts_of(expr)]
+    if isinstance(expr, Sum):
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+    result = np.full(1, -1)
+    for part in parts:
+        result = np.maximum.outer(result, part).reshape(-1)
+    return result
