@@ -27,6 +27,7 @@ from secateur.measure import Cost, cost_of
 from secateur.plan import Plan, make_plan
 from secateur.recover import Recovery, Subject
 from secateur.recover import recover as run_recovery
+from secateur.recover import steps as recovery_steps
 from secateur.score import score
 from secateur.score.criterion import Scorer
 from secateur.select import Budget, Selection, select
@@ -76,11 +77,12 @@ class Result:
         console = Console(width=110, file=io.StringIO(), color_system=None)
         console.print(self.table())
         console.print(f"asked {self.plan.requested}; removed {self.plan.achieved:.1%} of the channels")
-        left_alone = len(self.plan.reasons)
-        console.print(f"{len(self.plan.groups)} groups could be cut, {left_alone} were left alone")
+        console.print(
+            f"groups that could be cut: {len(self.plan.groups)}, left alone: {len(self.plan.reasons)}"
+        )
         console.print(f"check: {self.verdict or 'not asked for'}")
         for recovery in self.recovered:
-            console.print(str(recovery))
+            console.print(str(recovery), soft_wrap=True)
         output: Any = console.file
         return output.getvalue().rstrip()
 
@@ -186,6 +188,8 @@ def prune(
         (4, True)
     """
     budget = Budget.of(ratio=ratio, macs=macs, params=params, channels=channels)
+    for name in recover or ():
+        recovery_steps[name]  # an unknown name is better refused before the work than after
     graph = capture(model, example_inputs)
     vetoes = _training_only(model, example_inputs, graph)
     while True:

@@ -183,7 +183,7 @@ class Plan(_Frozen):
         expected, got = self.shapes.get(name), shapes.get(name)
         params = sum(parameter.numel() for parameter in model.parameters())
         raise CheckpointError(
-            f"the plan was made for {self.model} ({self.params:,} parameters), "
+            f"the plan was made for {self.source or self.model} ({self.params:,} parameters), "
             f"got {type(model).__name__} ({params:,})",
             [
                 f"first difference: {name} is {list(got) if got is not None else 'missing'}, "

@@ -4,7 +4,8 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from importlib import metadata
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +21,7 @@ def make_app() -> typer.Typer:
         name="secateur",
         help="Prune any PyTorch network: couple, score, cut, prove, recover.",
         no_args_is_help=True,
+        invoke_without_command=True,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -31,8 +33,15 @@ def make_app() -> typer.Typer:
     return app
 
 
-def _start() -> None:
+def _start(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
     """Prune any PyTorch network: couple, score, cut, prove, recover."""
+    if version:
+        sys.stdout.write(f"secateur {metadata.version('secateur')}, torch {metadata.version('torch')}\n")
+        raise typer.Exit
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -234,7 +234,7 @@ class _Chooser:
 
 
 def _meet(chooser: _Chooser, budget: Budget, sequence: Sequence[int]) -> tuple[list[int], float]:
-    """Take the prefix of the sequence whose cost is nearest to the target."""
+    """Take the shortest prefix of the sequence that the budget allows; for a ratio the nearest one."""
     cost = chooser.cost(budget.kind)
 
     def removed_after(steps: int) -> list[int]:
@@ -251,8 +251,11 @@ def _meet(chooser: _Chooser, budget: Budget, sequence: Sequence[int]) -> tuple[l
             high = middle
         else:
             low = middle + 1
-    candidates = [removed_after(steps) for steps in (low, max(low - 1, 0))]
-    return min(candidates, key=lambda removed: abs(cost(removed) - target)), target
+    within = removed_after(low)
+    if budget.kind != "ratio":
+        return within, target
+    over = removed_after(max(low - 1, 0))
+    return min(within, over, key=lambda removed: abs(cost(removed) - target)), target
 
 
 def _fall_short(

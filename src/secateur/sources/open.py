@@ -129,6 +129,13 @@ def open_model(word: str, arguments: Arguments | None = None) -> Opened:
             f"cannot load {word}: its plan does not say what builds {first.model}",
             do="load it in Python: secateur.load(folder, architecture)",
         )
+    file = Path(first.source.partition(":")[0])
+    if file.suffix == ".py" and file.resolve().is_relative_to(Path(word).resolve()):
+        raise CheckpointError(
+            f"cannot load {word}: its plan asks to run {file}, which lies in the folder itself",
+            ["a saved model must not bring code along"],
+            "if you trust it, load it in Python: secateur.load(folder, architecture)",
+        )
     try:
         built = build(first.source, {**first.source_arguments, **given})
     except RequestError as error:

@@ -6,14 +6,16 @@ images come from. Neither has a test part: what is trained cannot see it.
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jaxtyping import Float
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from secateur.errors import RequestError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class Part(Protocol):
@@ -93,14 +95,14 @@ def require_classifier(model: nn.Module, part: Part) -> None:
     try:
         with torch.no_grad():
             logits_of(model, images.to(device), part.num_classes)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except Exception as error:
         what = f"the model does not accept images of shape {list(images.shape)}"
         first_line = str(error).partition("\n")[0]
         do = "build the model for the data set's channels and image size"
         raise RequestError(what, [f"{type(error).__name__}: {first_line}"], do) from error
 
 
-def make_fabric(device: str, precision: str) -> Fabric:
+def make_fabric(device: str, precision: str) -> "Fabric":
     """Set up Lightning Fabric for one device.
 
     Args:
@@ -128,12 +130,14 @@ def make_fabric(device: str, precision: str) -> Fabric:
         )
     if precision == "16-mixed" and kind == "cpu":
         raise RequestError("precision 16-mixed was asked for on the cpu", do="pass bf16-mixed or 32-true")
+    from lightning_fabric import Fabric  # seconds of imports, which --help does not need
+
     options: Any = {"devices": [int(index or 0)] if kind == "cuda" else 1, "precision": precision}
     return Fabric(accelerator=kind, **options)
 
 
 @contextlib.contextmanager
-def surroundings(fabric: Fabric, threads: int | None) -> Iterator[None]:
+def surroundings(fabric: "Fabric", threads: int | None) -> Iterator[None]:
     """Give back torch's random state and number of threads as they were."""
     before = torch.get_num_threads()
     devices = [fabric.device] if fabric.device.type == "cuda" else []

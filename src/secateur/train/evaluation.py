@@ -2,11 +2,10 @@
 
 import copy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from secateur.train.classifier import (
     Part,
@@ -16,6 +15,9 @@ from secateur.train.classifier import (
     require_classifier,
     surroundings,
 )
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def evaluate(
 
 
 def evaluate_module(
-    fabric: Fabric, module: nn.Module, part: Part, batch_size: int, *, channels_last: bool
+    fabric: "Fabric", module: nn.Module, part: Part, batch_size: int, *, channels_last: bool
 ) -> Evaluation:
     """Classify all images with a module that Fabric has set up; leaves it in eval mode.
 
@@ -94,6 +96,8 @@ def evaluate_module(
     Returns:
         Accuracy (a share), loss, and accuracy per class.
     """
+    from torchmetrics.functional.classification import multiclass_confusion_matrix  # seconds of imports
+
     module.eval()
     classes = part.num_classes
     loss = torch.zeros((), dtype=torch.float64)

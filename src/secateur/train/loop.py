@@ -235,7 +235,7 @@ class _Run:
         if last is None or best is None:
             return
         if not self.config.resume:
-            do = "pass resume=True to go on, overwrite=True to start anew, or another folder"
+            do = "resume it (--resume), overwrite it (--overwrite), or name another folder"
             raise RequestError(f"{folder} already holds a run ({last.name})", do=do)
         checkpoint = read_checkpoint(last)
         _require_same_recipe(folder, checkpoint.recipe, self._recipe())
