@@ -273,3 +273,9 @@ def test_a_ratio_that_rounds_to_nothing_is_an_error_with_every_group():
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(RequestError):
         sc.prune(chain(6, 5), torch.zeros(1, 3), ratio=0.5, **wrong)
+
+
+def test_equal_scores_are_taken_from_all_groups_evenly():
+    groups = GROUPS[2, 32]
+    scores = Scores("equal", {group.name: torch.ones(group.size).double() for group in groups.prunable}, {})
+    assert list(kept(select(groups, scores, Budget.of(ratio=0.5), scope="global")).values()) == [1, 16]

@@ -10,7 +10,7 @@ decides how units of different groups compare:
     local        by rank: every group loses the same share
 
 All give one sequence of units. A budget takes the prefix that meets it best: its cost falls with every unit,
-so a binary search finds it. Ties in score are broken by position, so exactly the asked number goes.
+so a binary search finds it. Equal scores are taken from all groups evenly, so exactly the asked number goes.
 """
 
 from collections import defaultdict
@@ -171,23 +171,23 @@ def _signature(group: Group) -> tuple[object, ...]:
 
 
 def _sequence(units: Sequence[_Unit], scope: str) -> list[int]:
-    """The unit that loses a channel at each step, in order."""
-    classes: dict[object, list[tuple[float, int]]] = defaultdict(list)
+    """The unit that loses a channel at each step, in order; equal scores go from all units evenly."""
+    classes: dict[object, list[tuple[float, float, int]]] = defaultdict(list)
     for index, unit in enumerate(units):
         key = unit.signature if scope == "isomorphic" else None
         steps = unit.size - unit.floor
-        keys = (np.arange(steps) + 0.5) / unit.size if scope == "local" else unit.scores[:steps]
-        classes[key].extend((float(value), index) for value in keys)
+        shares = (np.arange(steps) + 0.5) / unit.size
+        keys = shares if scope == "local" else unit.scores[:steps]
+        classes[key].extend(zip(keys.tolist(), shares.tolist(), [index] * steps, strict=True))
     if len(classes) == 1:
         (only,) = classes.values()
-        return [index for _, index in sorted(only, key=lambda step: step[0])]
+        return [index for _, _, index in sorted(only)]
     merged: list[tuple[float, int]] = []
     for steps_of_class in classes.values():
-        members = {index for _, index in steps_of_class}
-        whole = sum(units[index].size for index in members)
-        ordered = sorted(steps_of_class, key=lambda step: step[0])
-        merged.extend(((rank + 0.5) / whole, index) for rank, (_, index) in enumerate(ordered))
-    return [index for _, index in sorted(merged, key=lambda step: step[0])]
+        whole = sum(units[index].size for index in {index for _, _, index in steps_of_class})
+        ordered = sorted(steps_of_class)
+        merged.extend(((rank + 0.5) / whole, index) for rank, (_, _, index) in enumerate(ordered))
+    return [index for _, index in sorted(merged)]
 
 
 class _Chooser:
