@@ -82,7 +82,7 @@ def test_prune_proves_recovers_warns_and_saves(studio):
     assert sorted(content_of(studio.pruned)) == ["plan.json", "weights.safetensors"]
     plan = plan_of(studio.pruned)
     assert plan.source == "zoo:vgg11"
-    assert plan.command.startswith("secateur ")
+    assert plan.command.startswith("secateur prune ")
     assert plan.achieved == pytest.approx(0.5, abs=0.01)
 
 

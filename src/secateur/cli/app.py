@@ -4,6 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from contextvars import ContextVar
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -11,6 +12,9 @@ import typer
 
 from secateur.errors import SecateurError
 from secateur.registry import Registry
+
+typed: ContextVar[tuple[str, ...]] = ContextVar("typed")
+"""The words after the program's name, for reports and plans that say what made them."""
 
 commands: Registry[Callable[..., None]] = Registry("command", "secateur.cli.commands")
 
@@ -52,6 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it complains of a home that cannot be written
+    typed.set(tuple(sys.argv[1:] if arguments is None else arguments))
     try:
         make_app()(args=arguments, prog_name="secateur")
     except SecateurError as error:

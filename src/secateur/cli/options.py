@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 import typer
 from torch import Tensor
 
+from secateur.cli.app import typed
 from secateur.domains.classification import Splits, load
 from secateur.errors import RequestError
 from secateur.sources import Opened
@@ -148,4 +150,4 @@ def say(line: str) -> None:
 
 def command_line() -> str:
     """The command as typed, for reports and plans."""
-    return " ".join(["secateur", *sys.argv[1:]])
+    return shlex.join(["secateur", *typed.get()])
