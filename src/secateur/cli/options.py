@@ -15,7 +15,8 @@ from torch import Tensor
 from secateur.cli.app import typed
 from secateur.domains.classification import Splits, load
 from secateur.errors import RequestError
-from secateur.sources import Opened
+from secateur.sources import Opened, open_model
+from secateur.train.classifier import choose_device
 
 ModelWord: TypeAlias = Annotated[
     str,
@@ -70,8 +71,16 @@ def model_arguments(words: Sequence[str] | None) -> dict[str, Any]:
     return arguments
 
 
+def open_placed(word: str, arguments: Mapping[str, Any], seed: int, device: str) -> Opened:
+    """Open a model on a device; the seed decides the initial weights of an architecture."""
+    torch.manual_seed(seed)
+    opened = open_model(word, arguments)
+    opened.model.to(choose_device(device))
+    return opened
+
+
 def example_input(shape: str | None, opened: Opened) -> Tensor:
-    """Make an example input from `--input`, or from what the model's source knows.
+    """Make an example input from `--input`, or from what the model's source knows, on the model's device.
 
     Raises:
         RequestError: Neither says.
@@ -80,12 +89,17 @@ def example_input(shape: str | None, opened: Opened) -> Tensor:
         sizes = shape.replace("x", ",").split(",")
         if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
             raise RequestError(f"--input is '{shape}'", do="write it as positive sizes, such as 1,3,224,224")
-        return torch.zeros([int(size) for size in sizes])
+        return _place([int(size) for size in sizes], opened)
     if opened.input_shape is None:
         raise RequestError(
             f"the input of {opened.plan.model} is not known", do="pass its shape, such as --input 1,3,224,224"
         )
-    return torch.zeros(opened.input_shape)
+    return _place(opened.input_shape, opened)
+
+
+def _place(shape: Sequence[int], opened: Opened) -> Tensor:
+    device = next((parameter.device for parameter in opened.model.parameters()), None)
+    return torch.zeros(*shape, device=device)
 
 
 def require_other_folder(word: str, save: Path) -> None:

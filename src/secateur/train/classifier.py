@@ -102,18 +102,18 @@ def require_classifier(model: nn.Module, part: Part) -> None:
         raise RequestError(what, [f"{type(error).__name__}: {first_line}"], do) from error
 
 
-def make_fabric(device: str, precision: str) -> "Fabric":
-    """Set up Lightning Fabric for one device.
+def choose_device(device: str) -> torch.device:
+    """Find the device that a word means.
 
     Args:
-        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
-        precision: One of Fabric's names.
-
-    Returns:
-        The set-up.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
 
     Raises:
-        RequestError: The device is unknown or absent, or cannot do the precision.
+        RequestError: The device is unknown or absent.
+
+    Example:
+        >>> choose_device("cpu")
+        device(type='cpu')
     """
     kind, _, index = device.partition(":")
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -128,12 +128,29 @@ def make_fabric(device: str, precision: str) -> "Fabric":
         raise RequestError(
             f"device '{device}' was asked for, but torch does not see it", do="pass cpu or auto"
         )
-    if precision == "16-mixed" and kind == "cpu":
+    return torch.device(kind, int(index or 0)) if kind == "cuda" else torch.device(kind)
+
+
+def make_fabric(device: str, precision: str) -> "Fabric":
+    """Set up Lightning Fabric for one device.
+
+    Args:
+        device: As for `choose_device`.
+        precision: One of Fabric's names.
+
+    Returns:
+        The set-up.
+
+    Raises:
+        RequestError: The device is unknown or absent, or cannot do the precision.
+    """
+    chosen = choose_device(device)
+    if precision == "16-mixed" and chosen.type == "cpu":
         raise RequestError("precision 16-mixed was asked for on the cpu", do="pass bf16-mixed or 32-true")
     from lightning_fabric import Fabric  # seconds of imports, which --help does not need
 
-    options: Any = {"devices": [int(index or 0)] if kind == "cuda" else 1, "precision": precision}
-    return Fabric(accelerator=kind, **options)
+    options: Any = {"devices": 1 if chosen.index is None else [chosen.index], "precision": precision}
+    return Fabric(accelerator=chosen.type, **options)
 
 
 @contextlib.contextmanager

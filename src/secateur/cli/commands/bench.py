@@ -8,15 +8,17 @@ import typer
 from secateur.cli.app import commands
 from secateur.cli.options import (
     AsJson,
+    Device,
     InputShape,
     ModelArguments,
     ModelWord,
+    Seed,
     emit,
     example_input,
     model_arguments,
+    open_placed,
 )
 from secateur.measure import latency
-from secateur.sources import open_model
 
 
 @commands("bench")
@@ -27,13 +29,15 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, help="Inputs per forward pass.")] = 1,
     repeats: Annotated[int, typer.Option(min=3, help="Timed passes.")] = 30,
     threads: Annotated[int, typer.Option(min=1, help="Threads inside an operator.")] = 1,
+    seed: Seed = 0,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Time a model's forward pass: median and quartiles.
 
     Example: secateur bench runs/tuned --batch 16 --threads 2
     """
-    opened = open_model(model, model_arguments(arg))
+    opened = open_placed(model, model_arguments(arg), seed, device)
     example = example_input(input_shape, opened)
     inputs = example[:1].expand(batch, *example.shape[1:]).contiguous()
     timing = latency(opened.model, inputs, repeats=repeats, threads=threads)

@@ -10,6 +10,7 @@ from secateur.check import compare_records, keep_masks, verify
 from secateur.cli.app import commands
 from secateur.cli.options import (
     AsJson,
+    Device,
     InputShape,
     ModelArguments,
     ModelWord,
@@ -17,10 +18,10 @@ from secateur.cli.options import (
     emit,
     example_input,
     model_arguments,
+    open_placed,
 )
 from secateur.errors import CheckpointError, RequestError
 from secateur.pipeline import couple
-from secateur.sources import open_model
 from secateur.write.checkpoint import WEIGHTS, apply_saved, load_state, read_saved
 
 
@@ -31,6 +32,7 @@ def check(
     arg: ModelArguments = None,
     input_shape: InputShape = None,
     seed: Seed = 0,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Prove by shape and by number that a saved plan cuts a model without changing what it computes.
@@ -40,7 +42,7 @@ def check(
 
     Example: secateur check runs/sparse runs/pruned
     """
-    opened = open_model(dense, model_arguments(arg))
+    opened = open_placed(dense, model_arguments(arg), seed, device)
     saved, tensors = read_saved(pruned)
     plan = saved.model_copy(update={"previous": None})
     if not plan.groups:

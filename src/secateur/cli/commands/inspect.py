@@ -7,16 +7,18 @@ import typer
 from secateur.cli.app import commands
 from secateur.cli.options import (
     AsJson,
+    Device,
     InputShape,
     ModelArguments,
     ModelWord,
+    Seed,
     emit,
     example_input,
     model_arguments,
+    open_placed,
 )
 from secateur.measure import cost_of
 from secateur.pipeline import couple
-from secateur.sources import open_model
 
 
 @commands("inspect")
@@ -27,13 +29,15 @@ def inspect(
     protect: Annotated[
         list[str] | None, typer.Option(help="Module or parameter pattern to keep whole; may be repeated.")
     ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Show which channels belong together, and what is protected and why.
 
     Example: secateur inspect torchvision:resnet18 --protect 'layer4.*'
     """
-    opened = open_model(model, model_arguments(arg))
+    opened = open_placed(model, model_arguments(arg), seed, device)
     groups = couple(opened.model, example_input(input_shape, opened), protect or ())
     cost = cost_of(opened.model, groups)
     numbers = {

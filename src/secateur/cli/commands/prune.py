@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from secateur.cli.app import commands
 from secateur.cli.options import (
     AsJson,
+    Device,
     InputShape,
     ModelArguments,
     ModelWord,
@@ -19,6 +20,7 @@ from secateur.cli.options import (
     emit,
     example_input,
     model_arguments,
+    open_placed,
     require_other_folder,
     say,
 )
@@ -27,7 +29,6 @@ from secateur.penalise.scales import prunable_scales
 from secateur.penalise.sparsity import near_zero_share
 from secateur.pipeline import Result, couple
 from secateur.pipeline import prune as prune_model
-from secateur.sources import open_model
 from secateur.train.checkpoint import last_folder
 from secateur.write.checkpoint import load_state, read_state, save_model
 
@@ -63,6 +64,7 @@ def prune(
     check: Annotated[bool, typer.Option(help="Prove that masked == cut.")] = True,
     input_shape: InputShape = None,
     seed: Seed = 0,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Cut channels out of a model, prove the result and save it.
@@ -75,7 +77,7 @@ def prune(
             f"{save} holds a training run", do="name another folder: its weights would be lost"
         )
     torch.manual_seed(seed)  # fresh weights are drawn
-    opened = open_model(model, model_arguments(arg))
+    opened = open_placed(model, model_arguments(arg), seed, device)
     if weights is not None:
         load_state(opened.model, read_state(weights), weights)
     example = example_input(input_shape, opened)
