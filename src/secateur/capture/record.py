@@ -109,7 +109,7 @@ def record(
     Returns:
         The record, partial if the model failed, and what it failed with.
     """
-    held = shadow(model, with_buffers=True).train(training)
+    held = shadow(model).train(training)
     recorder = Recorder(held)
     outputs: list[Tensor] = []
     failure: Exception | None = None
@@ -131,16 +131,9 @@ def record(
     return recorder.finish(outputs, "real" if substrate == "real" else "fake"), failure
 
 
-def shadow(model: nn.Module, *, with_buffers: bool = False) -> nn.Module:
-    """Copy the structure of a model and share its tensors.
-
-    Args:
-        model: The model to copy.
-        with_buffers: Copy the buffers too, for runs that may write them.
-    """
+def shadow(model: nn.Module) -> nn.Module:
+    """Copy the structure and the buffers of a model, which a run may write, and share its parameters."""
     memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
-    if not with_buffers:
-        memo.update({id(buffer): buffer for buffer in model.buffers()})
     return copy.deepcopy(model, memo)
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 from secateur.cli.options import emit, example_of, say
 from secateur.domains.classification import Splits
-from secateur.domains.classification.slimming import outlook
+from secateur.domains.classification.slimming import outlook, penalised_scales
 from secateur.errors import RequestError
 from secateur.penalise import Penalty, penalties
-from secateur.penalise.scales import prunable_scales
 from secateur.pipeline import couple, measure
 from secateur.sources import Opened
 from secateur.train import FitConfig, evaluate, fit
@@ -75,12 +74,7 @@ def _penalty(session: Session, config: FitConfig) -> Penalty | None:
         return None
     make = penalties[session.sparsity]
     model = session.opened.model
-    scales = prunable_scales(model, couple(model, example_of(session.data)))
-    if not scales:
-        raise RequestError(
-            f"penalty {session.sparsity} has nothing to act on: no prunable channel has a batch-norm scale",
-            do="use a model with batch norm",
-        )
+    scales = penalised_scales(model, couple(model, example_of(session.data)), session.sparsity)
     initial = sum(float(scale.detach().abs().mean()) for scale in scales) / len(scales)
     say(str(outlook(config, session.strength, len(session.data.train), initial)))
     return make(scales, session.strength)

@@ -168,11 +168,16 @@ def fit_sparse(
     Raises:
         RequestError: No prunable channel has a batch-norm scale.
     """
-    scales = _require_scales(model, couple(model, example), penalty)
+    scales = penalised_scales(model, couple(model, example), penalty)
     return fit(model, data, config, penalties[penalty](scales, strength))
 
 
-def _require_scales(model: nn.Module, groups: Groups, penalty: str = "bn-l1") -> list[nn.Parameter]:
+def penalised_scales(model: nn.Module, groups: Groups, penalty: str = "bn-l1") -> list[nn.Parameter]:
+    """The batch-norm scales that a penalty acts on: those whose channels can be cut.
+
+    Raises:
+        RequestError: There are none.
+    """
     scales = prunable_scales(model, groups)
     if not scales:
         raise RequestError(
@@ -238,7 +243,7 @@ def slim(
     """
     run = _Run(data, config, say)
     groups = couple(model, run.example)
-    _require_scales(model, groups)
+    penalised_scales(model, groups)
     say(f"training {plan.model} on {data.spec.name}, {config.dense.epochs} epochs")
     fitted = fit(model, data, config.dense)
     dense = run.stage("dense", fitted.model, plan, fitted)

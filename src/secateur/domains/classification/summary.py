@@ -222,13 +222,3 @@ def verdict_row(result: Result) -> VerdictRow | None:
     if verdict is None:
         return None
     return VerdictRow(verdict.status, verdict.relative_error, verdict.nodes, str(verdict))
-
-
-def plan_numbers(plan: Plan) -> dict[str, float | int | str]:
-    """A plan as `--json` prints it."""
-    return {
-        "requested": plan.requested,
-        "achieved_ratio": plan.achieved,
-        "channels_before": sum(group.size for group in plan.groups),
-        "channels_after": sum(len(group.keep) for group in plan.groups),
-    }

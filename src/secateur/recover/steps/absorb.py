@@ -81,7 +81,7 @@ def absorb(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
         A new model, and for each layer that lost inputs what was done.
     """
     watcher = _Watcher(subject)
-    original = shadow(subject.original, with_buffers=True).eval()
+    original = shadow(subject.original).eval()
     if subject.data is None:
         follow(_silence(subject), subject.example_inputs, subject.groups.graph, watcher)
         _probe(original, subject, watcher)
