@@ -7,6 +7,7 @@ import io
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from secateur.capture import capture
+from secateur.capture import Trace, capture, trace
 from secateur.capture.inputs import without_labels
 from secateur.capture.record import record
-from secateur.check import Deviation, Verdict, compare_records, keep_masks, verify
+from secateur.check import Deviation, Verdict, compare_records, keep_masks, scalars_that_differ, verify
 from secateur.couple import Groups, couple_graph, has_unused_parameters, read_in_training_only
+from secateur.cut import Followed, follow_integers
 from secateur.errors import CheckError, CutError, NoEffectWarning, RequestError
 from secateur.graph.axes import Axis
 from secateur.graph.keep import Mask
@@ -192,16 +194,14 @@ def prune(
         recovery_steps[name]  # an unknown name is better refused before the work than after
     graph = capture(model, example_inputs)
     vetoes = _training_only(model, example_inputs, graph)
+    cutter = _Cutter(model, example_inputs, graph)
     while True:
         groups = couple_graph(graph, protect, vetoes)
         scores = score(model, groups, criterion, seed)
         selection = select(groups, scores, budget, scope=scope, min_keep=min_keep, round_to=round_to)
         _require_effect(groups, selection, budget)
         plan = make_plan(model, groups, selection.keep, requested=str(budget), reasons=selection.reasons)
-        cut = plan.apply(model)
-        cut_graph, failure = record(cut, example_inputs, graph.substrate)
-        keep = keep_masks(groups, plan)
-        deviation = compare_records(groups, _counts(keep), cut_graph, failure)
+        plan, cut, cut_graph, deviation = cutter.cut(groups, plan)
         if deviation is None:
             break
         _veto(groups, deviation, vetoes)
@@ -279,6 +279,55 @@ def _require_effect(groups: Groups, selection: Selection, budget: Budget) -> Non
 
 def _counts(keep: Mapping[Axis, Mask]) -> dict[Axis, int]:
     return {held: int(mask.sum()) for held, mask in keep.items()}
+
+
+class _Cutter:
+    """Cuts a model by plans, and lets its integers follow where its own Python does not."""
+
+    def __init__(self, model: nn.Module, example_inputs: Any, graph: Graph) -> None:
+        self.model = model
+        self.example_inputs = example_inputs
+        self.graph = graph
+        self.has_followed = False
+
+    @cached_property
+    def trace(self) -> Trace | None:
+        """Where the integers of the model come from; looked for when it is first needed."""
+        return trace(self.model, self.example_inputs, self.graph)
+
+    def cut(self, groups: Groups, plan: Plan) -> tuple[Plan, nn.Module, Graph, Deviation | None]:
+        """Cut, record again and compare; returns the plan as followed, and the first deviation if any."""
+        counts = _counts(keep_masks(groups, plan))
+        if not self.has_followed:
+            cut, cut_graph, deviation = self._try(groups, plan, counts)
+            if deviation is None or self.trace is None:
+                return plan, cut, cut_graph, deviation
+            self.has_followed = True
+        if self.trace is None:
+            return plan, *self._try(groups, plan, counts)
+        changed = {held: left for held, left in counts.items() if left < held.size}
+        return self._follow(groups, plan, counts, follow_integers(groups, changed, self.trace), self.trace)
+
+    def _follow(
+        self, groups: Groups, plan: Plan, counts: Mapping[Axis, int], followed: Followed, trace: Trace
+    ) -> tuple[Plan, nn.Module, Graph, Deviation | None]:
+        """Let fields and calls follow; then hold the scalars that still come out otherwise."""
+        known: set[object] = set()
+        while True:
+            better = plan.following(followed)
+            cut, cut_graph, deviation = self._try(groups, better, counts)
+            scalars = scalars_that_differ(groups, cut_graph) if deviation else {}
+            if not scalars.keys() - known:
+                return better, cut, cut_graph, deviation
+            known |= scalars.keys()
+            followed = followed.holding(scalars, trace)
+
+    def _try(
+        self, groups: Groups, plan: Plan, counts: Mapping[Axis, int]
+    ) -> tuple[nn.Module, Graph, Deviation | None]:
+        cut = plan.apply(self.model)
+        cut_graph, failure = record(cut, self.example_inputs, self.graph.substrate)
+        return cut, cut_graph, compare_records(groups, counts, cut_graph, failure)
 
 
 def _veto(groups: Groups, deviation: Deviation, vetoes: dict[str, str]) -> None:

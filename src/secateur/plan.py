@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from secateur.couple import Groups
-from secateur.cut import attributes_of, slice_model
-from secateur.errors import CheckpointError
+from secateur.cut import Correction, Followed, attributes_of, slice_model
+from secateur.errors import CheckpointError, RequestError
 from secateur.graph.axes import Axis, Expr, Product, axis, leaves, product, resolve, total
 from secateur.graph.keep import Mask, count, keep_mask
 
@@ -69,13 +69,17 @@ class Plan(_Frozen):
         shapes: Shape of every parameter and buffer before the cut.
         groups: The groups and what they keep.
         tensors: For each tensor that shrinks, its dims as expressions.
-        attributes: For each module, the attributes that are sizes, as expressions.
+        attributes: For each module, the attributes that are sizes, as expressions; dots lead into objects
+            (a config) and tuples.
+        corrections: For each module, the numbers that its forward must pass otherwise than it computes them.
         requested: What was asked for, as words.
         achieved: Share of the channels of the groups that is removed.
         command: The command line or call that made it.
         reasons: Why the groups that are not in the plan were left alone.
         source: The word for the uncut architecture, "zoo:vgg11", and the arguments that built it.
         previous: The plan that made the model which this one cuts further.
+        ties: Further names of a tensor, each with the name that comes first.
+        unsaved: Buffers that a state dict leaves out.
 
     Example:
         >>> import torch, secateur as sc
@@ -95,6 +99,7 @@ class Plan(_Frozen):
     groups: tuple[PlanGroup, ...]
     tensors: Mapping[str, tuple[Spec, ...]]
     attributes: Mapping[str, Mapping[str, Spec | tuple[Spec, ...]]]
+    corrections: Mapping[str, tuple[Correction, ...]] = {}
     requested: str = ""
     achieved: float = 0.0
     command: str = ""
@@ -102,6 +107,13 @@ class Plan(_Frozen):
     source: str = ""
     source_arguments: Mapping[str, str | int | float | bool] = {}
     previous: "Plan | None" = None
+    ties: Mapping[str, str] = {}
+    unsaved: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> "Plan":
+        """The first of the plans that follow each other: the one for the uncut architecture."""
+        return self if self.previous is None else self.previous.first
 
     @property
     def keep(self) -> dict[str, tuple[int, ...]]:
@@ -159,15 +171,57 @@ class Plan(_Frozen):
         if self.previous is not None:
             model = self.previous.apply(model)
         self.require_fit(model)
-        masks = {
-            name: [keep_mask(self._expr(spec), self._keep) for spec in specs]
-            for name, specs in self.tensors.items()
-        }
+        masks = {name: self._own_masks(name) for name in self.tensors}
         attributes = {
             module: {name: self._size(spec) for name, spec in sizes.items()}
             for module, sizes in self.attributes.items()
         }
-        return slice_model(model, masks, attributes)
+        return slice_model(model, masks, attributes, self.corrections)
+
+    def following(self, followed: Followed) -> "Plan":
+        """This plan with the integers of the model's Python following it."""
+        attributes = {module: dict(sizes) for module, sizes in self.attributes.items()}
+        for held, number in followed.fields.items():
+            sizes = attributes.setdefault(held.module, {})
+            if held.path[0] not in sizes:
+                sizes[".".join(map(str, held.path))] = number
+        return self.model_copy(update={"attributes": attributes, "corrections": followed.corrections})
+
+    def masks(self, name: str) -> list[Mask]:
+        """Tell which positions of a tensor of the uncut architecture stay, after all plans in a row.
+
+        Args:
+            name: A parameter or buffer.
+
+        Returns:
+            For each dim a mask over its uncut positions.
+
+        Raises:
+            RequestError: The uncut architecture has no such tensor.
+
+        Example:
+            >>> import torch, secateur as sc
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+            >>> plan = sc.prune(model, torch.zeros(1, 4), ratio=0.5).plan
+            >>> [int(mask.sum()) for mask in plan.masks("1.weight")]
+            [2, 4]
+        """
+        if name not in self.shapes:
+            raise RequestError(
+                f"the plan for {self.model} knows no tensor '{name}'",
+                [f"it has: {', '.join(list(self.shapes)[:8])}, ..."],
+                "give the full name of a parameter or buffer",
+            )
+        masks = self._own_masks(name)
+        if self.previous is None:
+            return masks
+        for whole, mask in zip(before := self.previous.masks(name), masks, strict=True):
+            whole[whole] = mask
+        return before
+
+    def _own_masks(self, name: str) -> list[Mask]:
+        specs = self.tensors.get(name, self.shapes[name])
+        return [keep_mask(self._expr(spec), self._keep).copy() for spec in specs]
 
     def require_fit(self, model: nn.Module) -> None:
         """Refuse a model whose tensors have other names or shapes.
@@ -244,6 +298,22 @@ def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in named}
 
 
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Further names of tensors that have several, each with the name that comes first."""
+    first: dict[int, str] = {}
+    named = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    return {name: found for name, tensor in named if (found := first.setdefault(id(tensor), name)) != name}
+
+
+def unsaved_names(model: nn.Module) -> tuple[str, ...]:
+    """Buffers that the model's state dict leaves out."""
+    saved = model.state_dict(keep_vars=True)
+    return tuple(name for name, _ in model.named_buffers(remove_duplicate=False) if name not in saved)
+
+
 def fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:
     """Hash the names and shapes of an architecture's tensors."""
     text = "\n".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))
@@ -303,6 +373,8 @@ def make_plan(
         requested=requested,
         achieved=1 - kept / sizes_before if sizes_before else 0.0,
         reasons=dict(reasons or {}),
+        ties=tied_names(model),
+        unsaved=unsaved_names(model),
     )
 
 
@@ -322,6 +394,8 @@ def identity_plan(
         requested="nothing",
         source=source,
         source_arguments=dict(source_arguments),
+        ties=tied_names(model),
+        unsaved=unsaved_names(model),
     )
 
 

@@ -148,7 +148,7 @@ def test_a_scalar_that_only_scales_needs_no_real_tensors():
         def forward(self, x):
             return x * x.sum().item()
 
-    assert capture(Scaled(), X).substrate == "fake"
+    assert capture(Scaled(), X).substrate == "symbolic"
 
 
 def test_multi_head_attention_is_not_fused_away():

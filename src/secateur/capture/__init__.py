@@ -3,5 +3,6 @@
 from secateur.capture.follow import Step, follow
 from secateur.capture.inputs import as_call, cast_inputs, output_tensors
 from secateur.capture.record import capture
+from secateur.capture.trace import Site, Trace, trace
 
-__all__ = ["Step", "as_call", "capture", "cast_inputs", "follow", "output_tensors"]
+__all__ = ["Site", "Step", "Trace", "as_call", "capture", "cast_inputs", "follow", "output_tensors", "trace"]

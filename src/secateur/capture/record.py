@@ -6,8 +6,9 @@ first: no memory, no arithmetic. Real tensors where a model looks at numbers.
 """
 
 import copy
+import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -96,7 +97,12 @@ def _shapes_of(example_inputs: Any) -> list[str]:
 
 
 def record(
-    model: nn.Module, example_inputs: Any, substrate: str, *, training: bool = False
+    model: nn.Module,
+    example_inputs: Any,
+    substrate: str,
+    *,
+    training: bool = False,
+    make: "Callable[[nn.Module], Recorder] | None" = None,
 ) -> tuple[Graph, Exception | None]:
     """Record as far as the model runs.
 
@@ -105,12 +111,13 @@ def record(
         example_inputs: As for `capture`.
         substrate: "fake", "symbolic" (fake, with numbers as symbols) or "real".
         training: Run the copy in training mode; else in eval mode.
+        make: Makes the recorder; None is a plain one.
 
     Returns:
         The record, partial if the model failed, and what it failed with.
     """
     held = shadow(model).train(training)
-    recorder = Recorder(held)
+    recorder = (make or Recorder)(held)
     outputs: list[Tensor] = []
     failure: Exception | None = None
     with recording_context(), ExitStack() as stack:
@@ -128,7 +135,7 @@ def record(
             outputs = require_tensors(output)
         except Exception as error:  # noqa: BLE001 - a foreign model may raise anything
             failure = error
-    return recorder.finish(outputs, "real" if substrate == "real" else "fake"), failure
+    return recorder.finish(outputs, substrate), failure
 
 
 def shadow(model: nn.Module) -> nn.Module:
@@ -139,13 +146,19 @@ def shadow(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def recording_context() -> Iterator[None]:
-    """Keep composite operators whole and the fused attention path off."""
+    """Keep composite operators whole and the fused attention path off.
+
+    A cut model that does not run is a normal step of the search; PyTorch's log of it stays silent.
+    """
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    was_silent, log.disabled = log.disabled, True
     try:
         with torch.inference_mode():
             yield
     finally:
+        log.disabled = was_silent
         torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
@@ -157,8 +170,11 @@ def operator_name(func: Any) -> str:
 
 
 def is_recorded(func: Any) -> bool:
-    """Whether a dispatched call is an operator on tensors rather than a query of sizes."""
-    return operator_name(func) not in _SKIPPED
+    """Whether a dispatched call is an operator on tensors rather than a query of sizes.
+
+    PyTorch's factories detach their result only if someone else holds it, so a `detach` says nothing.
+    """
+    return operator_name(func) not in _SKIPPED and func is not _ATEN.detach.default
 
 
 @cache
@@ -218,7 +234,12 @@ class Recorder(TorchDispatchMode):
             self.inputs.append(self._add(tensor, "input"))
         return tensor
 
-    def _leave(self, *_: Any) -> None:
+    def enter(self, name: str) -> None:
+        """A module starts to run."""
+        self._stack.append(name)
+
+    def leave(self) -> None:
+        """The module that started last ends."""
         self._stack.pop()
 
     @contextmanager
@@ -226,8 +247,8 @@ class Recorder(TorchDispatchMode):
         """Follow which modules run, by hooks on our own copy."""
         handles = []
         for name, module in self.model.named_modules():
-            handles.append(module.register_forward_pre_hook(lambda *_, n=name: self._stack.append(n)))
-            handles.append(module.register_forward_hook(self._leave, always_call=True))
+            handles.append(module.register_forward_pre_hook(lambda *_, n=name: self.enter(n)))
+            handles.append(module.register_forward_hook(lambda *_: self.leave(), always_call=True))
         try:
             yield
         finally:
@@ -238,7 +259,7 @@ class Recorder(TorchDispatchMode):
         """Run the operator and write it down."""
         kwargs = kwargs or {}
         if not is_recorded(func):
-            return func(*args, **kwargs)
+            return self._alias(func(*args, **kwargs), args)
         named = {name: self._argument(value) for name, value in schema_arguments(func, args, kwargs)}
         output = _run(func, args, kwargs)
         outputs = output if isinstance(output, (tuple, list)) else (output,)
@@ -257,6 +278,13 @@ class Recorder(TorchDispatchMode):
                 is_pointwise=is_pointwise(func),
             )
         )
+        return output
+
+    def _alias(self, output: Any, args: Sequence[Any]) -> Any:
+        """Know the result of an operator that is not recorded, a tensor, as the value that it shows."""
+        if isinstance(output, Tensor) and id(args[0]) in self._index_of:
+            self._index_of[id(output)] = self._index_of[id(args[0])]
+            self._alive.append(output)
         return output
 
     def _argument(self, value: Any) -> Any:

@@ -1,9 +1,10 @@
 """The proof by number: masked(x) == cut(x).
 
 The reference is the original model, its own Python, on full-size tensors, in which removed positions
-contribute nothing: after every operator they are set to zero, so that no consumer sees them; operators that
-take statistics over a cut axis see the kept positions only. In float64, with the real parameters and with
-randomised ones (default initialisation hides wrong cuts at 1e-6; a wrong cut shows 0.005 to 3).
+contribute nothing: in the parameters and after every operator they are set to zero, so that no consumer sees
+them; operators that take statistics over a cut axis see the kept positions only. In float64, with the real
+parameters and with randomised ones (default initialisation hides wrong cuts at 1e-6; a wrong cut shows 0.005
+to 3).
 """
 
 import copy
@@ -58,6 +59,7 @@ def compare_numbers(
     )
     reference = copy.deepcopy(model).double().eval()
     masker = _Masker(groups, keep)
+    masker.mask_parameters(reference)
     with _same_draws(seed):
         expected = output_tensors(follow(reference, _copy(inputs), groups.graph, masker))
     args, kwargs = as_call(_copy(inputs))
@@ -147,6 +149,13 @@ class _Masker:
             if isinstance(tensor, Tensor) and ref is not None and not _is_view(step, tensor):
                 self._mask(tensor, self.groups.findings.dims[ref.value])
         return output
+
+    def mask_parameters(self, model: nn.Module) -> None:
+        """Set removed positions of parameters to zero, for what is computed from parameters alone."""
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.is_floating_point():
+                    self._mask(parameter, self.groups.dims(name))
 
     def _is_cut(self, expr: Expr) -> bool:
         return any(leaf in self.changed for leaf in leaves(expr))

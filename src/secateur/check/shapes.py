@@ -11,9 +11,10 @@ from itertools import zip_longest
 from typing import Any
 
 from secateur.couple import Groups
+from secateur.cut import predict
 from secateur.graph.axes import Axis, Expr, leaves
 from secateur.graph.keep import count
-from secateur.graph.node import Graph, Node, literals_in, refs_in
+from secateur.graph.node import Graph, Node, Path, literals_in, refs_in
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,30 @@ def compare_records(
     return None
 
 
+def scalars_that_differ(groups: Groups, cut: Graph) -> dict[tuple[int, Path], tuple[float, float]]:
+    """Find the numbers that a cut model computes from a size: the attention scale is one.
+
+    Args:
+        groups: The groups of the original.
+        cut: The record of the cut model, partial if it failed.
+
+    Returns:
+        By node index and argument path: the number before and after, where no dim's size was expected.
+    """
+    found: dict[tuple[int, Path], tuple[Any, Any]] = {}
+    for node, other in zip(groups.graph.nodes, cut.nodes, strict=False):
+        if node.op != other.op:
+            break
+        theirs = dict(item for name, arg in other.args.items() for item in literals_in(arg, (name,)))
+        for path, value in (item for name, arg in node.args.items() for item in literals_in(arg, (name,))):
+            got = theirs.get(path)
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            is_bound = (node.index, path) in groups.findings.literals
+            if is_number and not is_bound and got != value and type(got) is type(value):
+                found[node.index, path] = (value, got)
+    return found
+
+
 def _compare(
     groups: Groups, changed: Mapping[Axis, int], node: Node, other: Node, cut: Graph
 ) -> Deviation | None:
@@ -73,7 +98,7 @@ def _compare(
     ours = dict(item for name, arg in node.args.items() for item in literals_in(arg, (name,)))
     for path, value in ours.items():
         expr = literals.get((node.index, path))
-        predicted: Any = value if expr is None else _predict(expr, value, changed)
+        predicted: Any = value if expr is None else predict(expr, value, changed)
         if theirs.get(path) != predicted:
             what = f"argument {'.'.join(map(str, path))} is {theirs.get(path)} where {predicted} is predicted"
             suspects = _cut_leaves([expr], changed) if expr is not None else ()
@@ -87,12 +112,6 @@ def _compare(
             what = f"shape is {list(cut.values[got.value].shape)} where {list(shape)} is predicted"
             return Deviation(node, what, _suspects(groups, node, changed))
     return None
-
-
-def _predict(expr: Expr, value: int, changed: Mapping[Axis, int]) -> int:
-    """A size that nothing cuts stays as written: -1, or a number beyond the end."""
-    after = count(expr, changed)
-    return value if after == expr.size else after
 
 
 def _cut_leaves(exprs: list[Expr], changed: Mapping[Axis, int]) -> tuple[Axis, ...]:

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from secateur.graph.axes import ONE, Expr, axis, protect, renormalise
 from secateur.graph.equation import Dots, Equation, Letter, build, solve_sizes
-from secateur.graph.node import Graph, Node, Ref
+from secateur.graph.node import Graph, Node, Path, Ref
 from secateur.graph.unify import equate
-
-Path: TypeAlias = tuple[Any, ...]
 
 
 @dataclass

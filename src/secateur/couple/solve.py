@@ -233,7 +233,7 @@ def _names(members: Mapping[Axis, list[Member]]) -> dict[Axis, str]:
     names: dict[Axis, str] = {}
     taken: dict[str, int] = defaultdict(int)
     for leaf, held in members.items():
-        if leaf.structural:
+        if leaf.structural and all(member.dim for member in held):
             continue
         makers = [member for member in held if not member.is_contracted and member.rank > 1]
         maker = (makers or held)[0]

@@ -1,6 +1,8 @@
-"""Cut: slice a model's tensors and let the attributes of its modules follow."""
+"""Cut: slice a model's tensors and let the integers of its Python follow."""
 
 from secateur.cut.attributes import attributes_of
+from secateur.cut.corrections import Correction
+from secateur.cut.follow import Followed, follow_integers, predict
 from secateur.cut.slicing import slice_model
 
-__all__ = ["attributes_of", "slice_model"]
+__all__ = ["Correction", "Followed", "attributes_of", "follow_integers", "predict", "slice_model"]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.cut.corrections import Correction, correct
 from secateur.graph.keep import Mask
 
 
@@ -40,6 +41,7 @@ def slice_model(
     model: nn.Module,
     masks: Mapping[str, Sequence[Mask]],
     attributes: Mapping[str, Mapping[str, Any]],
+    corrections: Mapping[str, Sequence[Correction]] | None = None,
 ) -> nn.Module:
     """Make a new model of the same class with sliced tensors and new integers.
 
@@ -49,7 +51,8 @@ def slice_model(
     Args:
         model: The original; not changed.
         masks: For each parameter or buffer that shrinks, a mask for each dim.
-        attributes: For each module, the attributes to set.
+        attributes: For each module, the attributes to set; dots lead into objects and tuples.
+        corrections: For each module, the calls to correct.
     """
     memo: dict[int, Any] = {}
     named: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
@@ -65,6 +68,37 @@ def slice_model(
     result = copy.deepcopy(model, memo)
     for name, values in attributes.items():
         module = result.get_submodule(name)
-        for attribute, value in values.items():
-            setattr(module, attribute, value)
+        for path, value in values.items():
+            set_field(module, path.split("."), value)
+    for name, changes in (corrections or {}).items():
+        correct(result.get_submodule(name), changes)
     return result
+
+
+def set_field(module: nn.Module, path: Sequence[str], value: Any) -> None:
+    """Set an attribute of a module, or a number inside one: a field of a config, a position of a tuple.
+
+    Objects on the way are copied, as other modules may hold them too.
+
+    Example:
+        >>> module = nn.Identity()
+        >>> module.shape = (3, 4)
+        >>> set_field(module, ["shape", "1"], 2)
+        >>> module.shape
+        (3, 2)
+    """
+    first, *rest = path
+    if rest:
+        value = _with_field(module.__dict__[first], rest, value)
+    setattr(module, first, value)
+
+
+def _with_field(held: Any, path: Sequence[str], value: Any) -> Any:
+    first, *rest = path
+    if isinstance(held, (tuple, list)):
+        parts = list(held)
+        parts[int(first)] = _with_field(parts[int(first)], rest, value) if rest else value
+        return type(held)(parts)
+    changed = copy.copy(held)
+    changed.__dict__[first] = _with_field(held.__dict__[first], rest, value) if rest else value
+    return changed

@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
+
+Path: TypeAlias = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Graph:
         tensors: Value index of each parameter and buffer by its qualified name; tied ones share an index.
         inputs: Value indices of the model's inputs.
         outputs: Value indices of the model's outputs.
-        substrate: What the model was run on: "fake" or "real" tensors.
+        substrate: What the model was run on: "fake" tensors, "symbolic" ones (fake, with numbers as symbols)
+            or "real" ones.
         module_types: Class names of each module, most derived first, by its qualified name.
     """
 

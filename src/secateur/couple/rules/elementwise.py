@@ -14,7 +14,6 @@ _UNTAGGED = {
     "aten.clone": "T(2, 3).clone()",
     "aten.contiguous": "T(2, 3).t().contiguous()",
     "aten.copy": "torch.zeros_like(T(2, 3)).copy_(T(3))",
-    "aten.detach": "T(2, 3).detach()",
     "aten.empty_like": "torch.empty_like(T(2, 3)).fill_(1.0)",
     "aten.fill": "T(2, 3).clone().fill_(2.0)",
     "aten.full_like": "torch.full_like(T(2, 3), 2.0)",

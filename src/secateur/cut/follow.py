@@ -1,0 +1,181 @@
+"""Let integers follow their axis: which fields take which number, and which calls need a correction.
+
+Every literal that a rule bound to a dim is an equation: term over fields and sizes = predicted count. A field
+takes the number that most of its literals demand; calls whose term still gives another one are corrected. A
+number written in the code is a statement of its author (`view(b, n, 4, -1)`: four heads) and stays.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from secateur.capture import Site, Trace
+from secateur.couple import Groups
+from secateur.cut.corrections import Correction
+from secateur.graph.axes import Axis, Expr, Product, leaves, resolve
+from secateur.graph.keep import count
+from secateur.graph.node import Path, literals_in
+from secateur.graph.origin import Field, Origin, Size, evaluate, fields_in, solve_for
+
+
+@dataclass(frozen=True)
+class Followed:
+    """How the integers of a model follow a cut.
+
+    Attributes:
+        fields: The new number of each field that changes.
+        corrections: The corrections by module.
+    """
+
+    fields: Mapping[Field, int]
+    corrections: Mapping[str, tuple[Correction, ...]]
+
+    def holding(self, scalars: Mapping[tuple[int, Path], tuple[float, float]], trace: Trace) -> "Followed":
+        """Keep numbers that the cut model computes from a size, such as an attention scale, as they were.
+
+        Args:
+            scalars: By node index and argument path: the number before and after.
+            trace: Where they are passed.
+        """
+        held: dict[Site, Correction | None] = {}
+        for key, (before, after) in scalars.items():
+            site = trace.sites.get(key)
+            if site is not None:
+                made = Correction(site.function, site.ordinal, site.position, after, before)
+                held[site] = made if held.get(site, made) == made else None
+        return Followed(self.fields, _by_module(held, self.corrections))
+
+
+def _by_module(
+    found: Mapping[Site, Correction | None], known: Mapping[str, tuple[Correction, ...]]
+) -> dict[str, tuple[Correction, ...]]:
+    by_module = defaultdict(list, {module: list(corrections) for module, corrections in known.items()})
+    for site, correction in found.items():
+        if correction is not None:
+            by_module[site.module].append(correction)
+    return {module: tuple(corrections) for module, corrections in by_module.items()}
+
+
+def predict(expr: Expr, value: int, changed: Mapping[Axis, int]) -> int:
+    """The number that a literal must be after a cut.
+
+    A size that nothing cuts stays as written: -1, or a number beyond the end.
+
+    Args:
+        expr: The dim that it is the size of.
+        value: The number before.
+        changed: How many positions stay of each axis that is cut.
+    """
+    after = count(expr, changed)
+    return value if after == expr.size else after
+
+
+def follow_integers(groups: Groups, changed: Mapping[Axis, int], trace: Trace) -> Followed:
+    """Find the fields to set and the calls to correct for a choice of counts.
+
+    Args:
+        groups: The groups of the original.
+        changed: How many positions stay of each axis that is cut.
+        trace: Where its integers came from.
+    """
+    return _Follower(groups, changed, trace).follow()
+
+
+class _Follower:
+    def __init__(self, groups: Groups, changed: Mapping[Axis, int], trace: Trace) -> None:
+        self.groups = groups
+        self.changed = changed
+        self.trace = trace
+        self.decided: dict[Field, int] = {}
+        self.written: dict[tuple[int, Path], int] = {
+            (node.index, path): value
+            for node in groups.graph.nodes
+            for name, arg in node.args.items()
+            for path, value in literals_in(arg, (name,))
+        }
+        self.wanted = {
+            key: predict(expr, self.written[key], changed)
+            for key, expr in groups.findings.literals.items()
+            if key in self.written
+        }
+
+    def follow(self) -> Followed:
+        equations = [
+            (origin, self.wanted[key]) for key, origin in self.trace.origins.items() if key in self.wanted
+        ]
+        while self._decide(equations):
+            pass
+        self._decide(self._compared())
+        changes = {held: now for held, now in self.decided.items() if now != self.trace.fields[held]}
+        return Followed(changes, self._corrections())
+
+    def _decide(self, equations: Iterable[tuple[Origin, int]]) -> bool:
+        """Solve the equations that have one open field, once; whether some field was decided."""
+        votes: dict[Field, Counter[int]] = defaultdict(Counter)
+        for origin, wanted in equations:
+            open_fields = [held for held in fields_in(origin) if held not in self.decided]
+            if len(open_fields) != 1:
+                continue
+            try:
+                found = solve_for(open_fields[0], origin, wanted, self._value)
+            except ZeroDivisionError:
+                continue
+            if found is not None and found > 0:
+                votes[open_fields[0]][found] += 1
+        for held, counted in votes.items():
+            self.decided[held] = max(counted, key=lambda number: (counted[number], number))
+        return bool(votes)
+
+    def _compared(self) -> Iterable[tuple[Origin, int]]:
+        """Terms that the model compares with a term without open fields."""
+        for one, two in self.trace.equalities:
+            for side, other in ((one, two), (two, one)):
+                if all(held in self.decided for held in fields_in(other)):
+                    yield side, evaluate(other, self._value)
+
+    def _value(self, source: Field | Size) -> int:
+        if isinstance(source, Field):
+            return self.decided.get(source, self.trace.fields[source])
+        return count(self.groups.findings.dims[source.value][source.dim], self.changed)
+
+    def _corrections(self) -> dict[str, tuple[Correction, ...]]:
+        found: dict[Site, Correction | None] = {}
+        for key, wanted in self.wanted.items():
+            site = self.trace.sites.get(key)
+            if site is None:
+                continue
+            made = self._correction(key, wanted, site)
+            if site in found and found[site] != made:
+                made = None  # the runs of a shared module need different numbers: the check will veto them
+            found[site] = made
+        return _by_module(found, {})
+
+    def _correction(self, key: tuple[int, Path], wanted: int, site: Site) -> Correction | None:
+        origin = self.trace.origins.get(key)
+        if origin is None or isinstance(origin, int):
+            return None
+        try:
+            passed = evaluate(origin, self._value)
+        except ZeroDivisionError:
+            return None
+        if passed == wanted:
+            return None
+        whole = _uncut_factor(self.groups.findings.literals[key], self.changed)
+        if wanted % whole == 0 and passed % whole == 0 and whole > 1:
+            was, now, is_factor = passed // whole, wanted // whole, True
+        else:
+            was, now, is_factor = passed, wanted, False
+        return Correction(site.function, site.ordinal, site.position, was, now, is_factor)
+
+
+def _uncut_factor(expr: Expr, changed: Mapping[Axis, int]) -> int:
+    """The size of the structural factors of a dim: batch and positions, which may differ from run to run."""
+    expr = resolve(expr)
+    if not isinstance(expr, Product):
+        return 1
+    return prod(
+        part.size
+        for part in expr.factors
+        if all(leaf.structural and leaf not in changed for leaf in leaves(part))
+    )
