@@ -45,6 +45,10 @@ class CaptureError(SecateurError):
     """The model could not be recorded."""
 
 
+class PathError(CaptureError):
+    """The model takes another path than in its record."""
+
+
 class CutError(SecateurError):
     """The cut model does not have the shapes that the plan predicts, and nothing could mend it."""
 
@@ -59,3 +63,7 @@ class CheckpointError(SecateurError):
 
 class NoEffectWarning(UserWarning):
     """An algorithm ran and changed nothing."""
+
+
+class UnwrapWarning(UserWarning):
+    """A model was taken out of its wrapper."""

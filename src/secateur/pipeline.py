@@ -7,33 +7,31 @@ import io
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
-from secateur.capture import Trace, capture, trace
-from secateur.capture.inputs import without_labels
-from secateur.capture.record import record
-from secateur.check import Deviation, Verdict, compare_records, keep_masks, scalars_that_differ, verify
+from secateur.capture import capture
+from secateur.capture.inputs import map_inputs, without_labels
+from secateur.capture.record import record, shadow
+from secateur.check import Verdict, keep_masks
 from secateur.couple import Groups, couple_graph, has_unused_parameters, read_in_training_only
-from secateur.cut import Followed, follow_integers
-from secateur.errors import CheckError, CutError, NoEffectWarning, RequestError
-from secateur.graph.axes import Axis
-from secateur.graph.keep import Mask
+from secateur.errors import NoEffectWarning, PathError, RequestError
 from secateur.graph.node import Graph
 from secateur.measure import Cost, cost_of
 from secateur.plan import Plan, make_plan
 from secateur.recover import Recovery, Subject
 from secateur.recover import recover as run_recovery
 from secateur.recover import steps as recovery_steps
-from secateur.score import score
+from secateur.score import Scores, score
 from secateur.score.criterion import Scorer
 from secateur.select import Budget, Selection, select
+from secateur.settle import Attempt, Settler
 from secateur.write.checkpoint import save_model
+from secateur.write.shards import open_shards
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,27 +190,171 @@ def prune(
     budget = Budget.of(ratio=ratio, macs=macs, params=params, channels=channels)
     for name in recover or ():
         recovery_steps[name]  # an unknown name is better refused before the work than after
-    graph = capture(model, example_inputs)
-    vetoes = _training_only(model, example_inputs, graph)
-    cutter = _Cutter(model, example_inputs, graph)
-    while True:
-        groups = couple_graph(graph, protect, vetoes)
-        scores = score(model, groups, criterion, seed)
-        selection = select(groups, scores, budget, scope=scope, min_keep=min_keep, round_to=round_to)
-        _require_effect(groups, selection, budget)
-        plan = make_plan(model, groups, selection.keep, requested=str(budget), reasons=selection.reasons)
-        plan, cut, cut_graph, deviation = cutter.cut(groups, plan)
-        if deviation is None:
-            break
-        _veto(groups, deviation, vetoes)
-    verdict = verify(model, cut, example_inputs, groups, plan, seed) if check else None
-    if verdict is not None and not verdict.passed:
-        raise CheckError(
-            f"the cut model is wrong: {verdict.failure}", do="report this model; nothing was changed"
-        )
-    after = cost_of(cut, couple_graph(cut_graph))
-    result = Result(cut, plan, verdict, cost_of(model, groups), after, groups, model, example_inputs)
+    if check:
+        _require_values(model)
+    asked = _Request(budget, criterion, scope, round_to, min_keep, tuple(_listed(protect)), seed)
+    groups, attempt = _settle(model, example_inputs, asked, check=check)
+    result = Result(
+        model=attempt.model,
+        plan=attempt.plan,
+        verdict=attempt.verdict,
+        before=cost_of(model, groups),
+        after=cost_of(attempt.model, couple_graph(attempt.graph)),
+        groups=groups,
+        original=model,
+        example_inputs=example_inputs,
+    )
     return recover_result(result, data, recover) if recover else result
+
+
+def plan_model(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    weights: Path | str | None = None,
+    ratio: float | None = None,
+    macs: float | None = None,
+    params: float | None = None,
+    channels: Mapping[str, float] | None = None,
+    criterion: str | Scorer = "l2",
+    scope: str = "global",
+    round_to: int = 1,
+    min_keep: float = 0.1,
+    protect: Sequence[str] = (),
+    seed: int = 0,
+) -> Plan:
+    """Plan a cut without making it, of a model that may be too large for the memory.
+
+    The model may be on the meta device, where it has shapes and no values. Its parameters are then scored
+    from the files of a checkpoint, one tensor at a time; `stream` cuts those files by the plan. A plan is
+    proven by shape alone: the proof by number needs a model with values.
+
+    Args:
+        model: Any module; not changed.
+        example_inputs: As for `prune`; for a model on the meta device only their shapes count.
+        weights: The values that count: a folder with `model.safetensors.index.json` and its files, or one
+            `.safetensors` file. None takes the model's own.
+        ratio: As for `prune`; so are the arguments that follow.
+        macs: MACs that may stay.
+        params: Parameters that may stay.
+        channels: Share of channels to remove by group pattern.
+        criterion: A registered name or a callable; "random" needs no values.
+        scope: How channels compare.
+        round_to: Kept counts are rounded up to a multiple of this.
+        min_keep: Share of each group that always stays.
+        protect: Patterns of module or parameter names whose tensors must keep their shapes.
+        seed: For criteria that draw.
+
+    Returns:
+        The plan.
+
+    Raises:
+        RequestError: The request makes no sense, nothing can be pruned, or the criterion needs values that
+            neither the model nor `weights` has.
+        CaptureError: The model cannot be run on these inputs.
+        CheckpointError: The weights are damaged.
+
+    Example:
+        >>> import torch
+        >>> with torch.device("meta"):
+        ...     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> print(plan_model(net, torch.zeros(1, 4), ratio=0.5, criterion="random"))
+        plan for Sequential: ratio=0.5, 50.0% of the channels removed
+          0: 8 -> 4
+    """
+    budget = Budget.of(ratio=ratio, macs=macs, params=params, channels=channels)
+    asked = _Request(budget, criterion, scope, round_to, min_keep, tuple(_listed(protect)), seed)
+    stored = None if weights is None else open_shards(weights)
+    return _settle(model, example_inputs, asked, check=False, stored=stored)[1].plan
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What a user asks for, as `prune` explains it."""
+
+    budget: Budget
+    criterion: str | Scorer
+    scope: str
+    round_to: int
+    min_keep: float
+    protect: tuple[str, ...]
+    seed: int
+
+
+def _listed(patterns: Sequence[str]) -> Sequence[str]:
+    return [patterns] if isinstance(patterns, str) else patterns
+
+
+def _settle(
+    model: nn.Module,
+    example_inputs: Any,
+    asked: _Request,
+    *,
+    check: bool,
+    stored: Mapping[str, Tensor] | None = None,
+) -> tuple[Groups, Attempt]:
+    """Couple, score, select and cut, until the cut is right.
+
+    Some models ask whether they run on fake tensors, and take another path on real ones.
+    """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        model = _with_buffers_on_meta(model)
+        example_inputs = map_inputs(example_inputs, lambda leaf: leaf.to("meta"))
+    try:
+        return _settle_on(model, example_inputs, "auto", asked, check, stored)
+    except PathError:
+        return _settle_on(model, example_inputs, "real", asked, check, stored)
+
+
+def _settle_on(
+    model: nn.Module,
+    example_inputs: Any,
+    substrate: str,
+    asked: _Request,
+    check: bool,
+    stored: Mapping[str, Tensor] | None,
+) -> tuple[Groups, Attempt]:
+    graph = capture(model, example_inputs, substrate)
+    vetoes = _training_only(model, example_inputs, graph)
+    settler = Settler(model, example_inputs, graph, check=check, seed=asked.seed)
+    scores: Scores | None = None
+    while True:
+        groups = couple_graph(graph, asked.protect, vetoes)
+        scores = score(model, groups, asked.criterion, asked.seed, stored=stored, known=scores)
+        selection = select(
+            groups, scores, asked.budget, scope=asked.scope, min_keep=asked.min_keep, round_to=asked.round_to
+        )
+        _require_effect(groups, selection, asked.budget)
+        requested = str(asked.budget)
+        plan = make_plan(model, groups, selection.keep, requested=requested, reasons=selection.reasons)
+        attempt = settler.settle(groups, plan)
+        if not attempt.vetoes:
+            return groups, attempt
+        vetoes.update(attempt.vetoes)
+
+
+def _with_buffers_on_meta(model: nn.Module) -> nn.Module:
+    """A copy whose buffers are where its parameters are; loaders often leave them on the CPU."""
+    copy = shadow(model)
+    moved: dict[int, Tensor] = {}
+    for module in copy.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = moved.setdefault(id(buffer), buffer.to("meta"))
+    return copy
+
+
+def _require_values(model: nn.Module) -> None:
+    """Refuse to prove numbers of a model that has none."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    empty = [name for name, tensor in named if tensor.is_meta]
+    if empty:
+        raise RequestError(
+            f"{len(empty)} tensors of {type(model).__name__} are on the meta device and have no values, "
+            "but check=True proves numbers",
+            empty[:3],
+            "plan with secateur.plan and cut with secateur.stream, or pass check=False",
+        )
 
 
 def recover_result(
@@ -265,7 +407,7 @@ def _require_effect(groups: Groups, selection: Selection, budget: Budget) -> Non
     if any(len(indices) < groups[name].size for name, indices in selection.keep.items()):
         return
     if budget.kind != "channels" and budget.value in (0, 1.0):
-        warnings.warn(f"{budget} asks for nothing to be pruned", NoEffectWarning, stacklevel=3)
+        warnings.warn(f"{budget} asks for nothing to be pruned", NoEffectWarning, stacklevel=4)
         return
     raise RequestError(
         f"{budget} prunes nothing",
@@ -275,69 +417,3 @@ def _require_effect(groups: Groups, selection: Selection, budget: Budget) -> Non
         ],
         "ask for more, or lower min_keep or round_to",
     )
-
-
-def _counts(keep: Mapping[Axis, Mask]) -> dict[Axis, int]:
-    return {held: int(mask.sum()) for held, mask in keep.items()}
-
-
-class _Cutter:
-    """Cuts a model by plans, and lets its integers follow where its own Python does not."""
-
-    def __init__(self, model: nn.Module, example_inputs: Any, graph: Graph) -> None:
-        self.model = model
-        self.example_inputs = example_inputs
-        self.graph = graph
-        self.has_followed = False
-
-    @cached_property
-    def trace(self) -> Trace | None:
-        """Where the integers of the model come from; looked for when it is first needed."""
-        return trace(self.model, self.example_inputs, self.graph)
-
-    def cut(self, groups: Groups, plan: Plan) -> tuple[Plan, nn.Module, Graph, Deviation | None]:
-        """Cut, record again and compare; returns the plan as followed, and the first deviation if any."""
-        counts = _counts(keep_masks(groups, plan))
-        if not self.has_followed:
-            cut, cut_graph, deviation = self._try(groups, plan, counts)
-            if deviation is None or self.trace is None:
-                return plan, cut, cut_graph, deviation
-            self.has_followed = True
-        if self.trace is None:
-            return plan, *self._try(groups, plan, counts)
-        changed = {held: left for held, left in counts.items() if left < held.size}
-        return self._follow(groups, plan, counts, follow_integers(groups, changed, self.trace), self.trace)
-
-    def _follow(
-        self, groups: Groups, plan: Plan, counts: Mapping[Axis, int], followed: Followed, trace: Trace
-    ) -> tuple[Plan, nn.Module, Graph, Deviation | None]:
-        """Let fields and calls follow; then hold the scalars that still come out otherwise."""
-        known: set[object] = set()
-        while True:
-            better = plan.following(followed)
-            cut, cut_graph, deviation = self._try(groups, better, counts)
-            scalars = scalars_that_differ(groups, cut_graph) if deviation else {}
-            if not scalars.keys() - known:
-                return better, cut, cut_graph, deviation
-            known |= scalars.keys()
-            followed = followed.holding(scalars, trace)
-
-    def _try(
-        self, groups: Groups, plan: Plan, counts: Mapping[Axis, int]
-    ) -> tuple[nn.Module, Graph, Deviation | None]:
-        cut = plan.apply(self.model)
-        cut_graph, failure = record(cut, self.example_inputs, self.graph.substrate)
-        return cut, cut_graph, compare_records(groups, counts, cut_graph, failure)
-
-
-def _veto(groups: Groups, deviation: Deviation, vetoes: dict[str, str]) -> None:
-    """Protect the axes behind a deviation, so that they are left whole in the next round."""
-    names = [groups.name_of[held] for held in deviation.suspects if held in groups.name_of]
-    fresh = [name for name in names if name not in vetoes]
-    if not fresh:
-        raise CutError(
-            "the cut model cannot follow its plan",
-            [str(deviation)],
-            "protect the module that the line names",
-        )
-    vetoes.update(dict.fromkeys(fresh, f"the model's code does not follow a cut ({deviation})"))

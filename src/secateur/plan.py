@@ -8,7 +8,7 @@ integer (a dim or factor that stays whole), or a product or sum of expressions:
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -16,8 +16,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
+from secateur.capture.unwrap import unwrap
 from secateur.couple import Groups
 from secateur.cut import Correction, Followed, attributes_of, slice_model
+from secateur.cut.skip import CallForm, drop
 from secateur.errors import CheckpointError, RequestError
 from secateur.graph.axes import Axis, Expr, Product, axis, leaves, product, resolve, total
 from secateur.graph.keep import Mask, count, keep_mask
@@ -80,6 +82,8 @@ class Plan(_Frozen):
         previous: The plan that made the model which this one cuts further.
         ties: Further names of a tensor, each with the name that comes first.
         unsaved: Buffers that a state dict leaves out.
+        dropped: Blocks that hand on what they are given, by name; dropped before any tensor is cut.
+        forms: For each of them that is not called with one tensor to return one: how it is called.
 
     Example:
         >>> import torch, secateur as sc
@@ -109,6 +113,8 @@ class Plan(_Frozen):
     previous: "Plan | None" = None
     ties: Mapping[str, str] = {}
     unsaved: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    forms: Mapping[str, CallForm] = {}
 
     @property
     def first(self) -> "Plan":
@@ -122,7 +128,7 @@ class Plan(_Frozen):
 
     def after(self, previous: "Plan") -> "Plan":
         """This plan as one that cuts the model which another plan made, or the uncut one of an identity."""
-        if previous.groups:
+        if previous.groups or previous.dropped:
             return self.model_copy(update={"previous": previous})
         source = {"source": previous.source, "source_arguments": previous.source_arguments}
         return self.model_copy(update=source)
@@ -168,15 +174,42 @@ class Plan(_Frozen):
         Raises:
             CheckpointError: The plan was made for another architecture.
         """
+        model = unwrap(model)
         if self.previous is not None:
             model = self.previous.apply(model)
         self.require_fit(model)
+        if self.dropped:
+            model = drop(model, self.dropped, self.forms)
+            if not (self.tensors or self.attributes or self.corrections):
+                return model
         masks = {name: self._own_masks(name) for name in self.tensors}
         attributes = {
             module: {name: self._size(spec) for name, spec in sizes.items()}
             for module, sizes in self.attributes.items()
         }
         return slice_model(model, masks, attributes, self.corrections)
+
+    def drops(self, name: str) -> bool:
+        """Whether a tensor or module of the uncut architecture goes with a dropped block.
+
+        Example:
+            >>> import torch, secateur as sc
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+            >>> plan = sc.prune(model, torch.zeros(1, 4), ratio=0.5).plan
+            >>> plan.model_copy(update={"dropped": ("1",)}).drops("1.weight")
+            True
+        """
+        here = any(name == block or name.startswith(f"{block}.") for block in self.dropped)
+        return here or (self.previous is not None and self.previous.drops(name))
+
+    def restricted_to(self, names: Collection[str]) -> "Plan":
+        """This plan with only some of its groups cut, the others whole."""
+        whole = {group.name: group.size for group in self.groups if group.name not in names}
+        groups = tuple(
+            group.model_copy(update={"keep": tuple(range(group.size))}) if group.name in whole else group
+            for group in self.groups
+        )
+        return self.model_copy(update={"groups": groups})
 
     def following(self, followed: Followed) -> "Plan":
         """This plan with the integers of the model's Python following it."""
@@ -285,6 +318,7 @@ class Plan(_Frozen):
 
     def __str__(self) -> str:
         lines = [f"plan for {self.model}: {self.requested}, {self.achieved:.1%} of the channels removed"]
+        lines += [f"  {name}: dropped" for name in self.dropped]
         lines += [f"  {group.name}: {group.size} -> {len(group.keep)}" for group in self.groups]
         return "\n".join(lines)
 

@@ -2,7 +2,18 @@
 
 from secateur.capture.follow import Step, follow
 from secateur.capture.inputs import as_call, cast_inputs, output_tensors
-from secateur.capture.record import capture
+from secateur.capture.record import capture, record
 from secateur.capture.trace import Site, Trace, trace
 
-__all__ = ["Site", "Step", "Trace", "as_call", "capture", "cast_inputs", "follow", "output_tensors", "trace"]
+__all__ = [
+    "Site",
+    "Step",
+    "Trace",
+    "as_call",
+    "capture",
+    "cast_inputs",
+    "follow",
+    "output_tensors",
+    "record",
+    "trace",
+]

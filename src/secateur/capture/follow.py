@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.capture.inputs import as_call
 from secateur.capture.record import is_recorded, operator_name, recording_context, schema_arguments
-from secateur.errors import CaptureError
+from secateur.errors import PathError
 from secateur.graph.node import Graph, Node
 
 
@@ -57,7 +57,7 @@ class _Follower(TorchDispatchMode):
         node = self.graph.nodes[self.at] if self.at < len(self.graph.nodes) else None
         self.at += 1
         if node is None or node.op != operator_name(func):
-            raise CaptureError(
+            raise PathError(
                 f"the model took another path than in its record: {operator_name(func)} "
                 f"instead of {node or 'the end'}",
                 do="its control flow depends on numbers; protect that part",
@@ -78,7 +78,7 @@ def follow(model: nn.Module, example_inputs: Any, graph: Graph, on_step: Callabl
         The model's output.
 
     Raises:
-        CaptureError: The model takes another path than in its record.
+        PathError: The model takes another path than in its record.
 
     Example:
         >>> import torch

@@ -1,7 +1,8 @@
 """What goes into a model and what comes out, whatever its form."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -51,33 +52,52 @@ def cast_inputs(example_inputs: Any, dtype: torch.dtype) -> Any:
     return map_inputs(example_inputs, lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf)
 
 
-def output_tensors(output: Any) -> list[Tensor]:
+def state_names(model: nn.Module) -> frozenset[str]:
+    """Names of outputs that the model would take back as inputs: a cache, the state of a recurrence.
+
+    An output is state if it is named like an optional parameter of `forward`: `past_key_values`. State holds
+    channels of the inside, which no one outside relies on.
+    """
+    parameters = inspect.signature(model.forward).parameters.values()
+    return frozenset(parameter.name for parameter in parameters if parameter.default is None)
+
+
+def output_tensors(output: Any, state: Collection[str] = ()) -> list[Tensor]:
     """List the tensors of a model's output, in a fixed order.
 
     Dicts, tuples, dataclasses and plain result objects are searched.
 
+    Args:
+        output: What the model returned.
+        state: Names of fields that are not listed, unless they are all there is.
+
     Example:
         >>> len(output_tensors({"a": torch.zeros(1), "b": [torch.ones(2)]}))
         2
+        >>> len(output_tensors({"a": torch.zeros(1), "past": [torch.ones(2)]}, {"past"}))
+        1
     """
+    if isinstance(output, Mapping) and any(name not in state for name in output):
+        output = {name: item for name, item in output.items() if name not in state}
     found: list[Tensor] = []
     for leaf in pytree.tree_leaves(output):
         if isinstance(leaf, Tensor):
             found.append(leaf)
         elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            found.extend(output_tensors([getattr(leaf, field.name) for field in dataclasses.fields(leaf)]))
+            fields = {field.name: getattr(leaf, field.name) for field in dataclasses.fields(leaf)}
+            found.extend(output_tensors(fields, state))
         elif hasattr(leaf, "__dict__") and not isinstance(leaf, (nn.Module, type)) and not callable(leaf):
             found.extend(output_tensors(list(vars(leaf).values())))
     return found
 
 
-def require_tensors(output: Any) -> list[Tensor]:
+def require_tensors(output: Any, state: Collection[str] = ()) -> list[Tensor]:
     """The tensors of a model's output, at least one.
 
     Raises:
         CaptureError: The model returned no tensor.
     """
-    found = output_tensors(output)
+    found = output_tensors(output, state)
     if not found:
         raise CaptureError(
             f"the model returned {type(output).__name__}, which holds no tensor",

@@ -28,7 +28,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from secateur.capture.inputs import as_call, map_inputs, require_tensors
+from secateur.capture.inputs import as_call, map_inputs, require_tensors, state_names
 from secateur.errors import CaptureError, RequestError, SecateurError
 from secateur.graph.node import Graph, Node, Ref, Value
 
@@ -132,7 +132,7 @@ def record(
         try:
             with recorder.module_stack(), recorder:
                 output = held(*args, **kwargs)
-            outputs = require_tensors(output)
+            outputs = require_tensors(output, state_names(model))
         except Exception as error:  # noqa: BLE001 - a foreign model may raise anything
             failure = error
     return recorder.finish(outputs, substrate), failure

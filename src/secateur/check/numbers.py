@@ -8,7 +8,7 @@ to 3).
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture import Step, as_call, cast_inputs, follow
-from secateur.capture.inputs import map_inputs, output_tensors
+from secateur.capture.inputs import map_inputs, output_tensors, state_names
 from secateur.capture.record import recording_context
 from secateur.couple import Groups
 from secateur.graph.axes import Axis, Expr, leaves
 from secateur.graph.keep import Mask, count, keep_mask
-from secateur.graph.node import Ref
+from secateur.graph.node import Graph, Ref
 
 TOLERANCE = 1e-9
 """Largest relative error of a right cut in float64; right ones show 1e-15."""
@@ -35,7 +35,7 @@ def compare_numbers(
     example_inputs: Any,
     groups: Groups,
     keep: Mapping[Axis, Mask],
-    seed: int,
+    seed: int | None,
 ) -> tuple[float, float]:
     """Compare a cut model with the masked original on random inputs.
 
@@ -45,36 +45,64 @@ def compare_numbers(
         example_inputs: Inputs whose shapes and integer values are used.
         groups: The groups of the original.
         keep: A mask for each cut axis.
-        seed: For the random inputs.
+        seed: For the random inputs; None for the example inputs themselves.
 
     Returns:
         The relative error, and the tolerance for the precision that the model computes in.
 
     Raises:
-        CaptureError: The original takes another path than in its record.
+        PathError: The original takes another path than in its record.
     """
-    generator = torch.Generator().manual_seed(seed)
-    inputs = cast_inputs(
-        map_inputs(example_inputs, lambda leaf: _random_like(leaf, generator)), torch.float64
-    )
     reference = copy.deepcopy(model).double().eval()
     masker = _Masker(groups, keep)
     masker.mask_parameters(reference)
+    return compare_runs(reference, cut, example_inputs, groups.graph, masker, seed)
+
+
+def compare_runs(
+    reference: nn.Module,
+    cut: nn.Module,
+    example_inputs: Any,
+    graph: Graph,
+    on_step: Callable[[Step], Any],
+    seed: int | None,
+) -> tuple[float, float]:
+    """Compare a cut model with a reference that is run step by step, on random inputs.
+
+    Args:
+        reference: A copy of the original, in float64 and eval mode.
+        cut: The cut model; not changed.
+        example_inputs: Inputs whose shapes and integer values are used.
+        graph: The record of the original.
+        on_step: What the reference computes at each operator.
+        seed: For the random inputs; None for the example inputs themselves.
+
+    Returns:
+        The relative error, and the tolerance for the precision that the model computes in.
+
+    Raises:
+        PathError: The original takes another path than in its record.
+    """
+    inputs = cast_inputs(example_inputs, torch.float64)
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+        inputs = map_inputs(inputs, lambda leaf: _random_like(leaf, generator))
+    state = state_names(reference)
     with _same_draws(seed):
-        expected = output_tensors(follow(reference, _copy(inputs), groups.graph, masker))
+        expected = output_tensors(follow(reference, _copy(inputs), graph, on_step), state)
     args, kwargs = as_call(_copy(inputs))
     with recording_context(), _same_draws(seed):
-        got = output_tensors(copy.deepcopy(cut).double().eval()(*args, **kwargs))
+        got = output_tensors(copy.deepcopy(cut).double().eval()(*args, **kwargs), state)
     error = max(_relative_error(one, two) for one, two in zip(expected, got, strict=True))
     lowest = min((one.dtype.itemsize for one in expected if one.is_floating_point()), default=8)
     return error, TOLERANCE if lowest >= 8 else _LOOSE_TOLERANCE
 
 
 @contextmanager
-def _same_draws(seed: int) -> Iterator[None]:
+def _same_draws(seed: int | None) -> Iterator[None]:
     """Give both runs the same random numbers, for models that draw some in eval mode."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(seed or 0)
         yield
 
 

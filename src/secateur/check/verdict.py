@@ -16,6 +16,7 @@ class Verdict:
             the kept positions.
         nodes: Operators compared one by one by shape.
         failure: Why the check failed; None if it passed.
+        limits: What could not be proven, with the reason; empty as a rule.
 
     Example:
         >>> print(Verdict(relative_error=3e-16, tolerance=1e-9, nodes=69))
@@ -27,6 +28,7 @@ class Verdict:
     renormalised_by: tuple[str, ...] = ()
     nodes: int = 0
     failure: str | None = None
+    limits: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -63,4 +65,4 @@ class Verdict:
         if self.renormalised_by:
             more = f" and {len(self.renormalised_by) - 1} more" if len(self.renormalised_by) > 1 else ""
             text += f"; {self.renormalised_by[0]}{more}"
-        return text
+        return "; ".join((text, *self.limits))

@@ -1,0 +1,188 @@
+"""Settle: cut a model by a plan, let the integers of its Python follow, prove it; or say what may not be cut.
+
+    cut -> compare records -> deviates?  fields and calls follow (cut/follow.py) -> compare again
+                           -> deviates?  the axes behind the first deviation are vetoed
+        -> compare numbers -> differ?    the groups are bisected, the culprits vetoed
+
+A veto costs a saving, never a wrong model: the caller selects again without the vetoed groups.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from secateur.capture import Trace, record, trace
+from secateur.check import (
+    Deviation,
+    Verdict,
+    compare_records,
+    keep_masks,
+    scalars_that_differ,
+    verify,
+)
+from secateur.couple import Groups
+from secateur.cut import Followed, follow_integers
+from secateur.errors import CheckError, CutError
+from secateur.graph.axes import Axis
+from secateur.graph.node import Graph
+from secateur.plan import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """A cut, and what spoke against it.
+
+    Attributes:
+        plan: The plan as applied, with the integers that follow it.
+        model: The cut model.
+        graph: Its record.
+        verdict: The proof by number; None if it was not asked for or not reached.
+        deviation: The first place where the cut model does something else than predicted; None if none.
+        vetoes: Groups that may not be cut so, with the reason; empty if the cut is right.
+    """
+
+    plan: Plan
+    model: nn.Module
+    graph: Graph
+    verdict: Verdict | None = None
+    deviation: Deviation | None = None
+    vetoes: Mapping[str, str] = field(default_factory=dict)
+
+
+class Settler:
+    """Cuts one model by plans until one is right.
+
+    Args:
+        model: The original; not changed.
+        example_inputs: What it was recorded on.
+        graph: Its record.
+        check: Prove by number, too.
+        seed: For the random numbers of the proof.
+    """
+
+    def __init__(
+        self, model: nn.Module, example_inputs: Any, graph: Graph, *, check: bool = True, seed: int = 0
+    ) -> None:
+        self.model = model
+        self.example_inputs = example_inputs
+        self.graph = graph
+        self.check = check
+        self.seed = seed
+        self._follows = False
+
+    def settle(self, groups: Groups, plan: Plan) -> Attempt:
+        """Cut by a plan.
+
+        Args:
+            groups: The groups of the original, with all vetoes so far.
+            plan: A choice from them.
+
+        Returns:
+            The cut model with its proof, or the groups to veto.
+
+        Raises:
+            CutError: The model deviates, and no group that is cut is left to blame.
+            CheckError: The numbers differ, and no group is to blame.
+        """
+        attempt = self._cut(groups, plan)
+        if attempt.deviation is not None:
+            return _with(attempt, vetoes=_suspects(groups, attempt))
+        if not self.check:
+            return attempt
+        verdict = self._verify(groups, attempt)
+        if verdict.passed:
+            return _with(attempt, verdict=verdict)
+        culprits = self._blame(groups, plan, [group.name for group in _cut_groups(plan)])
+        if not culprits:
+            raise CheckError(
+                f"the cut model is wrong: {verdict.failure}", do="report this model; nothing was changed"
+            )
+        reason = f"the cut model computes other numbers than the masked one ({verdict.failure})"
+        return _with(attempt, verdict=verdict, vetoes=dict.fromkeys(culprits, reason))
+
+    @cached_property
+    def _trace(self) -> Trace | None:
+        """Where the integers of the model come from; looked for when it is first needed."""
+        return trace(self.model, self.example_inputs, self.graph)
+
+    def _cut(self, groups: Groups, plan: Plan) -> Attempt:
+        """Cut and compare the records; once a model has needed its integers to follow, they do at once."""
+        counts = {held: int(mask.sum()) for held, mask in keep_masks(groups, plan).items()}
+        if not self._follows:
+            attempt = self._try(groups, plan, counts)
+            if attempt.deviation is None or self._trace is None:
+                return attempt
+            self._follows = True
+        if self._trace is None:
+            return self._try(groups, plan, counts)
+        changed = {held: left for held, left in counts.items() if left < held.size}
+        followed = follow_integers(groups, changed, self._trace)
+        return self._hold_scalars(groups, plan, counts, followed, self._trace)
+
+    def _hold_scalars(
+        self, groups: Groups, plan: Plan, counts: Mapping[Axis, int], followed: Followed, trace: Trace
+    ) -> Attempt:
+        """Try with the scalars held that come out otherwise, while there are new ones."""
+        known: set[object] = set()
+        while True:
+            attempt = self._try(groups, plan.following(followed), counts)
+            scalars = scalars_that_differ(groups, attempt.graph) if attempt.deviation else {}
+            if not scalars.keys() - known:
+                return attempt
+            known |= scalars.keys()
+            followed = followed.holding(scalars, trace)
+
+    def _try(self, groups: Groups, plan: Plan, counts: Mapping[Axis, int]) -> Attempt:
+        cut = plan.apply(self.model)
+        graph, failure = record(cut, self.example_inputs, self.graph.substrate)
+        return Attempt(plan, cut, graph, deviation=compare_records(groups, counts, graph, failure))
+
+    def _verify(self, groups: Groups, attempt: Attempt) -> Verdict:
+        return verify(self.model, attempt.model, self.example_inputs, groups, attempt.plan, self.seed)
+
+    def _blame(self, groups: Groups, plan: Plan, names: Sequence[str]) -> list[str]:
+        """Find the groups that make the numbers differ when they are cut without the others, by bisection.
+
+        Where only a combination does, all of it is to blame.
+        """
+        attempt = self._cut(groups, plan.restricted_to(_with_ties(groups, names)))
+        if attempt.deviation is None and self._verify(groups, attempt).passed:
+            return []
+        if len(names) <= 1:
+            return list(names)
+        half = len(names) // 2
+        found = [*self._blame(groups, plan, names[:half]), *self._blame(groups, plan, names[half:])]
+        return found or list(names)
+
+
+def _with(attempt: Attempt, **changes: Any) -> Attempt:
+    return Attempt(**{**vars(attempt), **changes})
+
+
+def _cut_groups(plan: Plan) -> list[Any]:
+    return [group for group in plan.groups if len(group.keep) < group.size]
+
+
+def _with_ties(groups: Groups, names: Sequence[str]) -> set[str]:
+    """The groups and those that must keep equal counts with them."""
+    chosen = set(names)
+    return chosen.union(*(tied for tied, _ in groups.ties if chosen & set(tied)))
+
+
+def _suspects(groups: Groups, attempt: Attempt) -> dict[str, str]:
+    """The groups behind a deviation, with the reason."""
+    deviation = attempt.deviation
+    assert deviation is not None, "asked for a deviating attempt"
+    cut = {group.name for group in _cut_groups(attempt.plan)}
+    names = [groups.name_of[held] for held in deviation.suspects if held in groups.name_of]
+    found = [name for name in names if name in cut]
+    if not found:
+        raise CutError(
+            "the cut model cannot follow its plan",
+            [str(deviation)],
+            "protect the module that the line names",
+        )
+    return dict.fromkeys(found, f"the model's code does not follow a cut ({deviation})")
