@@ -56,9 +56,13 @@ class Registry(Mapping[str, T], Generic[T]):
         if self._loaded or self.package is None:
             return
         self._loaded = True
-        folder = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(folder.__path__):
-            importlib.import_module(f"{self.package}.{module.name}")
+        try:
+            folder = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(folder.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")
+        except BaseException:
+            self._loaded = False  # half a registry must not look like a whole one
+            raise
 
     def __getitem__(self, name: str) -> T:
         self.load()

@@ -7,9 +7,10 @@ integers still traced. An operator's literal is known by its place in the call t
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.overrides import TorchFunctionMode
 
 from secateur.capture.inputs import as_call, map_inputs
+from secateur.capture.opened import opened
 from secateur.capture.record import Recorder, recording_context, shadow
 from secateur.graph.node import Graph, Path, literals_in
 from secateur.graph.origin import Field, Made, Origin, Size
@@ -201,12 +203,13 @@ def _gather(
     origins: dict[tuple[int, Path], Origin] = {}
     sites: dict[tuple[int, Path], Site] = {}
     for node, call in zip(graph.nodes, recorder.calls, strict=True):
-        if call is None:
-            continue
+        if call is None or (call.is_python and call.nodes > 1):
+            continue  # a closed function computes numbers of its own
         numbers = list(numbers_in(call.arguments))
+        plain = [int(number) if isinstance(number, int) else number for number in numbers]
         for name, arg in node.args.items():
             literals = [item for item in literals_in(arg, (name,)) if not isinstance(item[1], (bool, str))]
-            places = _places([value for _, value in literals], numbers)
+            places = _places([value for _, value in literals], plain)
             for (path, _), place in zip(literals, places, strict=True):
                 if place is None:
                     continue
@@ -217,10 +220,10 @@ def _gather(
     return Trace(origins, sites, tuple(dict.fromkeys(equalities)), fields)
 
 
-def _places(values: Sequence[float], numbers: Sequence[float]) -> list[int | None]:
+def _places(values: list[float], numbers: list[float]) -> list[int | None]:
     """Where the literals of an argument lie among the numbers of the call: in a row, or alone in value."""
     width = len(values)
-    starts = [at for at in range(len(numbers) - width + 1) if list(numbers[at : at + width]) == list(values)]
+    starts = [at for at in range(len(numbers) - width + 1) if numbers[at : at + width] == values]
     if width > 1 and starts:
         return [starts[0] + index for index in range(width)]
     found: list[int | None] = []
@@ -236,6 +239,8 @@ class _Call:
     function: str
     ordinal: int
     arguments: Any
+    is_python: bool
+    nodes: int = 0
 
 
 class _TracingRecorder(Recorder):
@@ -255,13 +260,13 @@ class _TracingRecorder(Recorder):
         super().leave()
         self.counts.pop()
 
-    def begin(self, function: str, arguments: Any) -> _Call | None:
+    def begin(self, function: str, arguments: Any, is_python: bool) -> _Call | None:
         """Note a call of PyTorch by the model's Python."""
         for count in self.counts:
             count[function] += 1
         if not self.counts:
             return None
-        return _Call(self._stack[-1], function, self.counts[-1][function], arguments)
+        return _Call(self._stack[-1], function, self.counts[-1][function], arguments, is_python)
 
     def index_of(self, tensor: Tensor) -> int | None:
         """The value that a tensor is."""
@@ -271,6 +276,8 @@ class _TracingRecorder(Recorder):
         output = super().__torch_dispatch__(func, types, args, kwargs)
         if len(self.calls) < len(self.nodes):
             self.calls.append(self.current)
+            if self.current is not None:
+                self.current.nodes += 1
         return output
 
 
@@ -290,8 +297,12 @@ class _Calls(TorchFunctionMode):
             return self._sizes(args[0], func(*args, **kwargs), *(() if is_shape else args[1:]), **kwargs)
         if name in ("__get__", "__set__"):
             return func(*args, **kwargs)
-        before = self.recorder.current
-        self.recorder.current = self.recorder.begin(name, (args, kwargs))
+        call = self.recorder.begin(name, (args, kwargs), isinstance(func, FunctionType))
+        twin = opened(func)
+        if twin is not None:
+            with self:
+                return twin(*args, **kwargs)
+        before, self.recorder.current = self.recorder.current, call
         try:
             return func(*args, **kwargs)
         finally:

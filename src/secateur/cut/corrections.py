@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from secateur.capture.opened import opened
 from secateur.errors import CutError
 
 _ATTRIBUTE = "_secateur_corrections"
@@ -120,7 +121,11 @@ class _Correcting(TorchFunctionMode):
         found = self.wanted.get((name, self.counts[name]))
         if found:
             args, kwargs = replace_numbers((args, kwargs), {at: one.apply for at, one in found.items()})
-        return func(*args, **kwargs)
+        twin = opened(func)
+        if twin is None:
+            return func(*args, **kwargs)
+        with self:
+            return twin(*args, **kwargs)
 
 
 def replace_numbers(arg: Any, changes: Mapping[int, Callable[[Any], int | float]]) -> Any:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from math import prod
 
 from secateur.capture import Site, Trace
+from secateur.capture.trace import Equality
 from secateur.couple import Groups
 from secateur.cut.corrections import Correction
 from secateur.graph.axes import Axis, Expr, Product, leaves, resolve
 from secateur.graph.keep import count
 from secateur.graph.node import Path, literals_in
-from secateur.graph.origin import Field, Origin, Size, evaluate, fields_in, solve_for
+from secateur.graph.origin import Field, Made, Origin, Size, evaluate, fields_in, solve_for
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class _Follower:
         while self._decide(equations):
             pass
         self._decide(self._compared())
+        self._repair()
         changes = {held: now for held, now in self.decided.items() if now != self.trace.fields[held]}
         return Followed(changes, self._corrections())
 
@@ -133,6 +135,32 @@ class _Follower:
             for side, other in ((one, two), (two, one)):
                 if all(held in self.decided for held in fields_in(other)):
                     yield side, evaluate(other, self._value)
+
+    def _repair(self) -> None:
+        """Move fields so that what the model asserts of them stays true: `width // heads * heads == width`.
+
+        The nearest number that does is taken; calls that then pass another number are corrected.
+        """
+        asserted: dict[Field, list[Equality]] = defaultdict(list)
+        for pair in self.trace.equalities:
+            fields = {held for side in pair for held in fields_in(side)}
+            if len(fields) == 1 and any(isinstance(side, Made) for side in pair):
+                asserted[fields.pop()].append(pair)
+        for held, pairs in asserted.items():
+            start = self.decided.get(held, self.trace.fields[held])
+            for number in sorted(range(1, 2 * start), key=lambda number: (abs(number - start), -number)):
+                if all(self._is_true(pair, held, number) for pair in pairs):
+                    self.decided[held] = number
+                    break
+
+    def _is_true(self, pair: Equality, held: Field, number: int) -> bool:
+        def value(source: Field | Size) -> int:
+            return number if source == held else self._value(source)
+
+        try:
+            return evaluate(pair[0], value) == evaluate(pair[1], value)
+        except ZeroDivisionError:
+            return False
 
     def _value(self, source: Field | Size) -> int:
         if isinstance(source, Field):
