@@ -56,12 +56,14 @@ class Trace:
         origins: By node index and argument path: where the integer came from.
         sites: By node index and argument path: the call that passed it, one for each run of the module.
         equalities: Pairs of terms that the model compared and found equal.
+        corrected: The literals that an earlier cut corrects.
         fields: The number in each field.
     """
 
     origins: Mapping[tuple[int, Path], Origin]
     sites: Mapping[tuple[int, Path], Site]
     equalities: tuple[Equality, ...]
+    corrected: frozenset[tuple[int, Path]]
     fields: Mapping[Field, int]
 
 
@@ -70,12 +72,16 @@ class Traced(int):
 
     origin: Origin
     on_equal: Callable[[Equality], None]
+    is_corrected: bool
 
-    def __new__(cls, value: int, origin: Origin, on_equal: Callable[[Equality], None]) -> "Traced":
-        """Wrap a value."""
+    def __new__(
+        cls, value: int, origin: Origin, on_equal: Callable[[Equality], None], *, is_corrected: bool = False
+    ) -> "Traced":
+        """Wrap a value; one that an earlier cut corrected keeps the origin of what the code computes."""
         made = super().__new__(cls, value)
         made.origin = origin
         made.on_equal = on_equal
+        made.is_corrected = is_corrected
         return made
 
     def __deepcopy__(self, memo: Any) -> "Traced":
@@ -202,6 +208,7 @@ def _gather(
 ) -> Trace:
     origins: dict[tuple[int, Path], Origin] = {}
     sites: dict[tuple[int, Path], Site] = {}
+    corrected: set[tuple[int, Path]] = set()
     for node, call in zip(graph.nodes, recorder.calls, strict=True):
         if call is None or (call.is_python and call.nodes > 1):
             continue  # a closed function computes numbers of its own
@@ -217,7 +224,9 @@ def _gather(
                 sites[node.index, path] = Site(call.module, call.function, call.ordinal, place)
                 if isinstance(number, int):
                     origins[node.index, path] = origin_of(number)
-    return Trace(origins, sites, tuple(dict.fromkeys(equalities)), fields)
+                if isinstance(number, Traced) and number.is_corrected:
+                    corrected.add((node.index, path))
+    return Trace(origins, sites, tuple(dict.fromkeys(equalities)), frozenset(corrected), fields)
 
 
 def _places(values: list[float], numbers: list[float]) -> list[int | None]:

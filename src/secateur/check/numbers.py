@@ -19,6 +19,7 @@ from secateur.capture import Step, as_call, cast_inputs, follow
 from secateur.capture.inputs import map_inputs, output_tensors, state_names
 from secateur.capture.record import recording_context
 from secateur.couple import Groups
+from secateur.errors import PathError
 from secateur.graph.axes import Axis, Expr, leaves
 from secateur.graph.keep import Mask, count, keep_mask
 from secateur.graph.node import Graph, Ref
@@ -36,6 +37,7 @@ def compare_numbers(
     groups: Groups,
     keep: Mapping[Axis, Mask],
     seed: int | None,
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[float, float]:
     """Compare a cut model with the masked original on random inputs.
 
@@ -46,6 +48,7 @@ def compare_numbers(
         groups: The groups of the original.
         keep: A mask for each cut axis.
         seed: For the random inputs; None for the example inputs themselves.
+        dtype: The precision to compute in.
 
     Returns:
         The relative error, and the tolerance for the precision that the model computes in.
@@ -53,10 +56,10 @@ def compare_numbers(
     Raises:
         PathError: The original takes another path than in its record.
     """
-    reference = copy.deepcopy(model).double().eval()
+    reference = copy.deepcopy(model).to(dtype).eval()
     masker = _Masker(groups, keep)
     masker.mask_parameters(reference)
-    return compare_runs(reference, cut, example_inputs, groups.graph, masker, seed)
+    return compare_runs(reference, cut, example_inputs, groups.graph, masker, seed, dtype)
 
 
 def compare_runs(
@@ -66,6 +69,7 @@ def compare_runs(
     graph: Graph,
     on_step: Callable[[Step], Any],
     seed: int | None,
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[float, float]:
     """Compare a cut model with a reference that is run step by step, on random inputs.
 
@@ -76,6 +80,7 @@ def compare_runs(
         graph: The record of the original.
         on_step: What the reference computes at each operator.
         seed: For the random inputs; None for the example inputs themselves.
+        dtype: The precision to compute in.
 
     Returns:
         The relative error, and the tolerance for the precision that the model computes in.
@@ -83,16 +88,16 @@ def compare_runs(
     Raises:
         PathError: The original takes another path than in its record.
     """
-    inputs = cast_inputs(example_inputs, torch.float64)
+    inputs = cast_inputs(example_inputs, dtype)
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)
-        inputs = map_inputs(inputs, lambda leaf: _random_like(leaf, generator))
+        inputs = map_inputs(inputs, lambda leaf: _random_like(leaf, generator).to(leaf.dtype))
     state = state_names(reference)
     with _same_draws(seed):
         expected = output_tensors(follow(reference, _copy(inputs), graph, on_step), state)
     args, kwargs = as_call(_copy(inputs))
     with recording_context(), _same_draws(seed):
-        got = output_tensors(copy.deepcopy(cut).double().eval()(*args, **kwargs), state)
+        got = output_tensors(copy.deepcopy(cut).to(dtype).eval()(*args, **kwargs), state)
     error = max(_relative_error(one, two) for one, two in zip(expected, got, strict=True))
     lowest = min((one.dtype.itemsize for one in expected if one.is_floating_point()), default=8)
     return error, TOLERANCE if lowest >= 8 else _LOOSE_TOLERANCE
@@ -173,6 +178,8 @@ class _Masker:
         if any(self._is_cut(expr) for expr in statistics):
             return self._over_kept(step)
         output = step.run()
+        if len(_flat(output)) != len(step.node.outputs):
+            raise PathError(f"another number of results than in its record: {step.node}")
         for ref, tensor in zip(step.node.outputs, _flat(output), strict=True):
             if isinstance(tensor, Tensor) and ref is not None and not _is_view(step, tensor):
                 self._mask(tensor, self.groups.findings.dims[ref.value])

@@ -1,9 +1,11 @@
 """Verify: the proof by numbers for a plan, with the real and with randomised parameters."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from torch import nn
 
 from secateur.check.numbers import compare_numbers, randomised
@@ -12,7 +14,10 @@ from secateur.couple import Groups
 from secateur.errors import CaptureError, PathError
 from secateur.graph.axes import Axis
 from secateur.graph.keep import Mask
+from secateur.graph.node import Graph
 from secateur.plan import Plan
+
+Run: TypeAlias = Callable[[nn.Module, nn.Module, int | None, torch.dtype], tuple[float, float]]
 
 
 def keep_masks(groups: Groups, plan: Plan) -> dict[Axis, Mask]:
@@ -39,21 +44,50 @@ def verify(
     keep = keep_masks(groups, plan)
     changed = {held for held, mask in keep.items() if not mask.all()}
     renormalised = {group.renormalised for group in groups if group.axis in changed and group.renormalised}
-    random_model = randomised(model, seed)
+
+    def run(one: nn.Module, two: nn.Module, seed: int | None, dtype: torch.dtype) -> tuple[float, float]:
+        return compare_numbers(one, two, example_inputs, groups, keep, seed, dtype)
+
+    return prove(model, cut, plan, groups.graph, run, seed, tuple(sorted(renormalised)))
+
+
+def prove(
+    model: nn.Module,
+    cut: nn.Module,
+    plan: Plan,
+    graph: Graph,
+    run: Run,
+    seed: int,
+    differences: tuple[str, ...],
+) -> Verdict:
+    """Compare a reference with what a plan makes, with the real and with randomised parameters.
+
+    Args:
+        model: The original.
+        cut: What the plan made of it.
+        plan: The plan.
+        graph: The record of the original.
+        run: Compares an original with what was made of it, on inputs of a seed (None: the example) in some
+            precision; returns the relative error and the tolerance.
+        seed: For the random inputs and parameters.
+        differences: Where the reference computes otherwise than the original, as words.
+
+    Raises:
+        PathError: On real tensors the original takes another path than in its record of fake ones.
+    """
     proofs: list[tuple[float, float]] = []
-    limits: list[str] = []
     failure = None
+    compare = _Comparison(run, seed)
     try:
-        proofs.append(_compare_on_any(model, cut, example_inputs, groups, keep, seed))
+        proofs.append(compare(model, cut))
+        random_model = randomised(model, seed)
         random_cut = plan.apply(random_model)
         try:
-            proof = _compare_on_any(random_model, random_cut, example_inputs, groups, keep, seed)
+            proofs.append(compare(random_model, random_cut))
         except PathError as error:
-            if groups.graph.substrate != "real":
+            if graph.substrate != "real":
                 raise
-            limits.append(f"not proven with randomised parameters: {error}".partition("\n")[0])
-        else:
-            proofs.append(proof)
+            compare.limits.append(f"not proven with randomised parameters: {error}".partition("\n")[0])
     except PathError:
         raise
     except CaptureError as error:
@@ -62,15 +96,40 @@ def verify(
     tolerance = proofs[-1][1]
     if failure is None and not worst <= tolerance:
         failure = f"masked and cut outputs differ by {worst:.2g}, allowed is {tolerance:.0e}"
-    nodes = len(groups.graph.nodes)
-    return Verdict(worst, tolerance, tuple(sorted(renormalised)), nodes, failure, tuple(limits))
+    return Verdict(worst, tolerance, differences, len(graph.nodes), failure, tuple(compare.limits))
 
 
-def _compare_on_any(
-    model: nn.Module, cut: nn.Module, example_inputs: Any, groups: Groups, keep: dict[Axis, Mask], seed: int
-) -> tuple[float, float]:
-    """Compare on random inputs; where those lead the model on another path, on the example itself."""
-    try:
-        return compare_numbers(model, cut, example_inputs, groups, keep, seed)
-    except PathError:
-        return compare_numbers(model, cut, example_inputs, groups, keep, None)
+class _Comparison:
+    """Compares in float64 on random inputs; where a model cannot do that, as near to it as it can."""
+
+    def __init__(
+        self,
+        run: Run,
+        seed: int,
+    ) -> None:
+        self.run = run
+        self.seed = seed
+        self.dtype = torch.float64
+        self.limits: list[str] = []
+
+    def __call__(self, model: nn.Module, cut: nn.Module) -> tuple[float, float]:
+        """The relative error and the tolerance.
+
+        Raises:
+            PathError: The model takes another path than in its record, on the example itself too.
+        """
+        try:
+            return self._on_some_inputs(model, cut)
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            if self.dtype == torch.float32:
+                raise CaptureError(f"the model does not run for the proof: {error}") from error
+            self.dtype = torch.float32
+            self.limits.append(f"proven in float32, as in float64: {error}".partition("\n")[0][:200])
+            return self._on_some_inputs(model, cut)
+
+    def _on_some_inputs(self, model: nn.Module, cut: nn.Module) -> tuple[float, float]:
+        """Random inputs; where those lead the model on another path, the example itself."""
+        try:
+            return self.run(model, cut, self.seed, self.dtype)
+        except PathError:
+            return self.run(model, cut, None, self.dtype)

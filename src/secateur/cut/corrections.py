@@ -8,7 +8,7 @@ Python under a `TorchFunctionMode` that replaces one number of one call.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import isclose
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from secateur.capture.opened import opened
+from secateur.capture.trace import Traced
 from secateur.errors import CutError
 
 _ATTRIBUTE = "_secateur_corrections"
@@ -85,6 +86,12 @@ def correct(module: nn.Module, corrections: Sequence[Correction]) -> None:
     if not isinstance(module, Corrected):
         kind: Any = type(module)
         module.__class__ = _corrected_class(kind)
+        if isinstance(module, nn.MultiheadAttention):
+            module.register_forward_hook(keep_off_fast_path)
+
+
+def keep_off_fast_path(*_: Any) -> None:
+    """Do nothing, as a hook: the fused attention computes head widths itself, and leaves hooked modules alone."""
 
 
 @cache
@@ -120,12 +127,23 @@ class _Correcting(TorchFunctionMode):
         self.counts[name] += 1
         found = self.wanted.get((name, self.counts[name]))
         if found:
-            args, kwargs = replace_numbers((args, kwargs), {at: one.apply for at, one in found.items()})
+            changes = {at: partial(_corrected, one) for at, one in found.items()}
+            args, kwargs = replace_numbers((args, kwargs), changes)
         twin = opened(func)
         if twin is None:
             return func(*args, **kwargs)
         with self:
             return twin(*args, **kwargs)
+
+
+def _corrected(correction: Correction, number: Any) -> int | float:
+    """The corrected number; a traced one keeps its origin, for the next cut."""
+    now = correction.apply(number)
+    return (
+        Traced(int(now), number.origin, number.on_equal, is_corrected=True)
+        if isinstance(number, Traced)
+        else now
+    )
 
 
 def replace_numbers(arg: Any, changes: Mapping[int, Callable[[Any], int | float]]) -> Any:

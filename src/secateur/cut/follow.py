@@ -14,7 +14,7 @@ from secateur.capture import Site, Trace
 from secateur.capture.trace import Equality
 from secateur.couple import Groups
 from secateur.cut.corrections import Correction
-from secateur.graph.axes import Axis, Expr, Product, leaves, resolve
+from secateur.graph.axes import Axis, Expr
 from secateur.graph.keep import count
 from secateur.graph.node import Path, literals_in
 from secateur.graph.origin import Field, Made, Origin, Size, evaluate, fields_in, solve_for
@@ -103,7 +103,9 @@ class _Follower:
 
     def follow(self) -> Followed:
         equations = [
-            (origin, self.wanted[key]) for key, origin in self.trace.origins.items() if key in self.wanted
+            (origin, self.wanted[key])
+            for key, origin in self.trace.origins.items()
+            if key in self.wanted and key not in self.trace.corrected
         ]
         while self._decide(equations):
             pass
@@ -187,23 +189,21 @@ class _Follower:
             passed = evaluate(origin, self._value)
         except ZeroDivisionError:
             return None
-        if passed == wanted:
+        if passed == wanted and key not in self.trace.corrected:
             return None
-        whole = _uncut_factor(self.groups.findings.literals[key], self.changed)
-        if wanted % whole == 0 and passed % whole == 0 and whole > 1:
-            was, now, is_factor = passed // whole, wanted // whole, True
-        else:
-            was, now, is_factor = passed, wanted, False
-        return Correction(site.function, site.ordinal, site.position, was, now, is_factor)
+        sizes = self._uncut_sizes(origin)
+        whole = prod(sizes)
+        if not sizes or wanted % whole or passed % whole:
+            return Correction(site.function, site.ordinal, site.position, passed, wanted)
+        return Correction(
+            site.function, site.ordinal, site.position, passed // whole, wanted // whole, is_factor=True
+        )
 
-
-def _uncut_factor(expr: Expr, changed: Mapping[Axis, int]) -> int:
-    """The size of the structural factors of a dim: batch and positions, which may differ from run to run."""
-    expr = resolve(expr)
-    if not isinstance(expr, Product):
-        return 1
-    return prod(
-        part.size
-        for part in expr.factors
-        if all(leaf.structural and leaf not in changed for leaf in leaves(part))
-    )
+    def _uncut_sizes(self, origin: Origin) -> list[int]:
+        """The factors of a term that are sizes which no plan cuts, such as the batch: runs differ in them."""
+        if isinstance(origin, Size):
+            before = self.groups.findings.dims[origin.value][origin.dim].size
+            return [before] if self._value(origin) == before else []
+        if isinstance(origin, Made) and origin.operator == "*":
+            return self._uncut_sizes(origin.left) + self._uncut_sizes(origin.right)
+        return []
