@@ -91,7 +91,7 @@ def correct(module: nn.Module, corrections: Sequence[Correction]) -> None:
 
 
 def keep_off_fast_path(*_: Any) -> None:
-    """Do nothing, as a hook: the fused attention computes head widths itself, and leaves hooked modules alone."""
+    """Do nothing, as a hook: the fused attention computes head widths itself, hooked modules excepted."""
 
 
 @cache
