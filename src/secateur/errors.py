@@ -49,6 +49,10 @@ class PathError(CaptureError):
     """The model takes another path than in its record."""
 
 
+class UnstablePathError(PathError):
+    """The model takes another path at each run."""
+
+
 class CutError(SecateurError):
     """The cut model does not have the shapes that the plan predicts, and nothing could mend it."""
 
@@ -67,3 +71,7 @@ class NoEffectWarning(UserWarning):
 
 class UnwrapWarning(UserWarning):
     """A model was taken out of its wrapper."""
+
+
+class CarryWarning(UserWarning):
+    """Some state of an optimizer could not be carried over."""

@@ -17,15 +17,17 @@ from torch import nn
 from secateur.capture import Trace, record, trace
 from secateur.check import (
     Deviation,
+    Varying,
     Verdict,
     compare_records,
+    find_varying,
     keep_masks,
     scalars_that_differ,
     verify,
 )
 from secateur.couple import Groups
 from secateur.cut import Followed, follow_integers
-from secateur.errors import CheckError, CutError
+from secateur.errors import CheckError, CutError, UnstablePathError
 from secateur.graph.axes import Axis
 from secateur.graph.node import Graph
 from secateur.plan import Plan
@@ -72,6 +74,7 @@ class Settler:
         self.check = check
         self.seed = seed
         self._follows = False
+        self._is_stable = False
 
     def settle(self, groups: Groups, plan: Plan) -> Attempt:
         """Cut by a plan.
@@ -129,16 +132,37 @@ class Settler:
         known: set[object] = set()
         while True:
             attempt = self._try(groups, plan.following(followed), counts)
-            scalars = scalars_that_differ(groups, attempt.graph) if attempt.deviation else {}
+            scalars = scalars_that_differ(groups, attempt.graph, self._varying) if attempt.deviation else {}
             if not scalars.keys() - known:
                 return attempt
             known |= scalars.keys()
             followed = followed.holding(scalars, trace)
 
+    @cached_property
+    def _varying(self) -> Varying:
+        """What depends on the numbers that the model looks at."""
+        return find_varying(self.model, self.example_inputs, self.graph, self.seed)
+
+    def _require_stable(self) -> None:
+        """Tell a model that runs differently the second time from one that a cut leads astray.
+
+        Raises:
+            UnstablePathError: It fills a cache at its first run.
+        """
+        again, _ = record(self.model, self.example_inputs, self.graph.substrate)
+        if [node.op for node in again.nodes] != [node.op for node in self.graph.nodes]:
+            raise UnstablePathError(
+                "the model takes another path each time", do="pass a model that ran before"
+            )
+
     def _try(self, groups: Groups, plan: Plan, counts: Mapping[Axis, int]) -> Attempt:
         cut = plan.apply(self.model)
         graph, failure = record(cut, self.example_inputs, self.graph.substrate)
-        return Attempt(plan, cut, graph, deviation=compare_records(groups, counts, graph, failure))
+        deviation = compare_records(groups, counts, graph, failure, self._varying)
+        if deviation is not None and deviation.is_other_path and not self._is_stable:
+            self._require_stable()
+            self._is_stable = True
+        return Attempt(plan, cut, graph, deviation=deviation)
 
     def _verify(self, groups: Groups, attempt: Attempt) -> Verdict:
         return verify(self.model, attempt.model, self.example_inputs, groups, attempt.plan, self.seed)

@@ -1,6 +1,7 @@
 """What the recorder writes down, and what it must not disturb."""
 
 import copy
+import functools
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,3 +252,20 @@ def test_another_path_than_in_the_record_is_an_error():
     ):
         with pytest.raises(CaptureError, match="took another path than in its record"):
             follow(other, torch.zeros(1, 3), graph, lambda step: step.run())
+
+
+@functools.lru_cache
+def cached_table(size):
+    return torch.arange(size).float()
+
+
+def test_caches_of_the_process_keep_no_fake_tensors():
+    class Tabled(nn.Module):
+        def forward(self, x):
+            return x + cached_table(x.shape[-1])
+
+    model = Tabled()
+    first = ops(capture(model, X))
+    assert torch.equal(model(X), X + torch.arange(X.shape[-1]))
+    assert "arange" in first
+    assert ops(capture(model, X)) == ["add"]  # the table is there now, a real one

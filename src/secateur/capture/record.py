@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from types import CodeType
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from secateur.capture.caches import clear_frames, forget
 from secateur.capture.inputs import as_call, map_inputs, require_tensors, state_names
 from secateur.errors import CaptureError, RequestError, SecateurError
 from secateur.graph.node import Graph, Node, Ref, Value
@@ -114,8 +116,21 @@ def record(
     Returns:
         The record, partial if the model failed, and what it failed with.
     """
+    graph, failure, made = _record(model, example_inputs, substrate, training, make or Recorder)
+    clear_frames(failure)
+    forget(made)
+    return graph, failure
+
+
+def _record(
+    model: nn.Module,
+    example_inputs: Any,
+    substrate: str,
+    training: bool,
+    make: Callable[[nn.Module], "Recorder"],
+) -> tuple[Graph, Exception | None, list["ref[Tensor]"]]:
     held = shadow(model).train(training)
-    recorder = (make or Recorder)(held)
+    recorder = make(held)
     outputs: list[Tensor] = []
     failure: Exception | None = None
     with recording_context(), ExitStack() as stack:
@@ -133,7 +148,7 @@ def record(
             outputs = require_tensors(output, state_names(model))
         except Exception as error:  # noqa: BLE001 - a foreign model may raise anything
             failure = error
-    return recorder.finish(outputs, substrate), failure
+    return recorder.finish(outputs, substrate), failure, recorder.made
 
 
 def shadow(model: nn.Module) -> nn.Module:
@@ -207,6 +222,7 @@ class Recorder(TorchDispatchMode):
         self.inputs: list[int] = []
         self._index_of: dict[int, int] = {}
         self._alive: list[Tensor] = []
+        self.made: list[ref[Tensor]] = []
         self._stack: list[str] = []
         self._external: dict[CodeType, bool] = {}
         for kind, named in (
@@ -221,6 +237,8 @@ class Recorder(TorchDispatchMode):
         self.values.append(Value(tuple(int(size) for size in tensor.shape), _text(tensor.dtype), kind))
         self._index_of[id(tensor)] = len(self.values) - 1
         self._alive.append(tensor)
+        if isinstance(tensor, FakeTensor):
+            self.made.append(ref(tensor))
         return len(self.values) - 1
 
     def add_inputs(self, inputs: Any) -> None:
@@ -314,8 +332,8 @@ class Recorder(TorchDispatchMode):
         return ""
 
     def finish(self, outputs: Sequence[Tensor], substrate: str) -> Graph:
-        """Close the record."""
-        return Graph(
+        """Close the record and let go of its tensors."""
+        graph = Graph(
             nodes=tuple(self.nodes),
             values=tuple(self.values),
             tensors=self.tensors,
@@ -327,6 +345,8 @@ class Recorder(TorchDispatchMode):
                 for name, module in self.model.named_modules()
             },
         )
+        self._alive.clear()
+        return graph
 
 
 def _run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

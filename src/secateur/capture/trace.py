@@ -8,20 +8,17 @@ integers still traced. An operator's literal is known by its place in the call t
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.overrides import TorchFunctionMode
 
-from secateur.capture.inputs import as_call, map_inputs
 from secateur.capture.opened import opened
-from secateur.capture.record import Recorder, recording_context, shadow
+from secateur.capture.record import Recorder, record
 from secateur.graph.node import Graph, Path, literals_in
 from secateur.graph.origin import Field, Made, Origin, Size
 
@@ -173,60 +170,42 @@ def trace(model: nn.Module, example_inputs: Any, graph: Graph) -> Trace | None:
     Returns:
         The origins of its literals; None if the traced run differs from the record.
     """
-    equalities: list[Equality] = []
-    held = shadow(model).eval()
+    recorders: list[_TracingRecorder] = []
+
+    def make(held: nn.Module) -> Recorder:
+        recorders.append(_TracingRecorder(held))
+        return recorders[-1]
+
     try:
-        fields = mark_fields(held, equalities.append)
-    except Exception:  # noqa: BLE001 - foreign attributes may refuse to be set
-        return None
-    recorder = _TracingRecorder(held)
-    with recording_context(), ExitStack() as stack:
-        if graph.substrate != "real":
-            fake = stack.enter_context(
-                FakeTensorMode(
-                    allow_non_fake_inputs=True,
-                    shape_env=ShapeEnv() if graph.substrate == "symbolic" else None,
-                )
-            )
-            example_inputs = map_inputs(
-                example_inputs, lambda leaf: fake.from_tensor(leaf.detach(), static_shapes=True)
-            )
-        args, kwargs = as_call(example_inputs)
-        recorder.add_inputs((args, kwargs))
-        try:
-            with recorder.module_stack(), recorder, _Calls(recorder, equalities.append):
-                held(*args, **kwargs)
-        except Exception:  # noqa: BLE001 - a foreign model may refuse integers that are not plain
-            return None
-    if [node.op for node in recorder.nodes] != [node.op for node in graph.nodes]:
-        return None
-    return _gather(recorder, graph, equalities, fields)
+        traced, failure = record(model, example_inputs, graph.substrate, make=make)
+    except (TypeError, ValueError, AttributeError):
+        return None  # an attribute refused to be set
+    same = [node.op for node in traced.nodes] == [node.op for node in graph.nodes]
+    return _gather(recorders[0], graph) if failure is None and same else None
 
 
-def _gather(
-    recorder: "_TracingRecorder", graph: Graph, equalities: list[Equality], fields: Mapping[Field, int]
-) -> Trace:
+def _gather(recorder: "_TracingRecorder", graph: Graph) -> Trace:
     origins: dict[tuple[int, Path], Origin] = {}
     sites: dict[tuple[int, Path], Site] = {}
     corrected: set[tuple[int, Path]] = set()
     for node, call in zip(graph.nodes, recorder.calls, strict=True):
         if call is None or (call.is_python and call.nodes > 1):
             continue  # a closed function computes numbers of its own
-        numbers = list(numbers_in(call.arguments))
-        plain = [int(number) if isinstance(number, int) else number for number in numbers]
+        plain = [int(number) if isinstance(number, int) else number for number in call.numbers]
         for name, arg in node.args.items():
             literals = [item for item in literals_in(arg, (name,)) if not isinstance(item[1], (bool, str))]
             places = _places([value for _, value in literals], plain)
             for (path, _), place in zip(literals, places, strict=True):
                 if place is None:
                     continue
-                number = numbers[place]
+                number = call.numbers[place]
                 sites[node.index, path] = Site(call.module, call.function, call.ordinal, place)
                 if isinstance(number, int):
                     origins[node.index, path] = origin_of(number)
                 if isinstance(number, Traced) and number.is_corrected:
                     corrected.add((node.index, path))
-    return Trace(origins, sites, tuple(dict.fromkeys(equalities)), frozenset(corrected), fields)
+    equalities = tuple(dict.fromkeys(recorder.equalities))
+    return Trace(origins, sites, equalities, frozenset(corrected), recorder.fields)
 
 
 def _places(values: list[float], numbers: list[float]) -> list[int | None]:
@@ -247,7 +226,7 @@ class _Call:
     module: str
     function: str
     ordinal: int
-    arguments: Any
+    numbers: list[int | float]
     is_python: bool
     nodes: int = 0
 
@@ -260,6 +239,14 @@ class _TracingRecorder(Recorder):
         self.calls: list[_Call | None] = []
         self.current: _Call | None = None
         self.counts: list[Counter[str]] = []
+        self.equalities: list[Equality] = []
+        self.fields = mark_fields(model, self.equalities.append)
+
+    @contextmanager
+    def module_stack(self) -> Iterator[None]:
+        """Follow the modules, and the Python calls above the operators."""
+        with super().module_stack(), _Calls(self):
+            yield
 
     def enter(self, name: str) -> None:
         super().enter(name)
@@ -275,7 +262,8 @@ class _TracingRecorder(Recorder):
             count[function] += 1
         if not self.counts:
             return None
-        return _Call(self._stack[-1], function, self.counts[-1][function], arguments, is_python)
+        numbers = list(numbers_in(arguments))
+        return _Call(self._stack[-1], function, self.counts[-1][function], numbers, is_python)
 
     def index_of(self, tensor: Tensor) -> int | None:
         """The value that a tensor is."""
@@ -293,10 +281,9 @@ class _TracingRecorder(Recorder):
 class _Calls(TorchFunctionMode):
     """Sees every Python call of PyTorch, and lets sizes be traced."""
 
-    def __init__(self, recorder: _TracingRecorder, on_equal: Callable[[Equality], None]) -> None:
+    def __init__(self, recorder: _TracingRecorder) -> None:
         super().__init__()
         self.recorder = recorder
-        self.on_equal = on_equal
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -326,7 +313,7 @@ class _Calls(TorchFunctionMode):
         return torch.Size([self._traced(size, value, at) for at, size in enumerate(sizes)])
 
     def _traced(self, size: Any, value: int, dim: int) -> Any:
-        return Traced(size, Size(value, dim), self.on_equal) if type(size) is int else size
+        return Traced(size, Size(value, dim), self.recorder.equalities.append) if type(size) is int else size
 
 
 def mark_fields(model: nn.Module, on_equal: Callable[[Equality], None]) -> dict[Field, int]:

@@ -2,14 +2,17 @@
 
 from secateur.check.numbers import compare_numbers
 from secateur.check.shapes import Deviation, compare_records, scalars_that_differ
+from secateur.check.varying import Varying, find_varying
 from secateur.check.verdict import Verdict
 from secateur.check.verify import keep_masks, verify
 
 __all__ = [
     "Deviation",
+    "Varying",
     "Verdict",
     "compare_numbers",
     "compare_records",
+    "find_varying",
     "keep_masks",
     "scalars_that_differ",
     "verify",

@@ -91,7 +91,7 @@ def compare_runs(
     inputs = cast_inputs(example_inputs, dtype)
     if seed is not None:
         generator = torch.Generator().manual_seed(seed)
-        inputs = map_inputs(inputs, lambda leaf: _random_like(leaf, generator).to(leaf.dtype))
+        inputs = map_inputs(inputs, lambda leaf: random_like(leaf, generator).to(leaf.dtype))
     state = state_names(reference)
     with _same_draws(seed):
         expected = output_tensors(follow(reference, _copy(inputs), graph, on_step), state)
@@ -115,10 +115,11 @@ def _copy(inputs: Any) -> Any:
     return map_inputs(inputs, torch.clone)
 
 
-def _random_like(leaf: Tensor, generator: torch.Generator) -> Tensor:
+def random_like(leaf: Tensor, generator: torch.Generator) -> Tensor:
+    """Random numbers in float64 in place of a floating tensor; others stay."""
     if not leaf.is_floating_point():
         return leaf
-    return torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf.device)
+    return torch.randn(leaf.shape, generator=generator, dtype=torch.float64, device="cpu").to(leaf.device)
 
 
 def _relative_error(expected: Tensor, got: Tensor) -> float:
@@ -155,7 +156,8 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
         for tensor in {id(held): held for held in [*result.parameters(), *result.buffers()]}.values():
             if not tensor.is_floating_point() or not tensor.numel():
                 continue
-            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu")
+            noise = noise.to(tensor.device)
             if tensor.dim() > 1 and isinstance(tensor, nn.Parameter):
                 tensor.copy_(noise / max(tensor[0].numel(), 1) ** 0.5)
             elif bool((tensor > 0).all()):
@@ -212,11 +214,16 @@ class _Masker:
         for ref, tensor in zip(step.node.outputs, _flat(output), strict=True):
             assert ref is not None, "operators with statistics return tensors"
             dims = self.groups.findings.dims[ref.value]
-            place = tensor.new_zeros([dim.size for dim in dims])
-            index = torch.meshgrid(
-                *(torch.from_numpy(mask.nonzero()[0]) for mask in self._masks(dims)), indexing="ij"
-            )
-            place[index] = tensor
+            masks = self._masks(dims)
+            sizes = [
+                size if mask.all() else len(mask) for mask, size in zip(masks, tensor.shape, strict=True)
+            ]
+            kept = [torch.arange(size, device="cpu") for size in sizes]
+            for at, mask in enumerate(masks):
+                if not mask.all():
+                    kept[at] = torch.from_numpy(mask.nonzero()[0])
+            place = tensor.new_zeros(sizes)
+            place[torch.meshgrid(*kept, indexing="ij")] = tensor
             full.append(place)
         return type(output)(full) if isinstance(output, (tuple, list)) else full[0]
 

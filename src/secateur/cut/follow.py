@@ -16,7 +16,7 @@ from secateur.couple import Groups
 from secateur.cut.corrections import Correction
 from secateur.graph.axes import Axis, Expr
 from secateur.graph.keep import count
-from secateur.graph.node import Path, literals_in
+from secateur.graph.node import Path, scalars_in
 from secateur.graph.origin import Field, Made, Origin, Size, evaluate, fields_in, solve_for
 
 
@@ -92,8 +92,7 @@ class _Follower:
         self.written: dict[tuple[int, Path], int] = {
             (node.index, path): value
             for node in groups.graph.nodes
-            for name, arg in node.args.items()
-            for path, value in literals_in(arg, (name,))
+            for path, value in scalars_in(node).items()
         }
         self.wanted = {
             key: predict(expr, self.written[key], changed)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -137,6 +138,7 @@ def drop(model: nn.Module, names: Iterable[str], forms: Mapping[str, CallForm]) 
         skip = Skip(block, form)
         memo[id(block)] = skip
         skips.append((block, skip))
-    for block, skip in skips:
-        skip.remember(block, memo)
-    return copy.deepcopy(model, memo)
+    with torch.inference_mode(False):  # tensors made in a caller's inference mode could not be trained
+        for block, skip in skips:
+            skip.remember(block, memo)
+        return copy.deepcopy(model, memo)

@@ -11,6 +11,9 @@ from secateur.cut.corrections import Correction, correct
 from secateur.graph.keep import Mask
 
 
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
 def slice_tensor(tensor: Tensor, masks: Sequence[Mask]) -> Tensor:
     """Take the kept positions of every dim; the memory format stays.
 
@@ -28,13 +31,10 @@ def slice_tensor(tensor: Tensor, masks: Sequence[Mask]) -> Tensor:
         if not mask.all():
             index = torch.from_numpy(mask.nonzero()[0]).to(tensor.device)
             result = result.index_select(dim, index)
-    if result.dim() == 4 and _is_channels_last(tensor):
-        return result.contiguous(memory_format=torch.channels_last)
+    channels_last = _CHANNELS_LAST.get(tensor.dim())
+    if channels_last and tensor.is_contiguous(memory_format=channels_last) and not tensor.is_contiguous():
+        return result.clone(memory_format=channels_last)
     return result if result.data_ptr() != tensor.data_ptr() else result.clone()
-
-
-def _is_channels_last(tensor: Tensor) -> bool:
-    return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
 def slice_model(
@@ -57,15 +57,16 @@ def slice_model(
     memo: dict[int, Any] = {}
     named: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     named.update(model.named_buffers(remove_duplicate=False))
-    for name, dims in masks.items():
-        tensor = named[name]
-        if id(tensor) in memo:
-            continue
-        sliced = slice_tensor(tensor, dims)
-        if isinstance(tensor, nn.Parameter):
-            sliced = nn.Parameter(sliced, requires_grad=tensor.requires_grad)
-        memo[id(tensor)] = sliced
-    result = copy.deepcopy(model, memo)
+    with torch.inference_mode(False):  # tensors made in a caller's inference mode could not be trained
+        for name, dims in masks.items():
+            tensor = named[name]
+            if id(tensor) in memo:
+                continue
+            sliced = slice_tensor(tensor, dims)
+            if isinstance(tensor, nn.Parameter):
+                sliced = nn.Parameter(sliced, requires_grad=tensor.requires_grad)
+            memo[id(tensor)] = sliced
+        result = copy.deepcopy(model, memo)
     for name, values in attributes.items():
         module = result.get_submodule(name)
         for path, value in values.items():

@@ -119,3 +119,8 @@ def literals_in(arg: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ..
             yield from literals_in(item, (*path, index))
     elif isinstance(arg, (bool, int, float, str)):
         yield path, arg
+
+
+def scalars_in(node: Node) -> dict[Path, Any]:
+    """Every scalar of a call by its path."""
+    return dict(item for name, arg in node.args.items() for item in literals_in(arg, (name,)))

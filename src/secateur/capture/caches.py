@@ -1,0 +1,51 @@
+"""Caches outside of a model must not keep fake tensors: the user's next run would get them back.
+
+Some models cache tables by their sizes in a `functools.lru_cache` of the whole process. After a run on fake
+tensors, if one of them outlives it, the caches that were filled are cleared.
+"""
+
+import functools
+import gc
+import sys
+import traceback
+import weakref
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def forget(tensors: Sequence["weakref.ref[Tensor]"]) -> None:
+    """Clear the process's function caches if a tensor of a finished run is still alive.
+
+    Args:
+        tensors: What the run made; all else that held them is gone.
+
+    Example:
+        >>> import torch
+        >>> @functools.lru_cache
+        ... def table(size):
+        ...     return torch.zeros(size)
+        >>> forget([weakref.ref(table(3))])
+        >>> table.cache_info().currsize
+        0
+    """
+    if not any(tensor() is not None for tensor in tensors):
+        return
+    gc.collect()
+    if any(tensor() is not None for tensor in tensors):
+        for held in gc.get_objects():
+            if type(held) is functools._lru_cache_wrapper and _is_foreign(held):
+                held.cache_clear()
+
+
+def clear_frames(error: BaseException | None) -> None:
+    """Let the tracebacks of an error and of what caused it hold no variables any more."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _is_foreign(cache: object) -> bool:
+    """Whether a cache belongs neither to PyTorch nor to Python itself; `typing` keeps hundreds."""
+    package = (getattr(cache, "__module__", None) or "").partition(".")[0]
+    return package != "torch" and package not in sys.stdlib_module_names
