@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import secateur as sc
 from secateur.capture import capture
 from secateur.couple import couple_graph
-from secateur.errors import CheckpointError
-from secateur.plan import make_plan, tensor_shapes
+from secateur.errors import CheckpointError, RequestError
+from secateur.plan import identity_plan, make_plan, tensor_shapes
 
 X = torch.randn(2, 3, 6, 6)
 
@@ -152,3 +152,29 @@ def test_shapes_name_ties_and_buffers_that_are_not_saved():
     shapes = tensor_shapes(model)
     assert shapes["two.weight"] == shapes["one.weight"] == (8, 8)
     assert shapes["table"] == (2, 3)
+
+
+def test_the_masks_of_a_tensor_are_those_of_all_plans_in_a_row(solved):
+    model, groups = solved
+    one = make_plan(model, groups, {"stem": (0, 2, 3, 7), "inner": (1, 2, 5)})
+    cut = one.apply(model)
+    two = make_plan(cut, couple_graph(capture(cut, X)), {"stem": (1, 3), "inner": (0, 2)}).after(one)
+    assert [mask.nonzero()[0].tolist() for mask in two.masks("inner.weight")[:2]] == [[1, 5], [2, 7]]
+    assert two.masks("head.weight")[1].sum() == 8
+    assert all(mask.all() for mask in one.masks("head.bias"))
+    for name, tensor in two.apply(model).state_dict().items():
+        assert tuple(int(mask.sum()) for mask in two.masks(name)) == tensor.shape
+    assert [mask.sum() for mask in one.masks("inner.weight")][:2] == [3, 4], "a question changed the plan"
+
+
+def test_masks_of_an_unknown_tensor_are_refused(solved):
+    plan = make_plan(*solved, {"inner": (0,)})
+    with pytest.raises(RequestError, match=r"knows no tensor 'inner\.wait'\n  it has: stem\.weight"):
+        plan.masks("inner.wait")
+
+
+def test_a_plan_knows_ties_and_buffers_that_are_not_saved():
+    model = nets.Tied()
+    model.register_buffer("table", torch.zeros(2, 3), persistent=False)
+    plan = identity_plan(model, "", {})
+    assert (plan.ties, plan.unsaved) == ({"two.weight": "one.weight"}, ("table",))

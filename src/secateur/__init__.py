@@ -1,28 +1,38 @@
 """Prune PyTorch networks: couple, score, cut, prove, recover."""
 
 from secateur import errors
+from secateur.carry import carry
 from secateur.check import Verdict
 from secateur.couple import Group, Groups
+from secateur.depth import Dropped, drop_blocks
 from secateur.measure import Cost, Latency, latency
 from secateur.pipeline import Result, couple, measure, prune, save
+from secateur.pipeline import plan_model as plan
 from secateur.pipeline import recover_result as recover
 from secateur.plan import Plan
 from secateur.write.checkpoint import load_model as load
+from secateur.write.stream import Streamed, stream
 
 __all__ = [
     "Cost",
+    "Dropped",
     "Group",
     "Groups",
     "Latency",
     "Plan",
     "Result",
+    "Streamed",
     "Verdict",
+    "carry",
     "couple",
+    "drop_blocks",
     "errors",
     "latency",
     "load",
     "measure",
+    "plan",
     "prune",
     "recover",
     "save",
+    "stream",
 ]

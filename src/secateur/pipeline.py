@@ -15,11 +15,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from secateur.capture import capture
-from secateur.capture.inputs import map_inputs, without_labels
-from secateur.capture.record import record, shadow
+from secateur.capture.inputs import without_labels
+from secateur.capture.meta import is_on_meta, placed, require_values
+from secateur.capture.record import record
+from secateur.capture.unwrap import unwrap, warn_of_compiled
 from secateur.check import Verdict, keep_masks
 from secateur.couple import Groups, couple_graph, has_unused_parameters, read_in_training_only
-from secateur.errors import NoEffectWarning, PathError, RequestError
+from secateur.errors import NoEffectWarning, PathError, RequestError, UnstablePathError
 from secateur.graph.node import Graph
 from secateur.measure import Cost, cost_of
 from secateur.plan import Plan, make_plan
@@ -91,13 +93,15 @@ def _channels(plan: Plan) -> tuple[int, int]:
     return sum(group.size for group in plan.groups), sum(len(group.keep) for group in plan.groups)
 
 
-def couple(model: nn.Module, example_inputs: Any, protect: Sequence[str] = ()) -> Groups:
+def couple(model: nn.Module, example_inputs: Any, protect: Sequence[str] = (), axes: str = "heads") -> Groups:
     """Find which channels belong together.
 
     Args:
         model: Any module; not changed.
         example_inputs: A tensor, a tuple of positional inputs or a dict of keyword inputs.
         protect: Patterns of module or parameter names whose tensors must keep their shapes.
+        axes: Where two axes multiply, such as heads and their width, what is cut: "heads" (whole blocks),
+            "widths" (inside each block) or "both".
 
     Returns:
         The groups; printing them shows group, size, members, and what is protected and why.
@@ -112,8 +116,9 @@ def couple(model: nn.Module, example_inputs: Any, protect: Sequence[str] = ()) -
         >>> [(group.name, group.size, group.reason) for group in couple(model, torch.zeros(1, 3, 8, 8))]
         [('0', 8, None), ('0#2', 3, 'model input'), ('2', 4, 'model output')]
     """
+    model, example_inputs = placed(unwrap(model), example_inputs)
     graph = capture(model, example_inputs)
-    return couple_graph(graph, protect, _training_only(model, example_inputs, graph))
+    return couple_graph(graph, protect, _training_only(model, example_inputs, graph), axes)
 
 
 def _training_only(model: nn.Module, example_inputs: Any, graph: Graph) -> dict[str, str]:
@@ -131,6 +136,7 @@ def measure(model: nn.Module, example_inputs: Any) -> Cost:
         model: Any module; not changed.
         example_inputs: As for `couple`; MACs are those of one forward pass on them.
     """
+    model = unwrap(model)
     return cost_of(model, couple(model, example_inputs))
 
 
@@ -147,6 +153,7 @@ def prune(
     round_to: int = 1,
     min_keep: float = 0.1,
     protect: Sequence[str] = (),
+    axes: str = "heads",
     data: Iterable[Any] | None = None,
     recover: Sequence[str] | None = None,
     check: bool = True,
@@ -166,6 +173,8 @@ def prune(
         round_to: Kept counts are rounded up to a multiple of this; 8 suits most hardware.
         min_keep: Share of each group that always stays, at least one channel.
         protect: Patterns of module or parameter names whose tensors must keep their shapes.
+        axes: Where two axes multiply, such as heads and their width, what is cut: "heads" (whole blocks),
+            "widths" (inside each block) or "both".
         data: Batches of inputs for recovery steps; labels beside them are ignored.
         recover: Recovery steps to run after the check, such as "absorb"; None leaves the kept weights
             bit-equal to the original's.
@@ -190,12 +199,16 @@ def prune(
     budget = Budget.of(ratio=ratio, macs=macs, params=params, channels=channels)
     for name in recover or ():
         recovery_steps[name]  # an unknown name is better refused before the work than after
+    model = unwrap(model)
+    warn_of_compiled(model)
     if check:
-        _require_values(model)
-    asked = _Request(budget, criterion, scope, round_to, min_keep, tuple(_listed(protect)), seed)
+        require_values(model)
+    asked = _Request(budget, criterion, scope, round_to, min_keep, tuple(_listed(protect)), axes, seed)
     groups, attempt = _settle(model, example_inputs, asked, check=check)
+    # What was recorded has all its buffers on the meta device; the model's own may have values.
+    cut = attempt.plan.apply(model) if is_on_meta(model) else attempt.model
     result = Result(
-        model=attempt.model,
+        model=cut,
         plan=attempt.plan,
         verdict=attempt.verdict,
         before=cost_of(model, groups),
@@ -221,6 +234,7 @@ def plan_model(
     round_to: int = 1,
     min_keep: float = 0.1,
     protect: Sequence[str] = (),
+    axes: str = "heads",
     seed: int = 0,
 ) -> Plan:
     """Plan a cut without making it, of a model that may be too large for the memory.
@@ -243,6 +257,8 @@ def plan_model(
         round_to: Kept counts are rounded up to a multiple of this.
         min_keep: Share of each group that always stays.
         protect: Patterns of module or parameter names whose tensors must keep their shapes.
+        axes: Where two axes multiply, such as heads and their width, what is cut: "heads" (whole blocks),
+            "widths" (inside each block) or "both".
         seed: For criteria that draw.
 
     Returns:
@@ -263,8 +279,9 @@ def plan_model(
           0: 8 -> 4
     """
     budget = Budget.of(ratio=ratio, macs=macs, params=params, channels=channels)
-    asked = _Request(budget, criterion, scope, round_to, min_keep, tuple(_listed(protect)), seed)
+    asked = _Request(budget, criterion, scope, round_to, min_keep, tuple(_listed(protect)), axes, seed)
     stored = None if weights is None else open_shards(weights)
+    model = unwrap(model)
     return _settle(model, example_inputs, asked, check=False, stored=stored)[1].plan
 
 
@@ -278,6 +295,7 @@ class _Request:
     round_to: int
     min_keep: float
     protect: tuple[str, ...]
+    axes: str
     seed: int
 
 
@@ -295,13 +313,15 @@ def _settle(
 ) -> tuple[Groups, Attempt]:
     """Couple, score, select and cut, until the cut is right.
 
-    Some models ask whether they run on fake tensors, and take another path on real ones.
+    Some models fill a cache at their first run; some ask whether they run on fake tensors, and take another
+    path on real ones.
     """
-    if any(parameter.is_meta for parameter in model.parameters()):
-        model = _with_buffers_on_meta(model)
-        example_inputs = map_inputs(example_inputs, lambda leaf: leaf.to("meta"))
+    model, example_inputs = placed(model, example_inputs)
     try:
-        return _settle_on(model, example_inputs, "auto", asked, check, stored)
+        try:
+            return _settle_on(model, example_inputs, "auto", asked, check, stored)
+        except UnstablePathError:
+            return _settle_on(model, example_inputs, "auto", asked, check, stored)
     except PathError:
         return _settle_on(model, example_inputs, "real", asked, check, stored)
 
@@ -319,7 +339,7 @@ def _settle_on(
     settler = Settler(model, example_inputs, graph, check=check, seed=asked.seed)
     scores: Scores | None = None
     while True:
-        groups = couple_graph(graph, asked.protect, vetoes)
+        groups = couple_graph(graph, asked.protect, vetoes, asked.axes)
         scores = score(model, groups, asked.criterion, asked.seed, stored=stored, known=scores)
         selection = select(
             groups, scores, asked.budget, scope=asked.scope, min_keep=asked.min_keep, round_to=asked.round_to
@@ -331,30 +351,6 @@ def _settle_on(
         if not attempt.vetoes:
             return groups, attempt
         vetoes.update(attempt.vetoes)
-
-
-def _with_buffers_on_meta(model: nn.Module) -> nn.Module:
-    """A copy whose buffers are where its parameters are; loaders often leave them on the CPU."""
-    copy = shadow(model)
-    moved: dict[int, Tensor] = {}
-    for module in copy.modules():
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = moved.setdefault(id(buffer), buffer.to("meta"))
-    return copy
-
-
-def _require_values(model: nn.Module) -> None:
-    """Refuse to prove numbers of a model that has none."""
-    named = [*model.named_parameters(), *model.named_buffers()]
-    empty = [name for name, tensor in named if tensor.is_meta]
-    if empty:
-        raise RequestError(
-            f"{len(empty)} tensors of {type(model).__name__} are on the meta device and have no values, "
-            "but check=True proves numbers",
-            empty[:3],
-            "plan with secateur.plan and cut with secateur.stream, or pass check=False",
-        )
 
 
 def recover_result(
@@ -407,7 +403,7 @@ def _require_effect(groups: Groups, selection: Selection, budget: Budget) -> Non
     if any(len(indices) < groups[name].size for name, indices in selection.keep.items()):
         return
     if budget.kind != "channels" and budget.value in (0, 1.0):
-        warnings.warn(f"{budget} asks for nothing to be pruned", NoEffectWarning, stacklevel=4)
+        warnings.warn(f"{budget} asks for nothing to be pruned", NoEffectWarning, stacklevel=5)
         return
     raise RequestError(
         f"{budget} prunes nothing",

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.capture.unwrap import unwrap
 from secateur.couple import Groups
@@ -282,7 +282,7 @@ class Plan(_Frozen):
     def model_copy(self, **changes: Any) -> "Plan":
         """A plan with some fields replaced; what was computed from the old ones is forgotten."""
         copy = super().model_copy(**changes)
-        for name in ("_axes", "_keep"):
+        for name in ("_axes", "_keep", "_counts"):
             copy.__dict__.pop(name, None)
         return copy
 
@@ -299,6 +299,10 @@ class Plan(_Frozen):
                 masks[held] = np.isin(np.arange(group.size), group.keep)
         return masks
 
+    @cached_property
+    def _counts(self) -> dict[Axis, int]:
+        return {held: int(mask.sum()) for held, mask in self._keep.items()}
+
     def _expr(self, spec: Spec) -> Expr:
         if isinstance(spec, int):
             return axis(spec)
@@ -314,7 +318,7 @@ class Plan(_Frozen):
         return self._count(spec)
 
     def _count(self, spec: Spec) -> int:
-        return count(self._expr(spec), {held: int(mask.sum()) for held, mask in self._keep.items()})
+        return count(self._expr(spec), self._counts)
 
     def __str__(self) -> str:
         lines = [f"plan for {self.model}: {self.requested}, {self.achieved:.1%} of the channels removed"]
@@ -325,21 +329,24 @@ class Plan(_Frozen):
 
 def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter and buffer by its qualified name; ties and non-persistent buffers included."""
-    named = [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
-    return {name: tuple(tensor.shape) for name, tensor in named}
+    return {name: tuple(tensor.shape) for name, tensor in _named_tensors(model)}
 
 
 def tied_names(model: nn.Module) -> dict[str, str]:
     """Further names of tensors that have several, each with the name that comes first."""
     first: dict[int, str] = {}
-    named = [
+    return {
+        name: found
+        for name, tensor in _named_tensors(model)
+        if (found := first.setdefault(id(tensor), name)) != name
+    }
+
+
+def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
     ]
-    return {name: found for name, tensor in named if (found := first.setdefault(id(tensor), name)) != name}
 
 
 def unsaved_names(model: nn.Module) -> tuple[str, ...]:

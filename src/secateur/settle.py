@@ -12,21 +12,25 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import nn
 
-from secateur.capture import Trace, record, trace
+from secateur.capture import Trace, cast_inputs, record, trace
+from secateur.capture.copies import copy_module
 from secateur.check import (
     Deviation,
     Varying,
     Verdict,
     compare_records,
     find_varying,
+    first_difference,
     keep_masks,
+    regroup,
     scalars_that_differ,
     verify,
 )
 from secateur.couple import Groups
-from secateur.cut import Followed, follow_integers
+from secateur.cut import follow_integers, hold_scalars
 from secateur.errors import CheckError, CutError, UnstablePathError
 from secateur.graph.axes import Axis
 from secateur.graph.node import Graph
@@ -43,6 +47,7 @@ class Attempt:
         graph: Its record.
         verdict: The proof by number; None if it was not asked for or not reached.
         deviation: The first place where the cut model does something else than predicted; None if none.
+        suspects: Names of the groups behind it.
         vetoes: Groups that may not be cut so, with the reason; empty if the cut is right.
     """
 
@@ -51,6 +56,7 @@ class Attempt:
     graph: Graph
     verdict: Verdict | None = None
     deviation: Deviation | None = None
+    suspects: tuple[str, ...] = ()
     vetoes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -92,7 +98,7 @@ class Settler:
         """
         attempt = self._cut(groups, plan)
         if attempt.deviation is not None:
-            return _with(attempt, vetoes=_suspects(groups, attempt))
+            return _with(attempt, vetoes=_suspects(attempt))
         if not self.check:
             return attempt
         verdict = self._verify(groups, attempt)
@@ -103,7 +109,18 @@ class Settler:
             raise CheckError(
                 f"the cut model is wrong: {verdict.failure}", do="report this model; nothing was changed"
             )
+        where = first_difference(
+            self.model,
+            attempt.model,
+            self.example_inputs,
+            groups,
+            keep_masks(groups, attempt.plan),
+            attempt.graph,
+            self.seed,
+        )
         reason = f"the cut model computes other numbers than the masked one ({verdict.failure})"
+        if where is not None:
+            reason += f", first at {where}"
         return _with(attempt, verdict=verdict, vetoes=dict.fromkeys(culprits, reason))
 
     @cached_property
@@ -121,14 +138,12 @@ class Settler:
             self._follows = True
         if self._trace is None:
             return self._try(groups, plan, counts)
-        changed = {held: left for held, left in counts.items() if left < held.size}
-        followed = follow_integers(groups, changed, self._trace)
-        return self._hold_scalars(groups, plan, counts, followed, self._trace)
+        return self._follow(groups, plan, counts, self._trace)
 
-    def _hold_scalars(
-        self, groups: Groups, plan: Plan, counts: Mapping[Axis, int], followed: Followed, trace: Trace
-    ) -> Attempt:
-        """Try with the scalars held that come out otherwise, while there are new ones."""
+    def _follow(self, groups: Groups, plan: Plan, counts: Mapping[Axis, int], trace: Trace) -> Attempt:
+        """Let fields and calls follow; then hold the scalars that still come out otherwise."""
+        changed = {held: left for held, left in counts.items() if left < held.size}
+        followed = follow_integers(groups, changed, trace)
         known: set[object] = set()
         while True:
             attempt = self._try(groups, plan.following(followed), counts)
@@ -136,7 +151,7 @@ class Settler:
             if not scalars.keys() - known:
                 return attempt
             known |= scalars.keys()
-            followed = followed.holding(scalars, trace)
+            followed = followed.holding(hold_scalars(groups, changed, trace, scalars))
 
     @cached_property
     def _varying(self) -> Varying:
@@ -162,7 +177,28 @@ class Settler:
         if deviation is not None and deviation.is_other_path and not self._is_stable:
             self._require_stable()
             self._is_stable = True
-        return Attempt(plan, cut, graph, deviation=deviation)
+        judged_by = groups
+        if deviation is not None and self.graph.substrate == "real":
+            deviation, judged_by = self._compare_on_masked(groups, plan, cut) or (deviation, groups)
+        suspects = deviation.suspects if deviation else ()
+        names = tuple(judged_by.name_of[held] for held in suspects if held in judged_by.name_of)
+        return Attempt(plan, cut, graph, deviation=deviation, suspects=names)
+
+    def _compare_on_masked(
+        self, groups: Groups, plan: Plan, cut: nn.Module
+    ) -> tuple[Deviation | None, Groups] | None:
+        """Compare with the record of the masked original instead, where numbers decide the path.
+
+        In float64, so that rounding decides nothing.
+        """
+        inputs = cast_inputs(self.example_inputs, torch.float64)
+        found = regroup(self.model, inputs, groups, keep_masks(groups, plan), torch.float64)
+        if found is None:
+            return None
+        again, masks = found
+        graph, failure = record(copy_module(cut).double(), inputs, "real")
+        counts = {held: int(mask.sum()) for held, mask in masks.items()}
+        return compare_records(again, counts, graph, failure), again
 
     def _verify(self, groups: Groups, attempt: Attempt) -> Verdict:
         return verify(self.model, attempt.model, self.example_inputs, groups, attempt.plan, self.seed)
@@ -196,13 +232,12 @@ def _with_ties(groups: Groups, names: Sequence[str]) -> set[str]:
     return chosen.union(*(tied for tied, _ in groups.ties if chosen & set(tied)))
 
 
-def _suspects(groups: Groups, attempt: Attempt) -> dict[str, str]:
+def _suspects(attempt: Attempt) -> dict[str, str]:
     """The groups behind a deviation, with the reason."""
     deviation = attempt.deviation
     assert deviation is not None, "asked for a deviating attempt"
     cut = {group.name for group in _cut_groups(attempt.plan)}
-    names = [groups.name_of[held] for held in deviation.suspects if held in groups.name_of]
-    found = [name for name in names if name in cut]
+    found = [name for name in attempt.suspects if name in cut]
     if not found:
         raise CutError(
             "the cut model cannot follow its plan",

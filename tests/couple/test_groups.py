@@ -262,3 +262,18 @@ def test_layers_that_pass_channels_do(layer):
 def test_batch_norm_without_running_statistics_renormalises_the_batch():
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.Linear(6, 2))
     assert sc.prune(model, torch.randn(3, 4), ratio=0.5).verdict.exact
+
+
+@pytest.mark.parametrize(("axes", "free"), [("heads", {3}), ("widths", {4}), ("both", {3, 4})])
+def test_where_axes_multiply_the_caller_chooses_which_is_cut(axes, free):
+    groups = sc.couple(nets.Attention(), torch.zeros(2, 5, 12), axes=axes)
+    assert {group.size for group in groups.prunable} == free
+
+
+def test_cutting_heads_and_widths_together_is_exact():
+    model = nets.randomise(nets.Attention())
+    result = sc.prune(model, torch.randn(2, 5, 12), ratio=0.4, axes="both", scope="local")
+    assert result.verdict.exact
+    assert result.model.qkv.out_features == 3 * 2 * 2
+    with pytest.raises(RequestError, match="unknown axes 'all'"):
+        sc.couple(model, torch.randn(2, 5, 12), axes="all")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torchvision.ops
 from torch import Tensor, nn
 
 from secateur.capture import output_tensors
@@ -42,7 +43,20 @@ class Sample(nn.Module):
 
 
 def evaluate(text, make):
-    return eval(text, {"torch": torch, "F": F, "T": make})
+    return eval(text, {"torch": torch, "F": F, "torchvision": torchvision, "T": make})
+
+
+class _Keeper(Recorder):
+    """Remembers the tensor behind each value."""
+
+    def __init__(self, model):
+        self.seen = {}
+        super().__init__(model)
+
+    def _add(self, tensor, kind):
+        index = super()._add(tensor, kind)
+        self.seen[index] = tensor
+        return index
 
 
 @dataclass
@@ -62,7 +76,7 @@ class Recording:
 
     @classmethod
     def of_model(cls, model):
-        recorder = Recorder(model)
+        recorder = _Keeper(model)
         with recording_context(), recorder:
             graph = recorder.finish(output_tensors(model(None)), "real")
         findings = solve(graph)
@@ -70,7 +84,7 @@ class Recording:
         free = [leaf for leaf in dict.fromkeys(every) if leaf.reason is None and leaf.size > 1]
         start = {
             index: tensor.detach()
-            for index, tensor in enumerate(recorder._alive)
+            for index, tensor in recorder.seen.items()
             if graph.values[index].kind != "node"
         }
         return cls(model, graph, findings, free, start)
@@ -95,7 +109,7 @@ class Recording:
             for ref, tensor in zip(node.outputs, flat(output), strict=True):
                 if ref is not None:
                     masks = self.masks(ref.value, keep)
-                    values[ref.value] = tensor if sliced else mask_out(tensor.clone(), masks)
+                    values[ref.value] = tensor if sliced else mask_out(own(tensor), masks)
         return [values[index] for index in self.graph.outputs]
 
     def _argument(self, path, value, node, values, kept):
@@ -166,6 +180,12 @@ def take(tensor, masks):
     for dim, mask in enumerate(masks):
         tensor = tensor.index_select(dim, torch.from_numpy(mask.nonzero()[0]))
     return tensor
+
+
+def own(tensor):
+    """A view keeps its memory, as a write into it is one into its base; one that repeats positions cannot."""
+    repeats = any(stride == 0 < size - 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.clone() if repeats else tensor
 
 
 def mask_out(tensor: Tensor, masks):

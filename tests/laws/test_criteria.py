@@ -10,6 +10,7 @@ from secateur.capture import capture
 from secateur.couple import couple_graph
 from secateur.errors import RequestError
 from secateur.score import GroupView, MemberView, score, view_group
+from secateur.score import criterion as criterion_module
 from secateur.score.criterion import criteria
 
 # `random` draws by position and does not look at the weights: that is its purpose.
@@ -18,7 +19,7 @@ READING = [name for name in criteria if name not in READS_NOTHING]
 
 
 def _member(tensor, rows, op="aten.conv2d", arg="weight", *, is_contracted=False, rank=4):
-    return MemberView(tensor, rows, op, arg, is_contracted, rank)
+    return MemberView(tensor, lambda: rows, op, arg, is_contracted, rank)
 
 
 def _view(channels, seed=0, change=lambda rows: rows):
@@ -80,6 +81,14 @@ def test_the_sign_of_a_weight_does_not_matter(name):
 @pytest.mark.parametrize("name", READING)
 def test_zero_weights_score_zero(name):
     assert not criteria[name].score(_view(5, change=torch.zeros_like)).any()
+
+
+@pytest.mark.parametrize("name", list(criteria))
+def test_scores_in_pieces_are_those_of_the_whole(name, monkeypatch):
+    """A formula that says it takes every row by itself does."""
+    whole = criteria[name].score(_view(7))
+    monkeypatch.setattr(criterion_module, "_CHUNK", 20)
+    torch.testing.assert_close(criteria[name].score(_view(7)), whole)
 
 
 def test_random_scores_depend_on_the_seed_and_the_group():

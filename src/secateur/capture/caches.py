@@ -6,10 +6,12 @@ tensors, if one of them outlives it, the caches that were filled are cleared.
 
 import functools
 import gc
+import os
 import sys
 import traceback
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor
 
@@ -38,10 +40,16 @@ def forget(tensors: Sequence["weakref.ref[Tensor]"]) -> None:
                 held.cache_clear()
 
 
-def clear_frames(error: BaseException | None) -> None:
-    """Let the tracebacks of an error and of what caused it hold no variables any more."""
+def drop_frames(error: BaseException | None) -> None:
+    """Replace the tracebacks of an error and of its causes, which hold tensors, by a note of the line."""
     while error is not None:
-        traceback.clear_frames(error.__traceback__)
+        lines = traceback.extract_tb(error.__traceback__)
+        own = [line for line in lines if f"{os.sep}torch{os.sep}" not in line.filename]
+        if own:
+            error.add_note(
+                f"at {'/'.join(Path(own[-1].filename).parts[-2:])}:{own[-1].lineno}: {own[-1].line}"
+            )
+        error.__traceback__ = None
         error = error.__cause__ or error.__context__
 
 

@@ -44,6 +44,8 @@ class Step:
 
 
 class _Follower(TorchDispatchMode):
+    supports_higher_order_operators = True
+
     def __init__(self, graph: Graph, on_step: Callable[[Step], Any]) -> None:
         super().__init__()
         self.graph = graph

@@ -5,7 +5,6 @@ Substrate (measured over 288 models, docs/decisions/0003-capture.md): a `TorchDi
 first: no memory, no arithmetic. Real tensors where a model looks at numbers.
 """
 
-import copy
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from weakref import ref
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -29,7 +29,8 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from secateur.capture.caches import clear_frames, forget
+from secateur.capture.caches import drop_frames, forget
+from secateur.capture.copies import copy_module
 from secateur.capture.inputs import as_call, map_inputs, require_tensors, state_names
 from secateur.errors import CaptureError, RequestError, SecateurError
 from secateur.graph.node import Graph, Node, Ref, Value
@@ -38,6 +39,7 @@ _LOOKS_AT_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException, 
 _SKIPPED = {"prim.device", "aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset"}
 _TORCH_FOLDER = str(Path(torch.__file__).parent) + "/"
 _OWN_FOLDER = str(Path(__file__).parents[1]) + "/"
+_AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 _ATEN = torch.ops.aten
 _META_KERNELS = {overload.default for overload in (_ATEN.conv1d, _ATEN.conv2d, _ATEN.conv3d, _ATEN.linear)}
 """Operators whose meta kernel alone tells the shape; frequent and slow on fake tensors."""
@@ -80,7 +82,7 @@ def capture(model: nn.Module, example_inputs: Any, substrate: str = "auto") -> G
     assert failure is not None, "every attempt returned or failed"
     raise CaptureError(
         f"the model does not run on the example inputs: {type(failure).__name__}: {failure}",
-        _shapes_of(example_inputs),
+        [*_shapes_of(example_inputs), *getattr(failure, "__notes__", ())],
         "pass inputs that model(*inputs) accepts in eval mode",
     ) from failure
 
@@ -117,7 +119,7 @@ def record(
         The record, partial if the model failed, and what it failed with.
     """
     graph, failure, made = _record(model, example_inputs, substrate, training, make or Recorder)
-    clear_frames(failure)
+    drop_frames(failure)
     forget(made)
     return graph, failure
 
@@ -154,12 +156,12 @@ def _record(
 def shadow(model: nn.Module) -> nn.Module:
     """Copy the structure and the buffers of a model, which a run may write, and share its parameters."""
     memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
-    return copy.deepcopy(model, memo)
+    return copy_module(model, memo)
 
 
 @contextmanager
 def recording_context() -> Iterator[None]:
-    """Keep composite operators whole and the fused attention path off.
+    """Keep composite operators whole, and the fused attention path and the caller's autocast off.
 
     A cut model that does not run is a normal step of the search; PyTorch's log of it stays silent.
     """
@@ -168,7 +170,11 @@ def recording_context() -> Iterator[None]:
     log = logging.getLogger("torch._subclasses.fake_tensor")
     was_silent, log.disabled = log.disabled, True
     try:
-        with torch.inference_mode():
+        with ExitStack() as stack:
+            for device in _AUTOCAST_DEVICES:
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            stack.enter_context(torch.inference_mode())
             yield
     finally:
         log.disabled = was_silent
@@ -178,6 +184,8 @@ def recording_context() -> Iterator[None]:
 @cache
 def operator_name(func: Any) -> str:
     """The name of an operator without its overload: "aten.conv2d"."""
+    if isinstance(func, HigherOrderOperator):
+        return f"higher_order.{func.name()}"
     namespace, name = func._schema.name.split("::")
     return f"{namespace}.{name}"
 
@@ -198,6 +206,8 @@ def is_pointwise(func: Any) -> bool:
     none. So any overload of the operator counts, and of its out-of-place form. One that makes no tensor
     (`equal`) is tagged too, but has no positions.
     """
+    if isinstance(func, HigherOrderOperator):
+        return False
     if any(str(result.type) != "Tensor" for result in func._schema.returns):
         return False
     namespace, name = func._schema.name.split("::")
@@ -211,7 +221,12 @@ def is_pointwise(func: Any) -> bool:
 
 
 class Recorder(TorchDispatchMode):
-    """Records every dispatched operator call; also keeps the stack of running modules."""
+    """Records every dispatched operator call; also keeps the stack of running modules.
+
+    An operator that runs Python of the model (`cond`, `flex_attention`) is one node: its inside is not seen.
+    """
+
+    supports_higher_order_operators = True
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -284,7 +299,7 @@ class Recorder(TorchDispatchMode):
             Node(
                 index=len(self.nodes),
                 op=operator_name(func),
-                overload=func._overloadname,
+                overload=getattr(func, "_overloadname", ""),
                 args=named,
                 outputs=tuple(
                     Ref(self._add(item, "node")) if isinstance(item, Tensor) else None for item in flat
@@ -313,6 +328,8 @@ class Recorder(TorchDispatchMode):
             return value
         if isinstance(value, torch.SymInt):
             return int(value)
+        if callable(value):
+            return type(value).__name__
         return _text(value)
 
     def _source(self) -> str:
@@ -415,6 +432,10 @@ def _text(value: Any) -> str:
 
 def schema_arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Name every argument of a dispatched call after the operator's schema, defaults filled in."""
+    if isinstance(func, HigherOrderOperator):
+        yield from ((f"arg{position}", value) for position, value in enumerate(args))
+        yield from kwargs.items()
+        return
     for position, argument in enumerate(func._schema.arguments):
         if position < len(args) and not argument.kwarg_only:
             yield argument.name, args[position]

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from types import FunctionType
 from typing import Any
 
@@ -291,6 +292,8 @@ class _Calls(TorchFunctionMode):
         is_shape = getattr(func, "__self__", None) is torch.Tensor.shape
         if is_shape or func is torch.Tensor.size:
             return self._sizes(args[0], func(*args, **kwargs), *(() if is_shape else args[1:]), **kwargs)
+        if func is torch.Tensor.numel:
+            return self._numel(args[0], func(*args, **kwargs))
         if name in ("__get__", "__set__"):
             return func(*args, **kwargs)
         call = self.recorder.begin(name, (args, kwargs), isinstance(func, FunctionType))
@@ -311,6 +314,18 @@ class _Calls(TorchFunctionMode):
         if dim is not None:
             return self._traced(sizes, value, int(dim) % tensor.dim())
         return torch.Size([self._traced(size, value, at) for at, size in enumerate(sizes)])
+
+    def _numel(self, tensor: Tensor, number: Any) -> Any:
+        """The number of elements, as the product of the sizes."""
+        value = self.recorder.index_of(tensor)
+        sizes: list[Origin] = [] if value is None else [Size(value, dim) for dim in range(tensor.dim())]
+        if not sizes or type(number) is not int:
+            return number
+        return Traced(
+            number,
+            reduce(lambda left, right: Made("*", left, right), sizes),
+            self.recorder.equalities.append,
+        )
 
     def _traced(self, size: Any, value: int, dim: int) -> Any:
         return Traced(size, Size(value, dim), self.recorder.equalities.append) if type(size) is int else size

@@ -52,18 +52,27 @@ def unwrap(model: nn.Module) -> nn.Module:
         kinds = [kind.__name__ for kind in type(model).__mro__]
         name = next((kind for kind in kinds if kind in _INNER), None)
         if name is None:
-            return model
+            break
         attribute, wrapper = _INNER[name]
         inner = getattr(model, attribute, None)
         if not isinstance(inner, nn.Module):
-            return model  # a class of the same name
+            break  # a class of the same name
         model = inner
-        warnings.warn(
+        _warn(
             f"{wrapper} was unwrapped: the result is a plain {type(model).__name__}; "
-            "wrap it again if you need to",
-            UnwrapWarning,
-            stacklevel=3,
+            "wrap it again if you need to"
         )
+    return model
+
+
+def warn_of_compiled(model: nn.Module) -> None:
+    """Warn with `UnwrapWarning` if a module was compiled in place: what is made of it is not compiled."""
+    if any(module._compiled_call_impl is not None for module in model.modules()):
+        _warn(f"{type(model).__name__} was compiled in place, the result is not; compile it if you need to")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, UnwrapWarning, stacklevel=4)
 
 
 def require_python(model: nn.Module) -> None:
@@ -72,13 +81,13 @@ def require_python(model: nn.Module) -> None:
         raise RequestError(
             f"model is {type(model).__name__}, not a torch.nn.Module", do="pass the module itself"
         )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise RequestError(
-            f"model is a {type(model).__name__}: its Python is gone",
-            ["pruning changes the modules that a script was made from"],
-            "pass the module that was scripted or traced, and script the result",
-        )
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise RequestError(
+                f"{name or 'model'} is a {type(module).__name__}: its Python is gone",
+                ["pruning changes the modules that a script was made from"],
+                "pass the module that was scripted or traced, and script the result",
+            )
         kinds = {kind.__name__ for kind in type(module).__mro__}
         if kinds & _SHARDING:
             raise RequestError(

@@ -7,7 +7,6 @@ parameters and with randomised ones (default initialisation hides wrong cuts at 
 to 3).
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture import Step, as_call, cast_inputs, follow
+from secateur.capture.copies import copy_module
 from secateur.capture.inputs import map_inputs, output_tensors, state_names
 from secateur.capture.record import recording_context
 from secateur.couple import Groups
@@ -54,12 +54,30 @@ def compare_numbers(
         The relative error, and the tolerance for the precision that the model computes in.
 
     Raises:
-        PathError: The original takes another path than in its record.
+        PathError: The original takes another path than in its record. Where numbers decide the path, pass
+            groups of a record on the same numbers (`regroup`).
     """
-    reference = copy.deepcopy(model).to(dtype).eval()
-    masker = _Masker(groups, keep)
-    masker.mask_parameters(reference)
-    return compare_runs(reference, cut, example_inputs, groups.graph, masker, seed, dtype)
+    reference = masked_copy(model, groups, keep, dtype)
+    return compare_runs(reference, cut, example_inputs, groups.graph, Masker(groups, keep), seed, dtype)
+
+
+def masked_copy(
+    model: nn.Module, groups: Groups, keep: Mapping[Axis, Mask], dtype: torch.dtype = torch.float64
+) -> nn.Module:
+    """Copy a model in eval mode and set the removed positions of its parameters to zero.
+
+    What reads a removed channel reads it with weight zero, so this alone computes what the cut model does,
+    statistics over a cut axis excepted.
+
+    Args:
+        model: The original; not changed.
+        groups: Its groups.
+        keep: A mask for each cut axis.
+        dtype: The precision of the copy.
+    """
+    reference = copy_module(model).to(dtype).eval()
+    Masker(groups, keep).mask_parameters(reference)
+    return reference
 
 
 def compare_runs(
@@ -88,16 +106,13 @@ def compare_runs(
     Raises:
         PathError: The original takes another path than in its record.
     """
-    inputs = cast_inputs(example_inputs, dtype)
-    if seed is not None:
-        generator = torch.Generator().manual_seed(seed)
-        inputs = map_inputs(inputs, lambda leaf: random_like(leaf, generator).to(leaf.dtype))
+    inputs = drawn_inputs(example_inputs, seed, dtype)
     state = state_names(reference)
     with _same_draws(seed):
         expected = output_tensors(follow(reference, _copy(inputs), graph, on_step), state)
     args, kwargs = as_call(_copy(inputs))
     with recording_context(), _same_draws(seed):
-        got = output_tensors(copy.deepcopy(cut).to(dtype).eval()(*args, **kwargs), state)
+        got = output_tensors(copy_module(cut).to(dtype).eval()(*args, **kwargs), state)
     error = max(_relative_error(one, two) for one, two in zip(expected, got, strict=True))
     lowest = min((one.dtype.itemsize for one in expected if one.is_floating_point()), default=8)
     return error, TOLERANCE if lowest >= 8 else _LOOSE_TOLERANCE
@@ -113,6 +128,15 @@ def _same_draws(seed: int | None) -> Iterator[None]:
 
 def _copy(inputs: Any) -> Any:
     return map_inputs(inputs, torch.clone)
+
+
+def drawn_inputs(example_inputs: Any, seed: int | None, dtype: torch.dtype) -> Any:
+    """Random inputs like the example; without a seed the example itself, in another precision."""
+    inputs = cast_inputs(example_inputs, dtype)
+    if seed is None:
+        return inputs
+    generator = torch.Generator().manual_seed(seed)
+    return map_inputs(inputs, lambda leaf: random_like(leaf, generator).to(leaf.dtype))
 
 
 def random_like(leaf: Tensor, generator: torch.Generator) -> Tensor:
@@ -151,7 +175,7 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
         seed: For the draw.
     """
     generator = torch.Generator().manual_seed(seed)
-    result = copy.deepcopy(model).double()
+    result = copy_module(model).double()
     with torch.no_grad():
         for tensor in {id(held): held for held in [*result.parameters(), *result.buffers()]}.values():
             if not tensor.is_floating_point() or not tensor.numel():
@@ -167,7 +191,7 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
     return result
 
 
-class _Masker:
+class Masker:
     """Runs every operator of the original and sets removed positions of its results to zero."""
 
     def __init__(self, groups: Groups, keep: Mapping[Axis, Mask]) -> None:
@@ -176,13 +200,14 @@ class _Masker:
         self.changed = {held: int(mask.sum()) for held, mask in keep.items() if not mask.all()}
 
     def __call__(self, step: Step) -> Any:
+        """Run one operator."""
         statistics = self.groups.findings.renormalised.get(step.node.index, [])
         if any(self._is_cut(expr) for expr in statistics):
             return self._over_kept(step)
         output = step.run()
-        if len(_flat(output)) != len(step.node.outputs):
+        if len(results_of(output)) != len(step.node.outputs):
             raise PathError(f"another number of results than in its record: {step.node}")
-        for ref, tensor in zip(step.node.outputs, _flat(output), strict=True):
+        for ref, tensor in zip(step.node.outputs, results_of(output), strict=True):
             if isinstance(tensor, Tensor) and ref is not None and not _is_view(step, tensor):
                 self._mask(tensor, self.groups.findings.dims[ref.value])
         return output
@@ -211,7 +236,7 @@ class _Masker:
         named = {name: self._slice(name, value, step) for name, value in step.named().items()}
         output = step.func(**named)
         full = []
-        for ref, tensor in zip(step.node.outputs, _flat(output), strict=True):
+        for ref, tensor in zip(step.node.outputs, results_of(output), strict=True):
             assert ref is not None, "operators with statistics return tensors"
             dims = self.groups.findings.dims[ref.value]
             masks = self._masks(dims)
@@ -223,7 +248,7 @@ class _Masker:
                 if not mask.all():
                     kept[at] = torch.from_numpy(mask.nonzero()[0])
             place = tensor.new_zeros(sizes)
-            place[torch.meshgrid(*kept, indexing="ij")] = tensor
+            place[torch.meshgrid(*kept, indexing="ij") if kept else ()] = tensor
             full.append(place)
         return type(output)(full) if isinstance(output, (tuple, list)) else full[0]
 
@@ -244,7 +269,8 @@ class _Masker:
         return count(expr, self.changed) if expr is not None and self._is_cut(expr) else value
 
 
-def _flat(output: Any) -> list[Any]:
+def results_of(output: Any) -> list[Any]:
+    """The results of an operator as one list."""
     if not isinstance(output, (tuple, list)):
         return [output]
     return [part for item in output for part in (item if isinstance(item, (tuple, list)) else (item,))]
@@ -256,5 +282,6 @@ def _is_view(step: Step, tensor: Tensor) -> bool:
         return False
     memory = tensor.untyped_storage().data_ptr()
     return any(
-        isinstance(arg, Tensor) and arg.untyped_storage().data_ptr() == memory for arg in _flat(step.args)
+        isinstance(arg, Tensor) and arg.untyped_storage().data_ptr() == memory
+        for arg in results_of(step.args)
     )

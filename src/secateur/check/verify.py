@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from secateur.check.numbers import compare_numbers, randomised
+from secateur.check.numbers import compare_numbers, drawn_inputs, randomised
+from secateur.check.regroup import regroup
 from secateur.check.verdict import Verdict
 from secateur.couple import Groups
 from secateur.errors import CaptureError, PathError
@@ -46,7 +47,16 @@ def verify(
     renormalised = {group.renormalised for group in groups if group.axis in changed and group.renormalised}
 
     def run(one: nn.Module, two: nn.Module, seed: int | None, dtype: torch.dtype) -> tuple[float, float]:
-        return compare_numbers(one, two, example_inputs, groups, keep, seed, dtype)
+        try:
+            return compare_numbers(one, two, example_inputs, groups, keep, seed, dtype)
+        except PathError:
+            if groups.graph.substrate != "real":
+                raise
+            inputs = drawn_inputs(example_inputs, seed, dtype)
+            found = regroup(one, inputs, groups, keep, dtype)
+            if found is None:
+                raise
+            return compare_numbers(one, two, inputs, *found, None, dtype)
 
     return prove(model, cut, plan, groups.graph, run, seed, tuple(sorted(renormalised)))
 
@@ -119,13 +129,17 @@ class _Comparison:
             PathError: The model takes another path than in its record, on the example itself too.
         """
         try:
-            return self._on_some_inputs(model, cut)
-        except (RuntimeError, TypeError, NotImplementedError) as error:
+            error, tolerance = self._on_some_inputs(model, cut)
+            why = "the model computes no finite number" if math.isnan(error) else ""
+        except (RuntimeError, TypeError, NotImplementedError) as failure:
             if self.dtype == torch.float32:
-                raise CaptureError(f"the model does not run for the proof: {error}") from error
-            self.dtype = torch.float32
-            self.limits.append(f"proven in float32, as in float64: {error}".partition("\n")[0][:200])
-            return self._on_some_inputs(model, cut)
+                raise CaptureError(f"the model does not run for the proof: {failure}") from failure
+            why = str(failure).partition("\n")[0][:200]
+        if not why or self.dtype == torch.float32:
+            return error, tolerance
+        self.dtype = torch.float32
+        self.limits.append(f"proven in float32, as in float64: {why}")
+        return self(model, cut)
 
     def _on_some_inputs(self, model: nn.Module, cut: nn.Module) -> tuple[float, float]:
         """Random inputs; where those lead the model on another path, the example itself."""

@@ -18,6 +18,7 @@ class Findings:
         dims: The dims of each value, by value index.
         literals: By node index and argument path: the dim whose size this integer is.
         macs: By node index: MACs as a sum of products of dims.
+        multiples: Dims whose count must stay a multiple of a number, as a kernel demands.
         balanced: Dims that must keep equal counts, with the node that demands it.
         renormalised: By node index: the dim over which the node takes statistics.
         barriers: Nodes whose dims were all protected, with the reason.
@@ -27,6 +28,7 @@ class Findings:
     dims: dict[int, list[Expr]] = field(default_factory=dict)
     literals: dict[tuple[int, Path], Expr] = field(default_factory=dict)
     macs: dict[int, list[list[Expr]]] = field(default_factory=dict)
+    multiples: list[tuple[Expr, int]] = field(default_factory=list)
     balanced: list[tuple[list[Expr], str]] = field(default_factory=list)
     renormalised: dict[int, list[Expr]] = field(default_factory=dict)
     barriers: dict[int, str] = field(default_factory=dict)
@@ -106,6 +108,10 @@ class Call:
     def balance(self, exprs: Sequence[Expr], reason: str) -> None:
         """Demand that dims keep equal counts."""
         self.findings.balanced.append((list(exprs), f"{reason}: {self.node}"))
+
+    def multiple(self, expr: Expr, number: int) -> None:
+        """Demand that a dim keeps a multiple of so many positions."""
+        self.findings.multiples.append((expr, number))
 
     def renormalise(self, expr: Expr, what: str) -> None:
         """Mark that the operator takes statistics over a dim."""

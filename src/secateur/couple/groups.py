@@ -60,6 +60,7 @@ class Group:
         members: The parameter and buffer dims that hold it.
         reason: Why no channel may be removed; None if channels may.
         renormalised: Why removing a channel changes a statistic; None if it does not.
+        multiple: A kernel wants a multiple of so many channels.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Group:
     members: tuple[Member, ...]
     reason: str | None
     renormalised: str | None
+    multiple: int = 1
 
     @property
     def size(self) -> int:

@@ -3,6 +3,7 @@
 import fnmatch
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from math import gcd, lcm, prod
 
 from secateur.couple.call import Call, Findings
 from secateur.couple.groups import Group, Groups, Member
@@ -11,6 +12,9 @@ from secateur.couple.rules.elementwise import pointwise
 from secateur.errors import RequestError
 from secateur.graph.axes import Axis, Expr, MisalignedError, Product, Sum, axis, leaves, protect, resolve
 from secateur.graph.node import Graph, Node, refs_in
+
+AXES = ("heads", "widths", "both")
+"""What is cut where two free axes multiply."""
 
 _DOES_NOT_FIT = (
     ValueError,
@@ -22,9 +26,20 @@ _DOES_NOT_FIT = (
 )
 """What a rule raises on a call that it was not written for; the call is then a barrier."""
 
+_PASSING = {
+    *("aten.slice", "aten.narrow", "aten.select", "aten.unbind", "aten.split", "aten.split_with_sizes"),
+    *("aten.chunk", "aten.tensor_split", "aten.view", "aten.permute", "aten.transpose", "aten.t"),
+    *("aten.squeeze", "aten.unsqueeze", "aten.expand", "aten.alias", "aten.to", "aten._to_copy"),
+    *("aten.clone", "aten.contiguous"),
+}
+"""Operators that hand positions on and compute nothing."""
+
 
 def couple_graph(
-    graph: Graph, protected: Sequence[str] = (), vetoes: Mapping[str, str] | None = None
+    graph: Graph,
+    protected: Sequence[str] = (),
+    vetoes: Mapping[str, str] | None = None,
+    axes: str = "heads",
 ) -> Groups:
     """Find which dims share an axis.
 
@@ -32,28 +47,34 @@ def couple_graph(
         graph: The record.
         protected: Patterns of module or parameter names whose tensors must keep their shapes.
         vetoes: Groups that may not be cut, by name, with the reason.
+        axes: What is cut where two free axes multiply: the outer ("heads"), the inner ("widths") or "both".
 
     Returns:
         The groups, protected ones included, each with its reason.
 
     Raises:
-        RequestError: A pattern fits no module and no parameter.
+        RequestError: A pattern fits no module and no parameter, or there are no such axes.
     """
+    if axes not in AXES:
+        raise RequestError(f"unknown axes '{axes}'", do=f"choose one of {', '.join(AXES)}")
     findings = solve(graph)
     _protect_by_name(graph, findings, protected)
     for index in graph.outputs:
         for dim in findings.dims[index]:
             protect(dim, "model output")
     _protect_unused(graph, findings)
+    _protect_unread(graph, findings)
     members = _members(graph, findings)
     names = _names(members)
     for leaf, name in names.items():
         if vetoes and name in vetoes:
             protect(leaf, vetoes[name])
-    _choose_one_factor(graph, findings)
+    if axes != "both":
+        _choose_one_factor(graph, findings, cut_outer=axes == "heads")
     ties = _ties(findings, members)
+    multiples = _multiples(findings)
     groups = tuple(
-        Group(name, leaf, tuple(members[leaf]), leaf.reason, leaf.renormalised)
+        Group(name, leaf, tuple(members[leaf]), leaf.reason, leaf.renormalised, multiples.get(leaf, 1))
         for leaf, name in names.items()
     )
     named_ties = tuple((tuple(sorted(names[leaf] for leaf in axes)), reason) for axes, reason in ties)
@@ -112,11 +133,48 @@ def _apply(graph: Graph, node: Node, findings: Findings) -> None:
         sizes = [tuple(dim.size for dim in result) for result in dims]
         if sizes != call.out_shapes():
             raise ValueError(f"it predicts {sizes}, the call made {call.out_shapes()}")
+        _equate_written(call, dims)
     except _DOES_NOT_FIT as error:
         dims = call.barrier(f"the rule of {node.op} does not fit this call: {error}")
     for ref, result in zip(node.outputs, dims, strict=True):
         if ref is not None:
             findings.dims[ref.value] = result
+
+
+def _equate_written(call: Call, dims: list[list[Expr]]) -> None:
+    """A result that is written into a given tensor has its dims: `torch.mm(a, b, out=c[:, :3])`."""
+    if "out" in call and tuple(dim.size for dim in call["out"]) == call.out_shape():
+        for held, made in zip(call["out"], dims[0], strict=True):
+            call.equate(held, made)
+
+
+def _protect_unread(graph: Graph, findings: Findings) -> None:
+    """Protect the rest of a stored table of which a model slices as much as its input is long.
+
+    Only tensors that nothing but slices and views touch are looked at: their axes that no computing operator
+    reads wait for longer inputs.
+    """
+    sliced: dict[int, Node] = {}
+    computed: set[int] = set()
+    for node in graph.nodes:
+        for ref in (ref for arg in node.args.values() for ref in refs_in(arg)):
+            if node.op in _PASSING:
+                sliced.setdefault(ref.value, node)
+            else:
+                computed.add(ref.value)
+    waiting = {
+        leaf: sliced[value]
+        for value in sliced.keys() & graph.names.keys() - computed
+        for dim in findings.dims[value]
+        for leaf in leaves(dim)
+        if leaf.reason is None
+    }
+    for leaf in (
+        leaf for value in computed if waiting for dim in findings.dims[value] for leaf in leaves(dim)
+    ):
+        waiting.pop(leaf, None)
+    for leaf, node in waiting.items():
+        protect(leaf, f"not read for this input, others may read it: {node}")
 
 
 def _protect_unused(graph: Graph, findings: Findings) -> None:
@@ -127,8 +185,8 @@ def _protect_unused(graph: Graph, findings: Findings) -> None:
                 protect(dim, "not used in the forward pass")
 
 
-def _choose_one_factor(graph: Graph, findings: Findings) -> None:
-    """Where two free axes multiply (heads and their width), only the outer one is cut."""
+def _choose_one_factor(graph: Graph, findings: Findings, *, cut_outer: bool) -> None:
+    """Where two free axes multiply (heads and their width), only the outer or only the inner one is cut."""
     for value in graph.names:
         for dim in findings.dims[value]:
             stack: list[Expr] = [resolve(dim)]
@@ -138,11 +196,15 @@ def _choose_one_factor(graph: Graph, findings: Findings) -> None:
                     stack.extend(top.terms)
                 elif isinstance(top, Product):
                     free = [part for part in top.factors if any(leaf.reason is None for leaf in leaves(part))]
-                    outer = set(leaves(free[0])) if free else set()
-                    for inner in free[1:]:
-                        if not outer.issuperset(leaves(inner)):
-                            protect(inner, f"cut by whole blocks: its outer axis {free[0]!r} is free")
-                    stack.extend(free[:1])
+                    if not free:
+                        continue
+                    chosen = free[0] if cut_outer else free[-1]
+                    held = set(leaves(chosen))
+                    why = "by whole blocks: its outer" if cut_outer else "inside its blocks: their"
+                    for other in free:
+                        if not held.issuperset(leaves(other)):
+                            protect(other, f"cut {why} axis {chosen!r} is free")
+                    stack.append(chosen)
 
 
 def _ties(findings: Findings, members: Mapping[Axis, list[Member]]) -> list[tuple[set[Axis], str]]:
@@ -196,6 +258,24 @@ def _tie(exprs: list[Expr], tied: set[Axis]) -> bool:
     return all(_tie(list(column), tied) for column in zip(*parts, strict=True))
 
 
+def _multiples(findings: Findings) -> dict[Axis, int]:
+    """Of how many positions each axis must keep a multiple, so that every dim of a picky kernel does."""
+    multiples: dict[Axis, int] = {}
+    for expr, number in findings.multiples:
+        stack = [(resolve(expr), number)]
+        while stack:
+            top, wanted = stack.pop()
+            if isinstance(top, Axis):
+                multiples[top] = lcm(multiples.get(top, 1), wanted)
+            elif isinstance(top, Sum):
+                stack.extend((term, wanted) for term in top.terms)
+            else:
+                fixed = [part for part in top.factors if all(leaf.reason for leaf in leaves(part))]
+                rest = wanted // gcd(wanted, prod(part.size for part in fixed))
+                stack.extend((part, rest) for part in top.factors if part not in fixed)
+    return multiples
+
+
 def _one_kind(exprs: list[Expr]) -> bool:
     return len({type(expr) for expr in exprs}) == 1
 
@@ -211,20 +291,18 @@ def _members(graph: Graph, findings: Findings) -> dict[Axis, list[Member]]:
     for name, value in graph.tensors.items():
         used = uses.get(value)
         for at, dim in enumerate(findings.dims[value]):
+            member = Member(
+                tensor=name,
+                dim=at,
+                expr=dim,
+                rank=len(graph.values[value].shape),
+                kind=graph.values[value].kind,
+                op=used[0].op if used else "",
+                arg=used[1] if used else "",
+                is_contracted=used is not None and (used[0].index, used[1], at) in findings.contracted,
+            )
             for leaf in dict.fromkeys(leaves(dim)):
-                contracted = used is not None and (used[0].index, used[1], at) in findings.contracted
-                members[leaf].append(
-                    Member(
-                        tensor=name,
-                        dim=at,
-                        expr=dim,
-                        rank=len(graph.values[value].shape),
-                        kind=graph.values[value].kind,
-                        op=used[0].op if used else "",
-                        arg=used[1] if used else "",
-                        is_contracted=contracted,
-                    )
-                )
+                members[leaf].append(member)
     return members
 
 

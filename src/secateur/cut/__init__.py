@@ -2,7 +2,15 @@
 
 from secateur.cut.attributes import attributes_of
 from secateur.cut.corrections import Correction
-from secateur.cut.follow import Followed, follow_integers, predict
+from secateur.cut.follow import Followed, follow_integers, hold_scalars, predict
 from secateur.cut.slicing import slice_model
 
-__all__ = ["Correction", "Followed", "attributes_of", "follow_integers", "predict", "slice_model"]
+__all__ = [
+    "Correction",
+    "Followed",
+    "attributes_of",
+    "follow_integers",
+    "hold_scalars",
+    "predict",
+    "slice_model",
+]

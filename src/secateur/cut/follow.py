@@ -32,19 +32,8 @@ class Followed:
     fields: Mapping[Field, int]
     corrections: Mapping[str, tuple[Correction, ...]]
 
-    def holding(self, scalars: Mapping[tuple[int, Path], tuple[float, float]], trace: Trace) -> "Followed":
-        """Keep numbers that the cut model computes from a size, such as an attention scale, as they were.
-
-        Args:
-            scalars: By node index and argument path: the number before and after.
-            trace: Where they are passed.
-        """
-        held: dict[Site, Correction | None] = {}
-        for key, (before, after) in scalars.items():
-            site = trace.sites.get(key)
-            if site is not None:
-                made = Correction(site.function, site.ordinal, site.position, after, before)
-                held[site] = made if held.get(site, made) == made else None
+    def holding(self, held: Mapping[Site, Correction | None]) -> "Followed":
+        """The same with more corrections."""
         return Followed(self.fields, _by_module(held, self.corrections))
 
 
@@ -56,6 +45,33 @@ def _by_module(
         if correction is not None:
             by_module[site.module].append(correction)
     return {module: tuple(corrections) for module, corrections in by_module.items()}
+
+
+def hold_scalars(
+    groups: Groups,
+    changed: Mapping[Axis, int],
+    trace: Trace,
+    scalars: Mapping[tuple[int, Path], tuple[float, float]],
+) -> dict[Site, Correction | None]:
+    """Keep numbers that the cut model computes from a size, such as an attention scale, as they were.
+
+    Args:
+        groups: The groups of the original.
+        changed: How many positions stay of each axis that is cut.
+        trace: Where they are passed.
+        scalars: By node index and argument path: the number before and after.
+
+    Returns:
+        By site its correction; None where the runs of a shared module need different ones.
+    """
+    follower = _Follower(groups, changed, trace)
+    held: dict[Site, Correction | None] = {}
+    for key, (before, after) in scalars.items():
+        site = trace.sites.get(key)
+        if site is not None:
+            made = follower.corrected(site, trace.origins.get(key, 0), after, before)
+            held[site] = made if held.get(site, made) == made else None
+    return held
 
 
 def predict(expr: Expr, value: int, changed: Mapping[Axis, int]) -> int:
@@ -106,6 +122,7 @@ class _Follower:
             for key, origin in self.trace.origins.items()
             if key in self.wanted and key not in self.trace.corrected
         ]
+        self._decide(self._asserted())
         while self._decide(equations):
             pass
         self._decide(self._compared())
@@ -129,6 +146,13 @@ class _Follower:
         for held, counted in votes.items():
             self.decided[held] = max(counted, key=lambda number: (counted[number], number))
         return bool(votes)
+
+    def _asserted(self) -> Iterable[tuple[Origin, int]]:
+        """Fields that the model finds equal to a size; such a check cannot be corrected, a call can."""
+        for one, two in self.trace.equalities:
+            for side, other in ((one, two), (two, one)):
+                if isinstance(side, Field) and isinstance(other, Size):
+                    yield side, self._value(other)
 
     def _compared(self) -> Iterable[tuple[Origin, int]]:
         """Terms that the model compares with a term without open fields."""
@@ -190,6 +214,10 @@ class _Follower:
             return None
         if passed == wanted and key not in self.trace.corrected:
             return None
+        return self.corrected(site, origin, passed, wanted)
+
+    def corrected(self, site: Site, origin: Origin, passed: float, wanted: float) -> Correction:
+        """The correction of a number, relative to the sizes that another run may have otherwise."""
         sizes = self._uncut_sizes(origin)
         whole = prod(sizes)
         if not sizes or wanted % whole or passed % whole:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from secateur.capture.copies import copy_module
+
 
 @dataclass(frozen=True)
 class CallForm:
@@ -141,4 +143,4 @@ def drop(model: nn.Module, names: Iterable[str], forms: Mapping[str, CallForm]) 
     with torch.inference_mode(False):  # tensors made in a caller's inference mode could not be trained
         for block, skip in skips:
             skip.remember(block, memo)
-        return copy.deepcopy(model, memo)
+        return copy_module(model, memo)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.capture.copies import copy_module
 from secateur.cut.corrections import Correction, correct
 from secateur.graph.keep import Mask
-
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -66,7 +66,7 @@ def slice_model(
             if isinstance(tensor, nn.Parameter):
                 sliced = nn.Parameter(sliced, requires_grad=tensor.requires_grad)
             memo[id(tensor)] = sliced
-        result = copy.deepcopy(model, memo)
+        result = copy_module(model, memo)
     for name, values in attributes.items():
         module = result.get_submodule(name)
         for path, value in values.items():

@@ -172,8 +172,13 @@ def resolve(expr: Expr) -> Expr:
         found = expr._found
         if found is None:
             return expr
-        if isinstance(found, Axis) and found._found is None:
-            return found
+        if isinstance(found, Axis):
+            behind = found._found
+            if behind is None:
+                return found
+            if isinstance(behind, Axis) and behind._found is None:
+                expr._found = behind
+                return behind
         expr._found = _expand(found)
         return expr._found
     return expr if all(held._found is None for held in axes_in(expr)) else _expand(expr)
@@ -181,7 +186,9 @@ def resolve(expr: Expr) -> Expr:
 
 def _expand(expr: Expr) -> Expr:
     expr = _follow(expr)
-    if isinstance(expr, Axis):
+    if isinstance(expr, Axis) or all(
+        isinstance(part, Axis) and part._found is None for part in parts_of(expr)
+    ):
         return expr
     kind = type(expr)
     flat: list[Expr] = []

@@ -61,6 +61,30 @@ def _keep_mask(expr: Expr, keep: Mapping[Axis, Mask]) -> Mask:
     return result
 
 
+class Places:
+    """Where the axes of one dim lie in it; found out once for all of them.
+
+    Args:
+        expr: The dim. Its axes may not be bound any more.
+    """
+
+    def __init__(self, expr: Expr) -> None:
+        resolved = resolve(expr)
+        self._terms: dict[Axis, list[tuple[int, Expr]]] = {}
+        start = 0
+        for term in resolved.terms if isinstance(resolved, Sum) else (resolved,):
+            for leaf in dict.fromkeys(axes_in(term)):
+                self._terms.setdefault(leaf, []).append((start, term))
+            start += term.size
+        self.axis = resolved if isinstance(resolved, Axis) else None
+
+    def of(self, leaf: Axis) -> NDArray[np.int64]:
+        """List where each position of one axis lies; see `positions`."""
+        none = np.zeros((leaf.size, 0), dtype=np.int64)
+        found = (start + _positions(term, leaf) for start, term in self._terms.get(leaf, ()))
+        return np.concatenate([none, *found], axis=1)
+
+
 def positions(expr: Expr, leaf: Axis) -> NDArray[np.int64]:
     """List where in a dim each position of one axis lies.
 
@@ -74,7 +98,10 @@ def positions(expr: Expr, leaf: Axis) -> NDArray[np.int64]:
         >>> positions(product(heads, width), width).tolist()
         [[0, 3], [1, 4], [2, 5]]
     """
-    expr = resolve(expr)
+    return Places(expr).of(leaf)
+
+
+def _positions(expr: Expr, leaf: Axis) -> NDArray[np.int64]:
     if _is_multiplied(expr, leaf):
         each = (np.arange(leaf.size) != at for at in range(leaf.size))
         return np.stack([np.flatnonzero(~_keep_mask(expr, {leaf: mask})) for mask in each])

@@ -140,7 +140,8 @@ def equate(left: Expr, right: Expr, why: object = None) -> bool:
     pending = [(left, right)]
     aligned = True
     while pending:
-        one, two = (resolve(side) for side in pending.pop())
+        left, right = pending.pop()
+        one, two = resolve(left), resolve(right)
         if one is two:
             continue
         try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from secateur.couple import Groups
 from secateur.errors import RequestError
 from secateur.score.criterion import Criterion, Scorer, criteria
-from secateur.score.view import GroupView, view_group
+from secateur.score.view import GroupView, Parameters, view_group
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,15 @@ class Scores:
         return "\n".join(lines)
 
 
-def score(model: nn.Module, groups: Groups, criterion: str | Scorer, seed: int = 0) -> Scores:
+def score(
+    model: nn.Module,
+    groups: Groups,
+    criterion: str | Scorer,
+    seed: int = 0,
+    *,
+    stored: Mapping[str, Tensor] | None = None,
+    known: Scores | None = None,
+) -> Scores:
     """Score the channels of every group that may be cut.
 
     Args:
@@ -42,6 +51,9 @@ def score(model: nn.Module, groups: Groups, criterion: str | Scorer, seed: int =
         groups: Its groups.
         criterion: A registered name, or a callable from a group's view to scores of shape (channels,).
         seed: For criteria that draw.
+        stored: Values that count instead of the model's, by parameter name, such as those of a checkpoint
+            that are read one by one.
+        known: Scores of some groups of this model by this criterion; they are not computed again.
 
     Returns:
         The scores; groups that the criterion cannot score are named with the reason.
@@ -49,30 +61,40 @@ def score(model: nn.Module, groups: Groups, criterion: str | Scorer, seed: int =
     Raises:
         RequestError: The criterion is unknown, or returned the wrong shape or numbers that are not finite.
     """
-    chosen = _as_criterion(criterion)
+    chosen = as_criterion(criterion)
     by_group: dict[str, Tensor] = {}
     skipped: dict[str, str] = {}
+    parameters = Parameters.of(model, stored)
     for group in groups.prunable:
-        view = view_group(group, model, seed)
+        if known is not None and group.name in known.by_group:
+            by_group[group.name] = known.by_group[group.name]
+            continue
+        view = view_group(group, parameters, seed)
         if not chosen.applies(view):
             skipped[group.name] = f"criterion {chosen.name} needs {chosen.needs}, this group has none"
             continue
-        scores = _checked(torch.as_tensor(chosen.score(view)), view, chosen)
+        scores = checked_scores(chosen.score(view), view, chosen)
         if chosen.is_relative:
             scores = scores / scores.abs().mean().clamp_min(torch.finfo(torch.float64).tiny)
         by_group[group.name] = scores
     return Scores(chosen.name, by_group, skipped)
 
 
-def _as_criterion(criterion: str | Scorer) -> Criterion:
+def as_criterion(criterion: str | Scorer) -> Criterion:
+    """The criterion of a name, or of a callable from a group's view to scores."""
     if isinstance(criterion, str):
         return criteria[criterion]
     name = getattr(criterion, "__name__", type(criterion).__name__)
     return Criterion(name, criterion, "a parameter", lambda view: bool(view.members), is_relative=False)
 
 
-def _checked(scores: Tensor, view: GroupView, criterion: Criterion) -> Tensor:
-    scores = scores.detach().double().cpu()
+def checked_scores(scores: Any, view: GroupView, criterion: Criterion) -> Tensor:
+    """What a criterion returned, in float64 on the CPU.
+
+    Raises:
+        RequestError: It has the wrong shape, or numbers that are not finite.
+    """
+    scores = torch.as_tensor(scores, device="cpu").detach().double()
     if scores.shape != (view.size,):
         raise RequestError(
             f"criterion {criterion.name} returned shape {list(scores.shape)} "

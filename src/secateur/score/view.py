@@ -1,13 +1,21 @@
-"""What a criterion sees of a group: its tensors, one row for each channel."""
+"""What a criterion sees of a group: its tensors, one row for each channel.
 
-from dataclasses import dataclass
+Rows are read when they are asked for and held by nobody else. A group of a large language model has members
+in every layer, so a criterion that goes through them one by one needs the memory of one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from secateur.couple import Group, Member
-from secateur.graph.keep import positions
+from secateur.errors import RequestError
+from secateur.graph.axes import Expr
+from secateur.graph.keep import Places
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +24,7 @@ class MemberView:
 
     Attributes:
         tensor: Qualified name.
-        rows: Its values, one row for each channel of the group.
+        read: Makes its values, one row for each channel of the group.
         op: The operator that uses it first, "aten.conv2d".
         arg: As which argument, "weight".
         is_contracted: The operator sums over the channels: it reads them rather than makes them.
@@ -24,11 +32,16 @@ class MemberView:
     """
 
     tensor: str
-    rows: Float[Tensor, "channels rest"]
+    read: Callable[[], Float[Tensor, "channels rest"]] = field(repr=False)
     op: str
     arg: str
     is_contracted: bool
     rank: int
+
+    @property
+    def rows(self) -> Float[Tensor, "channels rest"]:
+        """Its values, one row for each channel; read anew each time."""
+        return self.read()
 
     @property
     def is_weight(self) -> bool:
@@ -58,36 +71,114 @@ class GroupView:
     seed: int = 0
 
     @property
-    def weights(self) -> list[Float[Tensor, "channels rest"]]:
-        """The rows of every weight matrix and kernel, made and read."""
-        return [member.rows for member in self.members if member.is_weight]
+    def weights(self) -> Sequence[Float[Tensor, "channels rest"]]:
+        """The rows of every weight matrix and kernel, made and read; each is read when it is taken."""
+        return _Rows([member for member in self.members if member.is_weight])
 
     @property
-    def norm_scales(self) -> list[Float[Tensor, "channels rest"]]:
-        """The rows of every batch-norm scale."""
-        return [member.rows for member in self.members if member.is_norm_scale]
+    def norm_scales(self) -> Sequence[Float[Tensor, "channels rest"]]:
+        """The rows of every batch-norm scale; each is read when it is taken."""
+        return _Rows([member for member in self.members if member.is_norm_scale])
 
 
-def view_group(group: Group, model: nn.Module, seed: int = 0) -> GroupView:
-    """Gather the rows of a group's parameters.
+class _Rows(Sequence[Tensor]):
+    """The rows of some members, one after the other."""
+
+    def __init__(self, members: Sequence[MemberView]) -> None:
+        self._members = members
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self._members[index]
+        return found.rows if isinstance(found, MemberView) else _Rows(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """The parameters of a model by name, with the values that count.
+
+    Make it with `Parameters.of`, once for all groups of a model.
+
+    Attributes:
+        held: The model's own, under all their names.
+        stored: Values from elsewhere, such as the files of a checkpoint; None where the model's own count.
+        names: All names of each tensor, by its id.
+        places: Where axes lie in the dims that were asked for, by the dim's id.
+    """
+
+    held: Mapping[str, Tensor]
+    stored: Mapping[str, Tensor] | None = None
+    names: Mapping[int, Sequence[str]] = field(default_factory=dict, repr=False)
+    places: dict[int, tuple[Expr, Places]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, model: nn.Module, stored: Mapping[str, Tensor] | None = None) -> "Parameters":
+        """Gather the parameters of a model.
+
+        Args:
+            model: The model.
+            stored: By name, the values that count; of tied parameters one name is enough. None: the model's.
+        """
+        held = dict(model.named_parameters(remove_duplicate=False))
+        names: dict[int, list[str]] = {}
+        for name, tensor in held.items():
+            names.setdefault(id(tensor), []).append(name)
+        return cls(held, stored, names)
+
+    def places_in(self, dim: Expr) -> Places:
+        """Where the axes of a dim lie; found out once."""
+        found = self.places.get(id(dim))
+        if found is None:
+            found = self.places[id(dim)] = (dim, Places(dim))
+        return found[1]
+
+    def read(self, name: str) -> Tensor:
+        """The values of a parameter.
+
+        Raises:
+            RequestError: It has none: it is on the meta device, or not stored, or in another shape.
+        """
+        held = self.held[name]
+        if self.stored is None:
+            if held.is_meta:
+                raise RequestError(
+                    f"a criterion asks for the values of {name}, which is on the meta device and has none",
+                    do="plan with weights='folder/of/safetensors', or with criterion='random'",
+                )
+            return held.detach()
+        found = next((other for other in self.names[id(held)] if other in self.stored), None)
+        stored = None if found is None else self.stored[found]
+        if stored is None or stored.shape != held.shape:
+            got = "missing" if stored is None else str(list(stored.shape))
+            raise RequestError(
+                f"{name} is {got} in the weights, the model has {list(held.shape)}",
+                do="pass the weights of exactly this architecture",
+            )
+        return stored.detach()
+
+
+def view_group(group: Group, model: nn.Module | Parameters, seed: int = 0) -> GroupView:
+    """See a group as a criterion does.
 
     Args:
         group: The group.
-        model: The model whose values count.
+        model: The model whose values count, or its parameters.
         seed: For criteria that draw.
     """
-    named = dict(model.named_parameters(remove_duplicate=False))
-    seen: set[int] = set()
+    parameters = Parameters.of(model) if isinstance(model, nn.Module) else model
+    first_name: dict[int, str] = {}
     views: list[MemberView] = []
     for member in group.members:
-        tensor = named.get(member.tensor)
-        if tensor is None or (id(tensor) in seen and not _is_new(member, views)):
+        tensor = parameters.held.get(member.tensor)
+        # A second dim of a tensor already seen counts; a second name of it does not.
+        if tensor is None or first_name.setdefault(id(tensor), member.tensor) != member.tensor:
             continue
-        seen.add(id(tensor))
         views.append(
             MemberView(
                 tensor=member.tensor,
-                rows=_rows(tensor.detach(), member, group),
+                read=_reader(parameters, member, group),
                 op=member.op,
                 arg=member.arg,
                 is_contracted=member.is_contracted,
@@ -97,16 +188,15 @@ def view_group(group: Group, model: nn.Module, seed: int = 0) -> GroupView:
     return GroupView(group.name, group.size, tuple(views), seed)
 
 
-def _is_new(member: Member, views: list[MemberView]) -> bool:
-    """A second dim of a tensor already seen counts; a second name of it does not."""
-    return any(view.tensor == member.tensor for view in views)
+def _reader(parameters: Parameters, member: Member, group: Group) -> Callable[[], Tensor]:
+    return lambda: _rows(parameters.read(member.tensor), parameters.places_in(member.expr), member, group)
 
 
-def _rows(tensor: Tensor, member: Member, group: Group) -> Tensor:
+def _rows(tensor: Tensor, places: Places, member: Member, group: Group) -> Tensor:
     moved = tensor.movedim(member.dim, 0)
     if not moved.is_floating_point():
         moved = moved.float()
-    if member.expr is group.axis:
+    if places.axis is group.axis:
         return moved.reshape(group.size, -1)
-    index = torch.from_numpy(positions(member.expr, group.axis)).to(tensor.device)
+    index = torch.from_numpy(places.of(group.axis)).to(tensor.device)
     return moved.index_select(0, index.reshape(-1)).reshape(group.size, -1)

@@ -16,7 +16,7 @@ so a binary search finds it. Equal scores are taken from all groups evenly, so e
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, lcm
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,7 @@ class _Unit:
     scores: NDArray[np.float64]
     floor: int
     signature: tuple[object, ...]
+    multiple: int
 
     @property
     def size(self) -> int:
@@ -160,6 +161,7 @@ def _units(groups: Groups, scores: Scores, min_keep: float) -> list[_Unit]:
                 scores=np.mean(values, axis=0),
                 floor=min(max(1, ceil(min_keep * size)), size),
                 signature=_signature(groups[name]),
+                multiple=lcm(*(groups[other].multiple for other in names)),
             )
         )
     return units
@@ -201,8 +203,9 @@ class _Chooser:
     def kept(self, removed: Sequence[int]) -> list[int]:
         """Kept counts, rounded up."""
         return [
-            min(ceil((unit.size - count) / self.round_to) * self.round_to, unit.size)
+            min(ceil((unit.size - count) / step) * step, unit.size)
             for unit, count in zip(self.units, removed, strict=True)
+            for step in (lcm(self.round_to, unit.multiple),)
         ]
 
     def indices(self, kept: Sequence[int]) -> dict[str, tuple[int, ...]]:

@@ -4,24 +4,27 @@
     half/plan.json             which architecture, and what was kept of it
 
 Both are renamed into place. Should a run be killed between the two renames, the hash no longer fits and
-`load` says so instead of mixing two models.
+`load` says so instead of mixing two models. What `sc.stream` cut has its values in `model.safetensors`, or in
+several files with an index, and loads in the same way.
 """
 
 import hashlib
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError
-from secateur.plan import Plan
+from secateur.plan import Plan, unsaved_names
 from secateur.write.atomic import atomic_write
+from secateur.write.shards import INDEX, SINGLE, SUFFIX, open_shards, opened
 
 WEIGHTS = "weights.safetensors"
 PLAN = "plan.json"
@@ -89,7 +92,8 @@ def load_model(folder: Path | str, architecture: nn.Module) -> nn.Module:
 
     Args:
         folder: What `save_model` wrote.
-        architecture: The uncut architecture; its values do not matter, and it is not changed.
+        architecture: The uncut architecture; its values do not matter, and it is not changed. It may be on
+            the meta device; the new model's parameters lie on the CPU then.
 
     Returns:
         A new model of the same class with the saved widths and weights.
@@ -99,11 +103,18 @@ def load_model(folder: Path | str, architecture: nn.Module) -> nn.Module:
     """
     plan, tensors = read_saved(folder)
     model = apply_saved(plan, architecture, folder)
-    load_state(model, tensors, Path(folder, WEIGHTS))
+    load_state(model, tensors, weights_of(folder))
     return model
 
 
-def read_saved(folder: Path | str) -> tuple[Plan, dict[str, Tensor]]:
+def weights_of(folder: Path | str) -> Path:
+    """Where a folder has its values: the file that `save_model` writes, or the index or file of a stream."""
+    path = Path(folder)
+    found = (path / name for name in (WEIGHTS, INDEX, SINGLE) if (path / name).is_file())
+    return next(found, path / WEIGHTS)
+
+
+def read_saved(folder: Path | str) -> tuple[Plan, Mapping[str, Tensor]]:
     """Read the plan and the tensors of a saved model, which must be of one save.
 
     Raises:
@@ -111,7 +122,7 @@ def read_saved(folder: Path | str) -> tuple[Plan, dict[str, Tensor]]:
     """
     path = Path(folder)
     text = _plan_text(path)
-    return Plan.from_json(text, str(path / PLAN)), read_state(path / WEIGHTS, plan_text=text)
+    return Plan.from_json(text, str(path / PLAN)), read_state(weights_of(path), plan_text=text)
 
 
 def apply_saved(plan: Plan, architecture: nn.Module, folder: Path | str) -> nn.Module:
@@ -159,40 +170,42 @@ def _plan_text(folder: Path) -> bytes:
         raise CheckpointError(f"cannot load {folder}: {error.strerror or error}", do=do) from error
 
 
-def read_state(path: Path | str, plan_text: bytes | None = None) -> dict[str, Tensor]:
-    """Read the tensors of a file without executing anything.
+def read_state(path: Path | str, plan_text: bytes | None = None) -> Mapping[str, Tensor]:
+    """Read the tensors of a checkpoint without executing anything.
 
     Args:
-        path: A `.safetensors` file, or a state dict that `torch.save` wrote; anything in the latter that is
-            no tensor is refused (`weights_only=True`).
-        plan_text: If given, the plan that the file must belong to.
+        path: A `.safetensors` file; a folder or an index of several, which are then read one tensor at a
+            time; or a state dict that `torch.save` wrote, in which anything but tensors is refused
+            (`weights_only=True`).
+        plan_text: If given, the plan that the tensors must belong to.
 
     Raises:
         CheckpointError: The file is missing, truncated, foreign, or belongs to another plan.
     """
     path = Path(path)
+    if path.is_dir() or path.suffix == ".json":
+        shards = open_shards(path)
+        _require_plan(path, shards.plan_hashes, plan_text)
+        return shards
     if not path.is_file():
         raise CheckpointError(f"cannot load {path}: no such file", do="check the path")
-    if path.suffix != ".safetensors":
+    if path.suffix != SUFFIX:
         return _read_torch(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"cannot load {path}: {error}",
-            [f"the file has {path.stat().st_size:,} bytes; it is truncated or no safetensors file"],
-            "save it again",
-        ) from error
-    expected = metadata.get("secateur_plan")
-    if plan_text is not None and expected not in (None, hashlib.sha256(plan_text).hexdigest()):
+    with opened(path) as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    _require_plan(path, {metadata.get("secateur_plan")}, plan_text)
+    return tensors
+
+
+def _require_plan(path: Path, hashes: Collection[str | None], plan_text: bytes | None) -> None:
+    """Refuse files that say they belong to another plan; one that says nothing may belong to any."""
+    if plan_text is not None and set(hashes) - {None, hashlib.sha256(plan_text).hexdigest()}:
         raise CheckpointError(
             f"cannot load {path.parent}: {path.name} and {PLAN} belong to different models",
             ["a save was interrupted between the two files, or one of them was replaced or edited"],
             "save the model again",
         )
-    return tensors
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
@@ -229,12 +242,13 @@ def load_state(model: nn.Module, tensors: Mapping[str, Tensor], origin: Path | s
     """Fill a model with tensors, all of them or none.
 
     Args:
-        model: The model; filled in place.
+        model: The model; filled in place. Tensors on the meta device are replaced by ones on the CPU.
         tensors: By name; of tied tensors one name is enough.
         origin: Where they come from, for messages.
 
     Raises:
-        CheckpointError: A name is missing or unknown, or a shape differs.
+        CheckpointError: A name is missing or unknown, a shape differs, or a buffer that no checkpoint holds
+            is on the meta device.
     """
     state = model.state_dict(keep_vars=True)
     given = {id(state[name]) for name in tensors if name in state}
@@ -257,6 +271,39 @@ def load_state(model: nn.Module, tensors: Mapping[str, Tensor], origin: Path | s
             ],
             "build the architecture that the file was saved from",
         )
+    _require_buffers(model, origin)
+    places = _places(model) if any(state[name].is_meta for name in tensors) else {}
     with torch.no_grad():
         for name, tensor in tensors.items():
-            state[name].copy_(tensor)
+            held = state[name]
+            if held.is_meta:
+                value = tensor.to(held.dtype, copy=True)
+                made = nn.Parameter(value, held.requires_grad) if isinstance(held, nn.Parameter) else value
+                for table, key in places[id(held)]:
+                    table[key] = made
+            else:
+                held.copy_(tensor)
+
+
+def _places(model: nn.Module) -> dict[int, list[tuple[dict[str, Any], str]]]:
+    """Where modules hold each tensor, by its id; several places where it is tied."""
+    places: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    for module in model.modules():
+        tables: list[dict[str, Any]] = [module._parameters, module._buffers]
+        for table in tables:
+            for key, tensor in table.items():
+                places.setdefault(id(tensor), []).append((table, key))
+    return places
+
+
+def _require_buffers(model: nn.Module, origin: Path | str) -> None:
+    """Refuse a model with buffers that have no values and get none from a checkpoint."""
+    named = dict(model.named_buffers(remove_duplicate=False))
+    empty = [name for name in unsaved_names(model) if named[name].is_meta]
+    if empty:
+        raise CheckpointError(
+            f"cannot load {origin}: {len(empty)} buffers of {type(model).__name__} are on the meta device, "
+            "and no checkpoint holds them",
+            empty,
+            "make the modules that compute them outside of the meta device, then load",
+        )

@@ -4,9 +4,10 @@ import copy
 from pathlib import Path
 
 import typer
+from torch import Tensor, nn
 
 from secateur.capture.record import record
-from secateur.check import compare_records, keep_masks, verify
+from secateur.check import Deviation, Verdict, compare_records, keep_masks, verify
 from secateur.cli.app import commands
 from secateur.cli.options import (
     AsJson,
@@ -20,8 +21,10 @@ from secateur.cli.options import (
     model_arguments,
     open_placed,
 )
+from secateur.depth import check_dropped
 from secateur.errors import CheckpointError, RequestError
 from secateur.pipeline import couple
+from secateur.plan import Plan
 from secateur.write.checkpoint import WEIGHTS, apply_saved, load_state, read_saved
 
 
@@ -45,7 +48,7 @@ def check(
     opened = open_placed(dense, model_arguments(arg), seed, device)
     saved, tensors = read_saved(pruned)
     plan = saved.model_copy(update={"previous": None})
-    if not plan.groups:
+    if not plan.groups and not plan.dropped:
         raise RequestError(f"{pruned} holds an uncut model", do="name a folder that `secateur prune` wrote")
     try:
         plan.require_fit(opened.model)
@@ -54,20 +57,31 @@ def check(
         do = "name the model that was given to `secateur prune`"
         raise CheckpointError(f"{pruned} was not cut from {dense}: {lines[0]}", lines[1:-1], do) from error
     example = example_input(input_shape, opened)
-    groups = couple(opened.model, example)
     cut = apply_saved(plan, opened.model, pruned)
     load_state(copy.deepcopy(cut), tensors, Path(pruned, WEIGHTS))
-    cut_graph, failure = record(cut, example, groups.graph.substrate)
-    counts = {axis: int(mask.sum()) for axis, mask in keep_masks(groups, plan).items()}
-    deviation = compare_records(groups, counts, cut_graph, failure)
-    verdict = verify(opened.model, cut, example, groups, plan, seed) if deviation is None else None
+    verdict, deviation, nodes = _prove(opened.model, cut, example, plan, seed)
     passed = verdict is not None and verdict.passed
     numbers = {
         "verdict": verdict.status if verdict else "failed",
         "relative_error": verdict.relative_error if verdict else None,
-        "nodes": len(groups.graph.nodes),
+        "nodes": nodes,
         "deviation": str(deviation) if deviation else None,
     }
     emit(numbers, str(verdict or f"failed: {deviation}"), as_json=as_json)
     if not passed:
         raise typer.Exit(1)
+
+
+def _prove(
+    model: nn.Module, cut: nn.Module, example: Tensor, plan: Plan, seed: int
+) -> tuple[Verdict | None, Deviation | None, int]:
+    """The proof by number; where shapes already differ, where they do; the number of operators."""
+    if plan.dropped:
+        proof = check_dropped(model, example, plan, seed)
+        return proof, None, proof.nodes
+    groups = couple(model, example)
+    cut_graph, failure = record(cut, example, groups.graph.substrate)
+    counts = {axis: int(mask.sum()) for axis, mask in keep_masks(groups, plan).items()}
+    deviation = compare_records(groups, counts, cut_graph, failure)
+    verdict = verify(model, cut, example, groups, plan, seed) if deviation is None else None
+    return verdict, deviation, len(groups.graph.nodes)

@@ -29,6 +29,9 @@ def inspect(
     protect: Annotated[
         list[str] | None, typer.Option(help="Module or parameter pattern to keep whole; may be repeated.")
     ] = None,
+    axes: Annotated[
+        str, typer.Option(help="Where two axes multiply (heads and widths), cut: heads, widths or both.")
+    ] = "heads",
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -38,7 +41,7 @@ def inspect(
     Example: secateur inspect torchvision:resnet18 --protect 'layer4.*'
     """
     opened = open_placed(model, model_arguments(arg), seed, device)
-    groups = couple(opened.model, example_input(input_shape, opened), protect or ())
+    groups = couple(opened.model, example_input(input_shape, opened), protect or (), axes)
     cost = cost_of(opened.model, groups)
     numbers = {
         "model": model,

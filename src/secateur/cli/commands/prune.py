@@ -58,6 +58,9 @@ def prune(
     protect: Annotated[
         list[str] | None, typer.Option(help="Module or parameter pattern to keep whole; may be repeated.")
     ] = None,
+    axes: Annotated[
+        str, typer.Option(help="Where two axes multiply (heads and widths), cut: heads, widths or both.")
+    ] = "heads",
     recover: Annotated[
         list[str] | None, typer.Option(help="Recovery step after the cut: absorb; may be repeated.")
     ] = None,
@@ -95,6 +98,7 @@ def prune(
         min_keep=min_keep,
         round_to=round_to,
         protect=protect or (),
+        axes=axes,
         recover=recover,
         check=check,
         seed=seed,

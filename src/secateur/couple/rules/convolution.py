@@ -43,6 +43,13 @@ for _rank in (1, 2, 3):
             samples=_samples(_op, _rank, transposed=_make is _transposed),
         )
 
+equation(
+    "aten.conv_tbc",
+    "self(t n i), weight(p i o), bias(o) -> (y n o)",
+    macs="p i y n o",
+    samples=("torch.conv_tbc(T(5, 2, 3), T(3, 3, 4), T(4), 1)",),
+)
+
 
 @rule(
     "aten.convolution",

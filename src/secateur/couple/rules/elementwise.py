@@ -10,15 +10,19 @@ from secateur.graph.axes import Expr, MisalignedError
 from secateur.graph.unify import split
 
 _UNTAGGED = {
+    "aten._conj": "torch.conj(torch.complex(T(2, 3), T(2, 3)))",
     "aten.alias": "torch.ops.aten.alias(T(2, 3))",
     "aten.clone": "T(2, 3).clone()",
     "aten.contiguous": "T(2, 3).t().contiguous()",
     "aten.copy": "torch.zeros_like(T(2, 3)).copy_(T(3))",
+    "aten.detach": "T(2, 3).clone().detach_()",
     "aten.empty_like": "torch.empty_like(T(2, 3)).fill_(1.0)",
     "aten.fill": "T(2, 3).clone().fill_(2.0)",
     "aten.full_like": "torch.full_like(T(2, 3), 2.0)",
     "aten.hardswish": "F.hardswish(T(2, 3))",
+    "aten.lift": "torch.ops.aten.lift(T(2, 3))",
     "aten.lift_fresh": "torch.ops.aten.lift_fresh(T(2, 3))",
+    "aten.lift_fresh_copy": "torch.ops.aten.lift_fresh_copy(T(2, 3))",
     "aten.masked_fill": "T(2, 3).masked_fill(T(2, 3) > 0, 1.5)",
     "aten.ones_like": "torch.ones_like(T(2, 3))",
     "aten.to": "T(2, 3).to(torch.float32)",
@@ -142,6 +146,25 @@ def where(call: Call) -> list[list[Expr]]:
 def cast_like(call: Call) -> list[list[Expr]]:
     """The dims of the first operand."""
     return [call["self"]]
+
+
+_QUANTISED = {
+    "aten.fake_quantize_per_tensor_affine": "torch.fake_quantize_per_tensor_affine(T(2, 3), 0.1, 0, 0, 9)",
+    "aten.fake_quantize_per_channel_affine": (
+        "torch.fake_quantize_per_channel_affine(T(2, 3).float(), T(3).float().abs(), "
+        "(T(3) * 0).int(), 1, 0, 9)"
+    ),
+}
+
+
+@rule(*_QUANTISED, law="self(... c ...), scale(c), zero_point(c) -> (... c ...)", samples=_QUANTISED)
+def fake_quantise(call: Call) -> list[list[Expr]]:
+    """Rounding to a grid, one for all or one for each channel."""
+    dims = call["self"]
+    if "per_channel" in call.node.op:
+        for name in ("scale", "zero_point"):
+            call.equate(dims[call.dim(call.arg("axis"), len(dims))], call[name][0])
+    return [dims]
 
 
 @rule(

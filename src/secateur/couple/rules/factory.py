@@ -21,6 +21,19 @@ _NUMBERED = {
     "aten.rand": "torch.rand(2)",
     "aten.randn": "torch.randn(2)",
     "aten.scalar_tensor": "torch.ops.aten.scalar_tensor(1.0)",
+    "aten.randint": "torch.randint(3, (2,))",
+    "aten.randperm": "torch.randperm(3)",
+    "aten.logspace": "torch.logspace(0, 1, 4)",
+    "aten.range": "torch.ops.aten.range(0, 3)",
+    "aten.tril_indices": "torch.tril_indices(3, 3)",
+    "aten.triu_indices": "torch.triu_indices(3, 3)",
+    "aten.fft_fftfreq": "torch.fft.fftfreq(4)",
+    "aten.fft_rfftfreq": "torch.fft.rfftfreq(4)",
+    "aten.bartlett_window": "torch.bartlett_window(4)",
+    "aten.blackman_window": "torch.blackman_window(4)",
+    "aten.hamming_window": "torch.hamming_window(4)",
+    "aten.hann_window": "torch.hann_window(4)",
+    "aten.kaiser_window": "torch.kaiser_window(4)",
 }
 
 

@@ -34,17 +34,17 @@ _MATMUL = {
 }
 
 
+_MATMULS = {
+    "aten.matmul": "torch.matmul(T(2, 5, 1, 3), T(5, 3, 4))",
+    "aten.linalg_matmul": "torch.linalg.matmul(T(2, 3), T(3, 4))",
+}
+
+
 @rule(
-    "aten.matmul",
+    *_MATMULS,
     law="self(... m i), other(... i o) -> (... m o); a vector lacks m or o",
     macs="... m i o",
-    samples=(
-        "torch.matmul(T(2, 3), T(3, 4))",
-        "torch.matmul(T(2, 5, 1, 3), T(5, 3, 4))",
-        "torch.matmul(T(2, 3), T(3))",
-        "torch.matmul(T(3), T(2, 3, 4))",
-        "torch.matmul(T(3), T(3))",
-    ),
+    samples=_MATMULS,
 )
 def matmul(call: Call) -> list[list[Expr]]:
     """Choose the equation by the ranks of the operands."""

@@ -30,6 +30,10 @@ _SPATIAL |= {
         2,
         "F.interpolate(T(2, 3, 8, 8), scale_factor=0.5, mode='bilinear', antialias=True)",
     ),
+    "aten._upsample_lanczos2d_aa": (
+        2,
+        "torch.ops.aten._upsample_lanczos2d_aa(T(2, 3, 8, 8), [4, 4], False)",
+    ),
     "aten._upsample_bicubic2d_aa": (
         2,
         "F.interpolate(T(2, 3, 8, 8), scale_factor=0.5, mode='bicubic', antialias=True)",
@@ -82,12 +86,13 @@ def pad(call: Call) -> list[list[Expr]]:
 
 
 def _pad_constant(call: Call, dim: Expr, before: int, after: int) -> Expr:
+    size = dim.size + before + after
     try:
         cropped, dim = split(dim, max(-before, 0), call.node)
         dim, cropped_after = split(dim, dim.size - max(-after, 0), call.node)
     except MisalignedError as error:
         call.protect(dim, str(error))
-        return call.fixed(dim.size + before + after, str(error))
+        return call.fixed(size, str(error))
     for part in (cropped, cropped_after):
         if part is not EMPTY:
             call.protect(part, "cropped by a fixed number of positions")

@@ -8,6 +8,7 @@ An operator that returns positions (argmax, sort) would return other numbers: it
 from secateur.couple.call import Call
 from secateur.couple.rule import rule
 from secateur.graph.axes import ONE, Expr
+from secateur.graph.node import refs_in
 
 _SUMS = {
     "aten.sum": "T(2, 3, 4).sum(dim=(1, 2))",
@@ -26,23 +27,28 @@ _STATISTICS = {
     "aten.var_mean": "torch.var_mean(T(2, 3), dim=1)",
     "aten.std_mean": "torch.std_mean(T(2, 3), dim=1)",
     "aten.logsumexp": "torch.logsumexp(T(2, 3), dim=1)",
+    "aten.special_logsumexp": "torch.special.logsumexp(T(2, 3), dim=1)",
+    "aten.nanmean": "T(2, 3).nanmean(dim=1)",
+    "aten.aminmax": "T(2, 3).aminmax(dim=1).max",
 }
 _SCALED = {
     "aten.softmax": "F.softmax(T(2, 3), dim=1)",
     "aten.log_softmax": "F.log_softmax(T(2, 3), dim=1)",
     "aten._softmax": "torch.ops.aten._softmax(T(2, 3), 1, False)",
     "aten._log_softmax": "torch.ops.aten._log_softmax(T(2, 3), 1, False)",
+    "aten.special_softmax": "torch.special.softmax(T(2, 3), dim=1)",
+    "aten.special_log_softmax": "torch.special.log_softmax(T(2, 3), dim=1)",
     "aten.cumprod": "T(2, 3).cumprod(dim=1)",
+    "aten.logcumsumexp": "torch.logcumsumexp(T(2, 3), dim=1)",
 }
 _POSITIONS = {
     "aten.argmax": "T(2, 3).argmax(dim=1)",
     "aten.argmin": "T(2, 3).argmin(dim=1)",
-    "aten.max": "T(2, 3).max(dim=1).values",
-    "aten.min": "T(2, 3).min(dim=1).values",
-    "aten.median": "T(2, 3).median(dim=1).values",
     "aten.sort": "T(2, 3).sort(dim=1).values",
     "aten.argsort": "T(2, 3).argsort(dim=1)",
     "aten.topk": "T(2, 3).topk(2, dim=1).values",
+    "aten.kthvalue": "T(2, 3).kthvalue(2, dim=1).values",
+    "aten.mode": "T(2, 3).mode(dim=1).values",
 }
 
 
@@ -111,11 +117,54 @@ def accumulate(call: Call) -> list[list[Expr]]:
     return [call["self"]]
 
 
+@rule(
+    "aten.quantile",
+    "aten.nanquantile",
+    law="x(... a), q(k) -> (k ...): a statistic over a",
+    samples={
+        "aten.quantile": "T(2, 3).quantile(0.5, dim=1)",
+        "aten.nanquantile": "T(2, 3).nanquantile(0.5, dim=1, keepdim=True)",
+    },
+)
+def quantile(call: Call) -> list[list[Expr]]:
+    """Interpolated order statistics; several of them come first."""
+    reduced = _reduced(call)
+    for at in reduced:
+        call.renormalise(call["self"][at], "statistics are taken over it")
+    asked = next((dims for name, dims in call.operands() if name == "q"), [])
+    kept = [ONE if index in reduced else dim for index, dim in enumerate(call["self"])]
+    rest = [dim for index, dim in enumerate(call["self"]) if index not in reduced]
+    return [[*asked, *(kept if call.arg("keepdim") else rest)]]
+
+
+@rule(
+    "aten.renorm",
+    law="self(a ...) -> (a ...), scaled by the norms of its slices: zeros add nothing to a norm",
+    samples=("T(2, 3, 4).renorm(2, 0, 0.5)",),
+)
+def renorm(call: Call) -> list[list[Expr]]:
+    """Slices along one dim get a largest norm."""
+    return [call["self"]]
+
+
+@rule(
+    "aten.sum_to_size",
+    law="x(... a) -> (... 1): zeros add nothing; the sizes follow",
+    samples=("T(5, 2, 3).sum_to_size(2, 1)",),
+)
+def sum_to_size(call: Call) -> list[list[Expr]]:
+    """The inverse of broadcasting."""
+    shape = call.out_shape()
+    dims = call["self"][len(call["self"]) - len(shape) :]
+    result = [ONE if size == 1 else dim for dim, size in zip(dims, shape, strict=True)]
+    for index, dim in enumerate(result):
+        call.literal(("size", index), dim)
+    return [result]
+
+
 @rule(*_POSITIONS, law="positions of a are numbered, so a stays", samples=_POSITIONS)
 def locate(call: Call) -> list[list[Expr]]:
-    """Operators that return where something is; `max` of two tensors is element-wise."""
-    if "other" in call:
-        return [call.broadcast(call["self"], call["other"])]
+    """Operators that return where something is."""
     dims = list(call["self"])
     reduced = _reduced(call) if call.arg("dim", ()) != () or not call.out_shape() else [len(dims) - 1]
     for at in reduced:
@@ -130,3 +179,30 @@ def locate(call: Call) -> list[list[Expr]]:
             for shape in call.out_shapes()
         ]
     return [[dim for index, dim in enumerate(dims) if index not in reduced] for _ in call.out_shapes()]
+
+
+_CHOICES = {
+    "aten.max": "T(2, 3).max(dim=1).values",
+    "aten.min": "T(2, 3).min(dim=1).values",
+    "aten.median": "T(2, 3).median(dim=1).values",
+    "aten.nanmedian": "T(2, 3).nanmedian(dim=1).values",
+}
+
+
+@rule(
+    *_CHOICES,
+    law="x(... a) -> (...): a statistic over a; where it asks which position was chosen, a stays",
+    samples=_CHOICES,
+)
+def choose(call: Call) -> list[Expr] | list[list[Expr]]:
+    """One of the values along a dim, and perhaps where it stands; `max` of two tensors is element-wise."""
+    if "other" in call:
+        return [call.broadcast(call["self"], call["other"])]
+    places = call.node.outputs[1:]
+    later = call.graph.nodes[call.node.index + 1 :]
+    read = (ref for node in later for arg in node.args.values() for ref in refs_in(arg))
+    if any(ref is not None and ref.value in call.graph.outputs for ref in places) or any(
+        ref in places for ref in (read if places else ())
+    ):
+        return locate(call)
+    return statistic(call)

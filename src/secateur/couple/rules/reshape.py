@@ -145,7 +145,10 @@ _PERMUTATIONS = {
     "aten.swapdims": "T(2, 3, 4).swapdims(0, 2)",
     "aten.t": "T(2, 3).t()",
     "aten.mT": "T(2, 3, 4).mT",
+    "aten.mH": "T(2, 3, 4).mH",
+    "aten.adjoint": "T(2, 3, 4).adjoint()",
     "aten.numpy_T": "T(2, 3).T",
+    "aten.matrix_H": "T(2, 3).H",
     "aten.movedim": "T(2, 3, 4).movedim(1, -1)",
     "aten.moveaxis": "T(2, 3, 4).moveaxis((0, 1), (2, 0))",
 }
@@ -226,27 +229,67 @@ def repeat(call: Call) -> list[list[Expr]]:
 
 
 @rule(
+    "aten.broadcast_tensors",
+    law="operands broadcast, and every result has the dims of all",
+    samples=("torch.broadcast_tensors(T(2, 1), T(3))",),
+)
+def broadcast_tensors(call: Call) -> list[list[Expr]]:
+    """Several tensors expanded to one shape."""
+    shared = call.broadcast(*call.tensors("tensors"))
+    return [shared for _ in call.out_shapes()]
+
+
+@rule(
+    "aten.meshgrid",
+    law="x(a), y(b) -> (a b), (a b); indexing 'xy' exchanges the first two",
+    samples=("torch.meshgrid(T(2), T(3), indexing='ij')", "torch.meshgrid(T(2), T(3), T(4), indexing='xy')"),
+)
+def meshgrid(call: Call) -> list[list[Expr]]:
+    """Every vector repeated along the others."""
+    dims = [vector[0] if vector else ONE for vector in call.tensors("tensors")]
+    if call.arg("indexing") == "xy" and len(dims) > 1:
+        dims[:2] = dims[1::-1]
+    return [dims for _ in call.out_shapes()]
+
+
+@rule(
     "aten.repeat_interleave",
-    law="every position of a dim is followed by its copies",
-    samples=("T(2, 3).repeat_interleave(2, dim=1)",),
+    law="every position of a dim is followed by its copies; repeats that a tensor holds fix the dim",
+    samples=(
+        "T(2, 3).repeat_interleave(2, dim=1)",
+        "T(2, 3).repeat_interleave(2)",
+        "T(2, 3).repeat_interleave(torch.tensor([2, 0, 1]), dim=1)",
+    ),
 )
 def repeat_interleave(call: Call) -> list[list[Expr]]:
-    """Product of the old dim and a new axis; repeats given as a tensor are a barrier."""
+    """Product of the old dim and a new axis; without a dim the tensor is flattened first."""
     repeats, at = call.arg("repeats"), call.arg("dim")
-    if not isinstance(repeats, int) or at is None:
-        return call.barrier("repeat_interleave by a tensor, or of a flattened one, has no rule")
-    dims = list(call["self"])
-    at = call.dim(at, len(dims))
-    times = axis(repeats)
-    call.literal(("repeats",), times)
-    dims[at] = product(dims[at], times)
+    if "self" not in call:
+        return call.barrier("a tensor says how often each number is listed")
+    dims = [product(*call["self"])] if at is None else list(call["self"])
+    at = 0 if at is None else call.dim(at, len(dims))
+    if isinstance(repeats, int):
+        times = axis(repeats)
+        call.literal(("repeats",), times)
+        dims[at] = product(dims[at], times)
+        if call.arg("output_size") is not None:
+            call.literal(("output_size",), dims[at])
+        return [dims]
+    reason = "a tensor says how often each position is repeated"
+    for dim in [dims[at], *call["repeats"]]:
+        call.protect(dim, reason)
+    dims[at] = call.fixed(call.out_shape()[at], reason)
     return [dims]
 
 
 @rule(
     "aten.channel_shuffle",
+    "aten.native_channel_shuffle",
     law="n (g c) ... -> n (c g) ...; g stays",
-    samples=("F.channel_shuffle(T(2, 6, 3, 3), 2)", "F.channel_shuffle(T(2, 6, 3), 3)"),
+    samples={
+        "aten.channel_shuffle": "F.channel_shuffle(T(2, 6, 3, 3), 2)",
+        "aten.native_channel_shuffle": "torch.native_channel_shuffle(T(2, 6, 3, 3), 3)",
+    },
 )
 def channel_shuffle(call: Call) -> list[list[Expr]]:
     """The groups of channels become the inner factor; the channels are always the second dim."""

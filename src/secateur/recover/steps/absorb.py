@@ -15,7 +15,6 @@ The upstream scripts of network slimming throw beta away; this keeps it (Ye et a
 Smaller-Norm-Less-Informative Assumption in Channel Pruning", ICLR 2018, section 4, arXiv 1802.00124).
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from secateur.capture import Step as Call
 from secateur.capture import follow
+from secateur.capture.copies import copy_module
 from secateur.capture.inputs import map_inputs
 from secateur.capture.record import shadow
 from secateur.errors import CaptureError
@@ -88,14 +88,14 @@ def absorb(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
     else:
         for batch in subject.data:
             follow(original, batch, subject.groups.graph, watcher)
-    cut = copy.deepcopy(subject.cut)
+    cut = copy_module(subject.cut)
     nodes = subject.groups.graph.nodes
     return cut, [_move(subject, cut, nodes[index], lost) for index, lost in watcher.lost.items()]
 
 
 def _silence(subject: Subject) -> nn.Module:
     """Copy the original with the batch-norm scale of every removed channel at zero."""
-    model = copy.deepcopy(subject.original).eval()
+    model = copy_module(subject.original).eval()
     named = dict(model.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for group in subject.groups:
@@ -120,7 +120,7 @@ def _probe(original: nn.Module, subject: Subject, watcher: "_Watcher") -> None:
     def draw(leaf: Tensor) -> Tensor:
         if not leaf.is_floating_point():
             return leaf
-        return torch.randn(leaf.shape, generator=generator).to(leaf)
+        return torch.randn(leaf.shape, generator=generator, device="cpu").to(leaf)
 
     try:
         for _ in range(_PROBES):

@@ -20,7 +20,7 @@ def random(view: GroupView) -> Tensor:
         Mittal et al., "Recovering from Random Pruning", 2018. https://arxiv.org/abs/1801.10447
     """
     generator = torch.Generator().manual_seed(zlib.crc32(f"{view.seed} {view.name}".encode()))
-    return torch.rand(view.size, generator=generator, dtype=torch.float64)
+    return torch.rand(view.size, generator=generator, dtype=torch.float64, device="cpu")
 
 
 criteria.add("random", Criterion("random", random, "a parameter", lambda _: True, is_relative=False))

@@ -1,0 +1,100 @@
+"""The proof of a drop, in the two forms of `check`.
+
+By shape: the record of the dropped model is the original's without the operators of the dropped blocks. By
+number: the reference is the original in which the branches of those blocks contribute nothing, so that every
+addition on the residual path gives back the stream; what acts on the stream in a block (the layer norm behind
+an addition) goes with it and is named in the verdict. Float64, the real parameters and randomised ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.capture import Step
+from secateur.capture.copies import copy_module
+from secateur.check import Deviation, Verdict, compare_records
+from secateur.check.numbers import compare_runs
+from secateur.check.verify import prove
+from secateur.couple import Groups
+from secateur.depth.blocks import Block
+from secateur.graph.node import Graph
+from secateur.plan import Plan
+
+
+def compare_dropped(
+    groups: Groups, blocks: Sequence[Block], dropped: Graph, failure: Exception | None
+) -> Deviation | None:
+    """Compare the record of a dropped model with the rest of the original's.
+
+    Args:
+        groups: The groups of the original.
+        blocks: The dropped blocks.
+        dropped: The record of the dropped model, partial if it failed.
+        failure: What it failed with.
+
+    Returns:
+        The first deviation; None if the rest is as it was.
+    """
+    gone = frozenset().union(*(block.nodes for block in blocks))
+    rest = tuple(node for node in groups.graph.nodes if node.index not in gone)
+    return compare_records(replace(groups, graph=replace(groups.graph, nodes=rest)), {}, dropped, failure)
+
+
+def verify_dropped(
+    model: nn.Module,
+    dropped: nn.Module,
+    example_inputs: Any,
+    groups: Groups,
+    blocks: Sequence[Block],
+    plan: Plan,
+    seed: int = 0,
+) -> Verdict:
+    """Prove by numbers that a dropped model computes what the original does without the blocks' branches.
+
+    Args:
+        model: The original.
+        dropped: The dropped model, with the original's values.
+        example_inputs: Inputs of both.
+        groups: The groups of the original.
+        blocks: The dropped blocks.
+        plan: What drops them.
+        seed: For the random inputs and parameters.
+
+    Raises:
+        PathError: On real tensors the original takes another path than in its record of fake ones.
+    """
+    silencer = _Silencer(blocks)
+
+    def run(one: nn.Module, two: nn.Module, seed: int | None, dtype: torch.dtype) -> tuple[float, float]:
+        reference = copy_module(one).to(dtype).eval()
+        return compare_runs(reference, two, example_inputs, groups.graph, silencer, seed, dtype)
+
+    left_out = tuple(
+        f"{block.name} goes with what acts on its stream: {groups.graph.nodes[index]}"
+        for block in blocks
+        for index in block.changes
+    )
+    return prove(model, dropped, plan, groups.graph, run, seed, left_out)
+
+
+class _Silencer:
+    """Runs the original; on the residual path of a dropped block, gives the stream back as it came."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.streams: Mapping[int, str] = {
+            index: name
+            for block in blocks
+            for path in (block.adds, block.changes)
+            for index, name in path.items()
+        }
+
+    def __call__(self, step: Step) -> Any:
+        name = self.streams.get(step.node.index)
+        if name is None:
+            return step.run()
+        # The operator may write in place, into the stream or into the branch.
+        stream = step.named()[name].clone()
+        return step.run().copy_(stream)

@@ -1,0 +1,278 @@
+"""Checkpoints too large for the memory: tensors read one at a time, from any number of safetensors files.
+
+    folder/model-00001-of-00002.safetensors   some tensors
+    folder/model-00002-of-00002.safetensors   the others
+    folder/model.safetensors.index.json       which tensor lies in which file
+
+That is the layout which transformers writes; one file needs no index. Reading maps a file into memory, so a
+tensor costs its own pages while it is held and nothing afterwards. Writing needs the sizes first: a file
+starts with a table of all its tensors (https://github.com/huggingface/safetensors, "Format").
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from secateur.errors import CheckpointError
+
+SUFFIX = ".safetensors"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+_ITEM_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as a file describes it.
+
+    Attributes:
+        name: Its name.
+        dtype: Its element type in the words of the format, "BF16".
+        shape: Its sizes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one element."""
+        return _ITEM_BYTES[self.dtype]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its values."""
+        return prod(self.shape) * self.item_bytes
+
+
+class Shards(Mapping[str, Tensor]):
+    """The tensors of safetensors files by name; each is read when it is asked for, and held by nobody else.
+
+    Make one with `open_shards`.
+
+    Args:
+        path: What was opened, for messages.
+        stored: What each file holds, in the order of the files.
+        plan_hashes: The hash of the plan that each file says it belongs to; None where it says none.
+    """
+
+    def __init__(
+        self, path: Path, stored: Mapping[Path, Sequence[Stored]], plan_hashes: frozenset[str | None]
+    ) -> None:
+        self.path = path
+        self.plan_hashes = plan_hashes
+        self.stored = {one.name: one for held in stored.values() for one in held}
+        self._file_of = {one.name: file for file, held in stored.items() for one in held}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Map one tensor into memory.
+
+        Raises:
+            KeyError: No file holds it.
+            CheckpointError: Its file went away or was replaced by something else.
+        """
+        with opened(self._file_of[name]) as file:
+            return file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files, in order."""
+        return tuple(dict.fromkeys(self._file_of.values()))
+
+    def __repr__(self) -> str:
+        size = sum(one.size_bytes for one in self.stored.values())
+        return f"{len(self)} tensors of {size:,} bytes in {len(self.files)} files of {self.path}"
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file without executing anything.
+
+    Raises:
+        CheckpointError: The file is truncated or foreign.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError) as error:
+        size = f"{path.stat().st_size:,} bytes" if path.is_file() else "gone"
+        raise CheckpointError(
+            f"cannot load {path}: {error}",
+            [f"the file has {size}; it is truncated or no safetensors file"],
+            "save it again",
+        ) from error
+
+
+def open_shards(path: Path | str) -> Shards:
+    """Open a checkpoint without reading a value.
+
+    Args:
+        path: A folder with `model.safetensors.index.json` and its files, or with a single `.safetensors`
+            file; or such a file; or an index.
+
+    Returns:
+        Its tensors, by name.
+
+    Raises:
+        CheckpointError: A file is missing, truncated or foreign, or an index contradicts its files.
+
+    Example:
+        >>> import tempfile
+        >>> from safetensors.torch import save_file
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_file({"weight": torch.ones(2, 3)}, Path(folder, "model.safetensors"))
+        ...     shards = open_shards(folder)
+        ...     shards["weight"].sum(), shards.stored["weight"].size_bytes
+        (tensor(6.), 24)
+    """
+    given = Path(path)
+    source = _in_folder(given) if given.is_dir() else given
+    if not source.is_file():
+        raise CheckpointError(f"cannot load {source}: no such file", do="check the path")
+    if source.name.endswith(".index.json"):
+        placed = _read_index(source)
+        files = [source.parent / name for name in sorted(set(placed.values()))]
+    elif source.suffix == SUFFIX:
+        placed, files = {}, [source]
+    else:
+        raise CheckpointError(
+            f"cannot load {source}: it is neither a {SUFFIX} file nor an index of some",
+            do="save the tensors with safetensors.torch.save_file",
+        )
+    hashes: set[str | None] = set()
+    stored: dict[Path, list[Stored]] = {}
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(
+                f"cannot load {source}: it names {file.name}, which is not there", do="get the missing file"
+            )
+        with opened(file) as opened_file:
+            hashes.add((opened_file.metadata() or {}).get("secateur_plan"))
+            names = list(opened_file.keys())
+            stored[file] = [_described(opened_file, name, file) for name in names]
+    if placed:
+        _require_index(source, placed, stored)
+    return Shards(given, stored, frozenset(hashes))
+
+
+def _in_folder(folder: Path) -> Path:
+    """The index of a folder, or its only safetensors file."""
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    singles = [file for file in sorted(folder.glob(f"*{SUFFIX}")) if not file.name.startswith(".")]
+    for found in (folder / INDEX, folder / SINGLE):
+        if found in (*indices, *singles):
+            return found
+    candidates = indices or singles
+    if len(candidates) == 1:
+        return candidates[0]
+    names = ", ".join(file.name for file in candidates[:8]) or "no safetensors file"
+    raise CheckpointError(
+        f"cannot load {folder}: it holds {names} and no {INDEX}",
+        do="pass one file, or a folder with an index",
+    )
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """Which file each tensor lies in, by an index."""
+    do = "save the checkpoint again"
+    try:
+        placed = json.loads(index.read_bytes())["weight_map"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(
+            f"cannot load {index}: it is no index of tensors", [f"{type(error).__name__}: {error}"], do
+        ) from error
+    if not isinstance(placed, dict) or not placed:
+        raise CheckpointError(f"cannot load {index}: its weight_map names no tensor", do=do)
+    for file in placed.values():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise CheckpointError(f"cannot load {index}: it names {file!r}, no file beside it", do=do)
+    return placed
+
+
+def _require_index(index: Path, placed: Mapping[str, str], stored: Mapping[Path, Sequence[Stored]]) -> None:
+    """Refuse an index that names other tensors than its files hold."""
+    held = {one.name: file.name for file, found in stored.items() for one in found}
+    for name in [*placed, *held]:
+        if placed.get(name) != held.get(name):
+            raise CheckpointError(
+                f"cannot load {index}: it places {name} in {placed.get(name)}, "
+                f"the files have it in {held.get(name)}",
+                do="save the checkpoint again",
+            )
+
+
+def _described(opened_file: Any, name: str, file: Path) -> Stored:
+    view = opened_file.get_slice(name)
+    dtype = str(view.get_dtype())
+    if dtype not in _ITEM_BYTES:
+        raise CheckpointError(
+            f"cannot load {file}: {name} has elements of type {dtype}",
+            [f"known: {', '.join(_ITEM_BYTES)}"],
+            "convert it first",
+        )
+    return Stored(name, dtype, tuple(view.get_shape()))
+
+
+def write_shard(
+    file: Path, tensors: Sequence[Stored], value: Callable[[str], Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file whose tensors are made one after the other.
+
+    Args:
+        file: Where to write.
+        tensors: What it will hold, in this order.
+        value: Makes a tensor of the described size; called once for each, and what it returned is let go
+            before the next call.
+        metadata: Words that the file carries.
+
+    Raises:
+        ValueError: A value has another size than described.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.safetensors")
+        ...     write_shard(path, [Stored("scale", "F32", (2,))], lambda name: torch.tensor([1.0, 2.0]), {})
+        ...     open_shards(path)["scale"]
+        tensor([1., 2.])
+    """
+    table: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for tensor in tensors:
+        start, end = end, end + tensor.size_bytes
+        shape = list(tensor.shape)
+        table[tensor.name] = {"dtype": tensor.dtype, "shape": shape, "data_offsets": [start, end]}
+    header = json.dumps(table, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # values start at a multiple of eight bytes
+    with file.open("wb") as out:
+        out.write(len(header).to_bytes(8, "little") + header)
+        for tensor in tensors:
+            written = out.write(_raw(value(tensor.name)))
+            if written != tensor.size_bytes:
+                raise ValueError(f"{tensor.name} has {written} bytes, described are {tensor.size_bytes}")
+
+
+def _raw(tensor: Tensor) -> memoryview:
+    """The values of a tensor, row-major, without a copy where they lie so already."""
+    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data
