@@ -90,7 +90,3 @@ WHOLE_MAP, WHOLE_ROW = (8, 3, 3, 3), (8, 5)
 def halves(a: Shape, b: Shape) -> dict[str, Shape]:
     """The weights of the frame after the cut."""
     return {"a.weight": a, "b.weight": b}
-
-
-UNCOPYABLE = "a model that holds tensors computed by hooks cannot be copied"
-"""A bug of today, for `Case.bug`."""

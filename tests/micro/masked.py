@@ -7,13 +7,14 @@ zeros. Where an operator takes a statistic over channels, zeros are not enough: 
 kept channels only.
 """
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+
+from secateur.capture.copies import copy_module
 
 Kept = dict[str, list[Tensor]]
 """By the name of each parameter and buffer: the kept positions of every dim."""
@@ -68,7 +69,7 @@ def _kept_in(original: Tensor, tensor: Tensor, name: str) -> list[Tensor]:
 
 def zeroed(model: nn.Module, kept: Kept) -> nn.Module:
     """Copy a model in float64 and set every parameter entry that was not kept to zero."""
-    result = copy.deepcopy(model).double().eval()
+    result = copy_module(model).double().eval()
     with torch.no_grad():
         for name, parameter in result.named_parameters(remove_duplicate=False):
             if not parameter.dim():
@@ -81,7 +82,7 @@ def zeroed(model: nn.Module, kept: Kept) -> nn.Module:
 
 def run(model: nn.Module, inputs: Any) -> list[Tensor]:
     """The output tensors in float64 and eval mode."""
-    model = copy.deepcopy(model).double().eval()
+    model = copy_module(model).double().eval()
     inputs = pytree.tree_map(lambda leaf: _double(leaf), inputs)
     with torch.no_grad():
         if isinstance(inputs, dict):

@@ -129,9 +129,8 @@ CASES = (
         "embedding-with-a-largest-norm",
         lambda: Words(nn.Embedding(11, 8, max_norm=1.0)),
         tokens,
-        "protected",
-        {"words.weight": (11, 8), "b.weight": (3, 8)},
-        reason={"words.weight": "aten.embedding_renorm"},
+        "exact",
+        {"words.weight": (11, 4), "b.weight": (3, 4)},
     ),
     Case(
         "embedding-bag-sum",

@@ -9,7 +9,6 @@ from case import (
     IMAGES,
     ROWS,
     TOKENS,
-    UNCOPYABLE,
     WHOLE_MAP,
     WHOLE_ROW,
     Case,
@@ -321,7 +320,6 @@ CASES = (
         "exact",
         {"a.weight": A_ROW, "b.weight_v": (3, 4)},
         masked=directed("b.weight_v"),
-        bug=UNCOPYABLE,
     ),
     Case(
         "weight-norm-parametrisation",

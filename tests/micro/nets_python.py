@@ -1,7 +1,7 @@
 """What Python adds to operators: sharing, lists, hooks, outputs of every form, functions of one's own."""
 
 import torch
-from case import A_MAP, A_ROW, IMAGES, ROWS, TOKENS, UNCOPYABLE, WHOLE_ROW, Case, halves, maps, rows
+from case import A_MAP, A_ROW, IMAGES, ROWS, TOKENS, WHOLE_ROW, Case, halves, maps, rows
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
@@ -396,7 +396,6 @@ CASES = (
         ROWS,
         "exact",
         {"a.weight": A_ROW, "b.weight_mask": (3, 4)},
-        bug=UNCOPYABLE,
     ),
     Case(
         "unknown-operator",
