@@ -5,7 +5,7 @@ import pytest
 import torch
 from replay import Recording
 
-from secateur.capture.record import is_pointwise
+from secateur.capture.operators import is_pointwise
 from secateur.couple.rule import rules
 from secateur.graph.axes import leaves, resolve
 

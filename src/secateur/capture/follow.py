@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.capture.inputs import as_call
-from secateur.capture.record import is_recorded, operator_name, recording_context, schema_arguments
+from secateur.capture.operators import is_recorded, operator_name, schema_arguments
+from secateur.capture.record import recording_context
 from secateur.errors import PathError
 from secateur.graph.node import Graph, Node
 

@@ -9,7 +9,6 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -17,7 +16,6 @@ from weakref import ref
 
 import torch
 from torch import Tensor, nn
-from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -25,24 +23,21 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
-from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from secateur.capture.caches import drop_frames, forget
 from secateur.capture.copies import copy_module
 from secateur.capture.inputs import as_call, map_inputs, require_tensors, state_names
+from secateur.capture.operators import is_pointwise, is_recorded, operator_name, schema_arguments
+from secateur.capture.shortcuts import run
 from secateur.errors import CaptureError, RequestError, SecateurError
 from secateur.graph.node import Graph, Node, Ref, Value
 
 _LOOKS_AT_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
-_SKIPPED = {"prim.device", "aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset"}
 _TORCH_FOLDER = str(Path(torch.__file__).parent) + "/"
 _OWN_FOLDER = str(Path(__file__).parents[1]) + "/"
 _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 _ATEN = torch.ops.aten
-_META_KERNELS = {overload.default for overload in (_ATEN.conv1d, _ATEN.conv2d, _ATEN.conv3d, _ATEN.linear)}
-"""Operators whose meta kernel alone tells the shape; frequent and slow on fake tensors."""
 
 
 def capture(model: nn.Module, example_inputs: Any, substrate: str = "auto") -> Graph:
@@ -181,45 +176,6 @@ def recording_context() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
-@cache
-def operator_name(func: Any) -> str:
-    """The name of an operator without its overload: "aten.conv2d"."""
-    if isinstance(func, HigherOrderOperator):
-        return f"higher_order.{func.name()}"
-    namespace, name = func._schema.name.split("::")
-    return f"{namespace}.{name}"
-
-
-def is_recorded(func: Any) -> bool:
-    """Whether a dispatched call is an operator on tensors rather than a query of sizes.
-
-    PyTorch's factories detach their result only if someone else holds it, so a `detach` says nothing.
-    """
-    return operator_name(func) not in _SKIPPED and func is not _ATEN.detach.default
-
-
-@cache
-def is_pointwise(func: Any) -> bool:
-    """Whether PyTorch tags an operator as element-wise.
-
-    Its tags have holes: `rsub.Scalar` has one and `rsub.Tensor` has none, `mish` has one and `mish_` has
-    none. So any overload of the operator counts, and of its out-of-place form. One that makes no tensor
-    (`equal`) is tagged too, but has no positions.
-    """
-    if isinstance(func, HigherOrderOperator):
-        return False
-    if any(str(result.type) != "Tensor" for result in func._schema.returns):
-        return False
-    namespace, name = func._schema.name.split("::")
-    found = (getattr(getattr(torch.ops, namespace), form, None) for form in (name, name.removesuffix("_")))
-    return any(
-        torch.Tag.pointwise in getattr(packet, overload).tags
-        for packet in found
-        if packet is not None
-        for overload in packet.overloads()
-    )
-
-
 class Recorder(TorchDispatchMode):
     """Records every dispatched operator call; also keeps the stack of running modules.
 
@@ -292,7 +248,7 @@ class Recorder(TorchDispatchMode):
         if not is_recorded(func):
             return self._alias(func(*args, **kwargs), args)
         named = {name: self._argument(value) for name, value in schema_arguments(func, args, kwargs)}
-        output = _run(func, args, kwargs)
+        output = run(func, args, kwargs)
         outputs = output if isinstance(output, (tuple, list)) else (output,)
         flat = [part for item in outputs for part in (item if isinstance(item, (tuple, list)) else (item,))]
         self.nodes.append(
@@ -366,80 +322,5 @@ class Recorder(TorchDispatchMode):
         return graph
 
 
-def _run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Run an operator; a few frequent ones on fake tensors by a shorter way to the same result.
-
-    The fake mode decomposes batch norm into a dozen operators, and prepares every new call of a composite
-    one twice for its cache: together two thirds of the time of a capture.
-    """
-    if func is _ATEN.detach_.default and not isinstance(args[0], FakeTensor):
-        # torch.tensor(..., device="meta") detaches what it made before the fake mode has seen it
-        with no_dispatch():
-            return func(*args)
-    if func is _ATEN.cat.default and (joined := _joined(*args, **kwargs)) is not None:
-        return joined
-    if func is _ATEN.batch_norm.default and isinstance(args[0], FakeTensor) and args[0].dim() > 1:
-        channels = args[0].shape[1:2]
-        if all(tensor is None or tensor.shape == channels for tensor in args[1:5]):
-            return torch.empty_like(args[0])
-    device = _fake_device(tree_leaves(args)) if func in _META_KERNELS else None
-    if device is None:
-        return func(*args, **kwargs)
-    with no_dispatch():
-        meta = func(*tree_map_only(Tensor, _on_meta, args), **kwargs)
-    return torch.empty_strided(meta.shape, meta.stride(), dtype=meta.dtype, device=device)
-
-
-def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
-    """What `cat` makes of contiguous fake tensors that differ in one dim alone; else None.
-
-    The meta kernel is written in Python and takes the time of a convolution for every tensor that is joined.
-    """
-    rank = tensors[0].dim() if tensors else 0
-    if not -rank <= dim < rank or len({tensor.dtype for tensor in tensors}) > 1:
-        return None
-    shapes = [tuple(tensor.shape) for tensor in tensors]
-    at = dim % rank
-    if len({(*shape[:at], *shape[at + 1 :]) for shape in shapes}) > 1:
-        return None
-    device = _fake_device(tensors)
-    if device is None:
-        return None
-    size = sum(shape[at] for shape in shapes)
-    return torch.empty((*shapes[0][:at], size, *shapes[0][at + 1 :]), dtype=tensors[0].dtype, device=device)
-
-
-def _fake_device(leaves: Sequence[Any]) -> torch.device | None:
-    """The device of a call on contiguous fake tensors of known sizes (and parameters); else None.
-
-    For other layouts the kernel of the device chooses the layout of the result; the fake mode knows.
-    """
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    modes = {tensor.fake_mode for tensor in tensors if isinstance(tensor, FakeTensor)}
-    devices = {tensor.device for tensor in tensors}
-    if len(modes) != 1 or len(devices) != 1 or modes.pop().shape_env is not None:
-        return None
-    return devices.pop() if all(tensor.is_contiguous() for tensor in tensors) else None
-
-
-def _on_meta(tensor: Tensor) -> Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-
-
 def _text(value: Any) -> str:
     return str(value).removeprefix("torch.")
-
-
-def schema_arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Name every argument of a dispatched call after the operator's schema, defaults filled in."""
-    if isinstance(func, HigherOrderOperator):
-        yield from ((f"arg{position}", value) for position, value in enumerate(args))
-        yield from kwargs.items()
-        return
-    for position, argument in enumerate(func._schema.arguments):
-        if position < len(args) and not argument.kwarg_only:
-            yield argument.name, args[position]
-        elif argument.name in kwargs:
-            yield argument.name, kwargs[argument.name]
-        elif argument.has_default_value():
-            yield argument.name, argument.default_value
