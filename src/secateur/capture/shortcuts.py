@@ -69,9 +69,12 @@ def _fake_device(leaves: Sequence[Any]) -> torch.device | None:
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     modes = {tensor.fake_mode for tensor in tensors if isinstance(tensor, FakeTensor)}
     devices = {tensor.device for tensor in tensors}
-    if len(modes) != 1 or len(devices) != 1 or modes.pop().shape_env is not None:
+    if len(modes) != 1 or len(devices) != 1:
         return None
-    return devices.pop() if all(tensor.is_contiguous() for tensor in tensors) else None
+    has_symbols = any(type(size) is not int for tensor in tensors for size in tensor.shape)
+    if has_symbols or not all(tensor.is_contiguous() for tensor in tensors):
+        return None
+    return devices.pop()
 
 
 def _on_meta(tensor: Tensor) -> Tensor:
