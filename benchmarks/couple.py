@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -115,31 +115,45 @@ def run_worker(library: str, case: str, limit: int) -> None:
     }[library]
     for _ in phases(chain(2).eval(), torch.zeros(1, 3, 8, 8)):
         pass
-    model, image = make_case(case)
+    print_phases(PHASES[library], phases(*make_case(case)), limit)
+
+
+def print_phases(names: Sequence[str], running: Iterator[int | dict[str, Any]], limit: int) -> None:
+    """Time what an iterator does for each item; prints a JSON line a phase: its CPU seconds, and the item."""
     before = time.process_time()
     resource.setrlimit(resource.RLIMIT_CPU, (int(before) + limit, resource.RLIM_INFINITY))
-    running = phases(model, image)
-    for phase in PHASES[library]:
+    for phase in names:
         start = time.process_time()
         try:
-            count = next(running)
+            found = next(running)
         except Exception as error:  # noqa: BLE001 - a library that fails is a result
             print(json.dumps({"phase": phase, "failure": type(error).__name__}), flush=True)
             return
         seconds = round(time.process_time() - start, 4)
-        print(json.dumps({"phase": phase, "cpu_seconds": seconds, "count": count}), flush=True)
+        facts = found if isinstance(found, dict) else {"count": found}
+        print(json.dumps({"phase": phase, "cpu_seconds": seconds, **facts}), flush=True)
 
 
 def run_repeat(library: str, case: str, limit: int) -> dict[str, Any]:
-    """Measure one repeat in a fresh process.
+    """Measure one repeat in a fresh process; see `collect_phases`."""
+    words = ["--worker", library, "--cases", case, "--limit", str(limit)]
+    return collect_phases([sys.executable, __file__, *words], limit)
+
+
+def collect_phases(command: list[str], limit: int, wall_per_cpu: float = WALL_PER_CPU) -> dict[str, Any]:
+    """Run a process that calls `print_phases`, with one thread.
+
+    Args:
+        command: The process.
+        limit: CPU seconds that it gave itself.
+        wall_per_cpu: It may take this many times as long on the clock.
 
     Returns:
-        "<phase>_cpu_seconds" and "<phase>_count" of each complete phase, and "failure" if one is missing:
+        "<phase>_cpu_seconds" and "<phase>_<fact>" of each complete phase, and "failure" if one is missing:
         "time limit" or the name of the exception.
     """
-    command = [sys.executable, __file__, "--worker", library, "--cases", case, "--limit", str(limit)]
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    wall = WALL_PER_CPU * limit
+    wall = wall_per_cpu * limit
     try:
         done = subprocess.run(
             command, env={**os.environ, **threads}, capture_output=True, text=True, timeout=wall, check=False
@@ -152,8 +166,8 @@ def run_repeat(library: str, case: str, limit: int) -> dict[str, Any]:
         found = json.loads(line)
         if "failure" in found:
             return {**result, "failure": found["failure"]}
-        result[f"{found['phase']}_cpu_seconds"] = found["cpu_seconds"]
-        result[f"{found['phase']}_count"] = found["count"]
+        phase = found.pop("phase")
+        result.update({f"{phase}_{fact}": value for fact, value in found.items()})
     if code == -signal.SIGXCPU:
         result["failure"] = "time limit"
     elif code:
@@ -190,9 +204,9 @@ def ratio_of(case: dict[str, Any], limit: int) -> tuple[float | None, bool]:
     return round((limit if theirs is None else theirs) / ours, 1), is_bound
 
 
-def machine() -> dict[str, Any]:
+def machine(packages: Sequence[str] = ("torch", "torchvision", "torch-pruning")) -> dict[str, Any]:
     """What the figures depend on; no host names, no paths."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "torch-pruning")}
+    versions = {name: importlib.metadata.version(name) for name in packages}
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cpus": os.cpu_count(),
