@@ -9,7 +9,7 @@ it; without, the photos are taken from the package.
     python benchmarks/real_weights.py \
         --json benchmarks/results/real-weights.json --markdown docs/benchmarks/real-weights.md
 
-Beside the page it draws `real-weights.jpg`. It takes about ten minutes of one core.
+Beside the page it draws `real-weights.jpg`. It takes eight CPU minutes.
 """
 
 import argparse
