@@ -101,9 +101,10 @@ def select(
     reasons = {group.name: group.reason for group in groups if group.reason} | dict(scores.skipped)
     units = _units(groups, scores, min_keep)
     if not units:
+        why = f"criterion {scores.criterion} fits no free group" if scores.skipped else "no group is free"
         raise RequestError(
-            "nothing can be pruned: no group is free",
-            [f"{name}: {reason}" for name, reason in reasons.items()],
+            f"nothing can be pruned: {why}",
+            [f"{name}: {reason}" for name, reason in {**scores.skipped, **reasons}.items()],
             "lift a protection, or choose another criterion",
         )
     chosen = _Chooser(groups, units, round_to)

@@ -12,6 +12,7 @@ import hashlib
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,11 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not _is_pickle(path):
+            raise CheckpointError(
+                f"cannot load {path}: it is no file that torch.save wrote",
+                do="convert it to safetensors, or load it yourself and pass the model",
+            ) from error
         asked = re.search(r"GLOBAL (\S+)", str(error))
         raise CheckpointError(
             f"cannot load {path}: it holds more than tensors, and a pickle is never executed",
@@ -238,6 +244,12 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is an archive, or starts as a pickle of protocol 2 or later does."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
+
+
 def load_state(model: nn.Module, tensors: Mapping[str, Tensor], origin: Path | str) -> None:
     """Fill a model with tensors, all of them or none.
 
@@ -251,13 +263,16 @@ def load_state(model: nn.Module, tensors: Mapping[str, Tensor], origin: Path | s
             is on the meta device.
     """
     state = model.state_dict(keep_vars=True)
+    # Older files hold buffers that today's class makes by itself, such as the position_ids of BERT.
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    known = {name: buffers[name] for name in unsaved_names(model)} | state
     given = {id(state[name]) for name in tensors if name in state}
     missing = [name for name, held in state.items() if isinstance(held, Tensor) and id(held) not in given]
-    unknown = [name for name in tensors if name not in state]
+    unknown = [name for name in tensors if name not in known]
     wrong = [
-        f"{name} is {list(tensor.shape)}, the model has {list(state[name].shape)}"
+        f"{name} is {list(tensor.shape)}, the model has {list(known[name].shape)}"
         for name, tensor in tensors.items()
-        if name in state and state[name].shape != tensor.shape
+        if name in known and known[name].shape != tensor.shape
     ]
     absent = [f"{name} is not in the file" for name in missing]
     foreign = [f"{name} is in the file, the model has no such tensor" for name in unknown]
@@ -272,10 +287,10 @@ def load_state(model: nn.Module, tensors: Mapping[str, Tensor], origin: Path | s
             "build the architecture that the file was saved from",
         )
     _require_buffers(model, origin)
-    places = _places(model) if any(state[name].is_meta for name in tensors) else {}
+    places = _places(model) if any(known[name].is_meta for name in tensors) else {}
     with torch.no_grad():
         for name, tensor in tensors.items():
-            held = state[name]
+            held = known[name]
             if held.is_meta:
                 value = tensor.to(held.dtype, copy=True)
                 made = nn.Parameter(value, held.requires_grad) if isinstance(held, nn.Parameter) else value

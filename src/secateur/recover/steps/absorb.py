@@ -26,7 +26,7 @@ from secateur.capture import follow
 from secateur.capture.copies import copy_module
 from secateur.capture.inputs import map_inputs
 from secateur.capture.record import shadow
-from secateur.errors import CaptureError
+from secateur.errors import CaptureError, PathError
 from secateur.graph.axes import leaves
 from secateur.graph.keep import keep_mask, positions
 from secateur.graph.node import Node, Ref, refs_in
@@ -69,6 +69,16 @@ class _Lost:
         spread = float((self.high - self.low).max())
         return spread <= _UNIFORM * max(float(self.high.abs().max()), float(self.low.abs().max()), 1e-12)
 
+    def with_call(self, other: "_Lost") -> "_Lost":
+        """What a layer loses that is called twice: its one bias takes the mean over both calls."""
+        return _Lost(
+            self.total + other.total,
+            self.count + other.count,
+            torch.minimum(self.low, other.low),
+            torch.maximum(self.high, other.high),
+            self.inputs,
+        )
+
 
 @steps("absorb")
 def absorb(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
@@ -86,11 +96,29 @@ def absorb(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
         follow(_silence(subject), subject.example_inputs, subject.groups.graph, watcher)
         _probe(original, subject, watcher)
     else:
-        for batch in subject.data:
-            follow(original, batch, subject.groups.graph, watcher)
+        for number, batch in enumerate(subject.data):
+            try:
+                follow(original, batch, subject.groups.graph, watcher)
+            except PathError as error:
+                raise PathError(
+                    f"batch {number} of the data takes another path than the example inputs",
+                    [str(error).partition("\n")[0]],
+                    "pass batches like the example inputs (padded like them, say), or leave data out",
+                ) from error
     cut = copy_module(subject.cut)
-    nodes = subject.groups.graph.nodes
-    return cut, [_move(subject, cut, nodes[index], lost) for index, lost in watcher.lost.items()]
+    return cut, [_move(subject, cut, node, lost) for node, lost in _by_place(subject, cut, watcher.lost)]
+
+
+def _by_place(subject: Subject, cut: nn.Module, lost: dict[int, _Lost]) -> list[tuple[Node, _Lost]]:
+    """What is lost for each tensor that can hold it; the calls of a shared layer are joined."""
+    joined: dict[int, tuple[Node, _Lost]] = {}
+    for index, one in lost.items():
+        node = subject.groups.graph.nodes[index]
+        place = _place(subject, cut, node)
+        key = -1 - index if place is None else id(place[0])
+        known = joined.get(key)
+        joined[key] = (node, one) if known is None else (known[0], known[1].with_call(one))
+    return list(joined.values())
 
 
 def _silence(subject: Subject) -> nn.Module:
