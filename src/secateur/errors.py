@@ -65,6 +65,14 @@ class CheckpointError(SecateurError):
     """A file is missing, truncated, foreign, or belongs to another architecture."""
 
 
+class DataError(SecateurError):
+    """Images or labels are missing, cannot be read, or do not fit the classes."""
+
+
+class BrokenImageWarning(UserWarning):
+    """An image could not be read and was left out of its batch."""
+
+
 class NoEffectWarning(UserWarning):
     """An algorithm ran and changed nothing."""
 

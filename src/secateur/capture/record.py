@@ -23,13 +23,14 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.capture.caches import drop_frames, forget
 from secateur.capture.copies import copy_module
 from secateur.capture.inputs import as_call, map_inputs, require_tensors, state_names
 from secateur.capture.operators import is_pointwise, is_recorded, operator_name, schema_arguments
-from secateur.capture.shortcuts import run
+from secateur.capture.shortcuts import is_constant, run, storages_written
 from secateur.errors import CaptureError, RequestError, SecateurError
 from secateur.graph.node import Graph, Node, Ref, Value
 
@@ -196,6 +197,7 @@ class Recorder(TorchDispatchMode):
         self.made: list[ref[Tensor]] = []
         self._stack: list[str] = []
         self._external: dict[CodeType, bool] = {}
+        self._written: set[int] = set()
         for kind, named in (
             ("parameter", model.named_parameters(remove_duplicate=False)),
             ("buffer", model.named_buffers(remove_duplicate=False)),
@@ -248,7 +250,7 @@ class Recorder(TorchDispatchMode):
         if not is_recorded(func):
             return self._alias(func(*args, **kwargs), args)
         named = {name: self._argument(value) for name, value in schema_arguments(func, args, kwargs)}
-        output = run(func, args, kwargs)
+        output = self._run(func, args, kwargs)
         outputs = output if isinstance(output, (tuple, list)) else (output,)
         flat = [part for item in outputs for part in (item if isinstance(item, (tuple, list)) else (item,))]
         self.nodes.append(
@@ -266,6 +268,14 @@ class Recorder(TorchDispatchMode):
             )
         )
         return output
+
+    def _run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Run an operator; on small constants with their numbers, so that a model may look at them."""
+        if is_constant(func, args, kwargs, self._written):
+            with no_dispatch():
+                return func(*args, **kwargs)
+        self._written |= storages_written(func, args, kwargs)
+        return run(func, args, kwargs)
 
     def _alias(self, output: Any, args: Sequence[Any]) -> Any:
         """Know the result of an operator that is not recorded, a tensor, as the value that it shows."""

@@ -17,6 +17,9 @@ _ATEN = torch.ops.aten
 _META_KERNELS = {overload.default for overload in (_ATEN.conv1d, _ATEN.conv2d, _ATEN.conv3d, _ATEN.linear)}
 """Operators whose meta kernel alone tells the shape; frequent and slow on fake tensors."""
 
+_SMALL = 64
+"""Elements up to which a constant is computed with its numbers."""
+
 
 def run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Run an operator; a few frequent ones on fake tensors by a shorter way to the same result.
@@ -40,6 +43,40 @@ def run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     with no_dispatch():
         meta = func(*tree_map_only(Tensor, _on_meta, args), **kwargs)
     return torch.empty_strided(meta.shape, meta.stride(), dtype=meta.dtype, device=device)
+
+
+def is_constant(func: Any, args: Sequence[Any], kwargs: dict[str, Any], written: set[int]) -> bool:
+    """Whether a call reads small real tensors alone: strides, anchors, counters that a model holds.
+
+    Args:
+        func: The operator.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        written: Storages of real tensors whose numbers no longer count (see `storages_written`).
+    """
+    if func is _ATEN.lift_fresh.default:  # torch.tensor(...): the fake mode remembers its numbers
+        return False
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    return bool(tensors) and all(
+        _is_real(tensor) and tensor.numel() <= _SMALL and _storage(tensor) not in written
+        for tensor in tensors
+    )
+
+
+def storages_written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> set[int]:
+    """Real tensors that a call on fake ones would have written: what they hold is not what the model has."""
+    if not func._schema.is_mutable:
+        return set()
+    return {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if _is_real(leaf)}
+
+
+def _is_real(leaf: Any) -> bool:
+    """Whether this is a plain tensor with numbers; parameters follow their axis and are never constants."""
+    return type(leaf) is Tensor and leaf.layout == torch.strided and not leaf.is_meta
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
