@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import gcd, lcm, prod
 
 from secateur.couple.call import Call, Findings
+from secateur.couple.factors import choose_one_factor
 from secateur.couple.groups import Group, Groups, Member
 from secateur.couple.rule import rules
 from secateur.couple.rules.elementwise import pointwise
@@ -70,7 +71,7 @@ def couple_graph(
         if vetoes and name in vetoes:
             protect(leaf, vetoes[name])
     if axes != "both":
-        _choose_one_factor(graph, findings, cut_outer=axes == "heads")
+        choose_one_factor(graph, findings, cut_outer=axes == "heads")
     ties = _ties(findings, members)
     multiples = _multiples(findings)
     groups = tuple(
@@ -183,28 +184,6 @@ def _protect_unused(graph: Graph, findings: Findings) -> None:
         if value not in used:
             for dim in findings.dims[value]:
                 protect(dim, "not used in the forward pass")
-
-
-def _choose_one_factor(graph: Graph, findings: Findings, *, cut_outer: bool) -> None:
-    """Where two free axes multiply (heads and their width), only the outer or only the inner one is cut."""
-    for value in graph.names:
-        for dim in findings.dims[value]:
-            stack: list[Expr] = [resolve(dim)]
-            while stack:
-                top = stack.pop()
-                if isinstance(top, Sum):
-                    stack.extend(top.terms)
-                elif isinstance(top, Product):
-                    free = [part for part in top.factors if any(leaf.reason is None for leaf in leaves(part))]
-                    if not free:
-                        continue
-                    chosen = free[0] if cut_outer else free[-1]
-                    held = set(leaves(chosen))
-                    why = "by whole blocks: its outer" if cut_outer else "inside its blocks: their"
-                    for other in free:
-                        if not held.issuperset(leaves(other)):
-                            protect(other, f"cut {why} axis {chosen!r} is free")
-                    stack.append(chosen)
 
 
 def _ties(findings: Findings, members: Mapping[Axis, list[Member]]) -> list[tuple[set[Axis], str]]:
