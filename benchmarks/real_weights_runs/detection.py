@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from real_weights_runs.yolo_tiny import SIDE
+from secateur.domains.darknet import Darknet, Head, decode
 
 THRESHOLD = 0.25
 """Confidence from which an object counts as found; what `detect` of Darknet shows is 0.5."""
@@ -81,12 +82,17 @@ def fit(pixels: Tensor) -> tuple[int, int]:
 
 
 @torch.inference_mode()
-def detect(model: nn.Module, photo: Photo, threshold: float = THRESHOLD) -> list[Found]:
+def detect(model: Darknet, photo: Photo, threshold: float = THRESHOLD) -> list[Found]:
     """The objects on a photo, the surest first."""
-    boxes = model(photo.image)[0]
-    scores = torch.where(boxes[:, 4:5] > threshold, boxes[:, 4:5] * boxes[:, 5:], 0.0)
+    return find(model(photo.image), model.heads, photo, threshold)
+
+
+def find(maps: Sequence[Tensor], heads: Sequence[Head], photo: Photo, threshold: float) -> list[Found]:
+    """The objects in the maps that a network made of a photo, the surest first."""
+    boxes, scores, objectness = (part[0] for part in decode(maps, heads, (SIDE, SIDE)))
+    scores = torch.where(objectness[:, None] > threshold, scores, 0.0)
     rows, kinds = (scores > threshold).nonzero(as_tuple=True)
-    chosen, scores = _corners(boxes[rows, :4], photo), scores[rows, kinds]
+    chosen, scores = _on_photo(boxes[rows], photo), scores[rows, kinds]
     kept = torchvision.ops.batched_nms(chosen, scores, kinds, OVERLAP)
     height, width = photo.pixels.shape[-2:]
     chosen = torchvision.ops.clip_boxes_to_image(chosen, (height, width))
@@ -96,13 +102,11 @@ def detect(model: nn.Module, photo: Photo, threshold: float = THRESHOLD) -> list
     ]
 
 
-def _corners(boxes: Tensor, photo: Photo) -> Tensor:
-    """Corners in pixels of the photo of boxes that are shares of the square."""
-    inner = torch.tensor(fit(photo.pixels)[::-1], dtype=torch.float32)
-    size = torch.tensor(photo.pixels.shape[:-3:-1], dtype=torch.float32)
-    centre = (boxes[:, :2] * SIDE - (SIDE - inner) / 2) / inner * size
-    half = boxes[:, 2:] * SIDE / inner * size / 2
-    return torch.cat([centre - half, centre + half], 1)
+def _on_photo(boxes: Tensor, photo: Photo) -> Tensor:
+    """Corners in pixels of the photo from those in pixels of the square."""
+    inner = torch.tensor(fit(photo.pixels)[::-1], dtype=torch.float32).repeat(2)
+    size = torch.tensor(photo.pixels.shape[:-3:-1], dtype=torch.float32).repeat(2)
+    return (boxes - (SIDE - inner) / 2) / inner * size
 
 
 def overlap(first: Found, second: Found) -> float:

@@ -19,12 +19,14 @@ from real_weights_runs.detection import (
     Photo,
     average_precision,
     detect,
+    find,
     match,
     overlap,
     run_darknet,
 )
 from real_weights_runs.fetch import YOLO, fetch, find_photos
-from real_weights_runs.yolo_tiny import CLASSES, Decode, YoloTiny, load_yolo
+from real_weights_runs.yolo_tiny import CLASSES, load_yolo
+from secateur.domains.darknet import Darknet
 
 RATIOS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 FIRST = ("layers.0.*", "layers.2.*", "layers.4.*")
@@ -64,16 +66,12 @@ class Bench:
 
         The maps are one tensor for each scale, all photos together.
         """
-        seen: dict[nn.Module, list[Tensor]] = {}
-        decoders = [module for module in model.modules() if isinstance(module, Decode)]
-        hooks = [
-            module.register_forward_pre_hook(lambda own, given: seen.setdefault(own, []).append(given[0]))
-            for module in decoders
+        with torch.inference_mode():
+            seen = [model(photo.image) for photo in self.photos]
+        found = [
+            find(maps, self.model.heads, photo, LOW) for maps, photo in zip(seen, self.photos, strict=True)
         ]
-        found = [detect(model, photo, LOW) for photo in self.photos]
-        for hook in hooks:
-            hook.remove()
-        return found, [torch.cat(seen[module]) for module in decoders]
+        return found, [torch.cat(scale) for scale in zip(*seen, strict=True)]
 
     def judge(self, model: nn.Module) -> dict[str, Any]:
         """Compare what a model sees with what the dense one does."""
@@ -238,9 +236,13 @@ def save_and_load(bench: Bench) -> dict[str, Any]:
     result = sc.prune(bench.model, bench.example, ratio=SAVED)
     with tempfile.TemporaryDirectory() as folder:
         sc.save(result, folder)
-        loaded = sc.load(folder, YoloTiny(bench.folder / "yolov3-tiny.cfg")).eval()
+        loaded = sc.load(folder, Darknet(bench.folder / "yolov3-tiny.cfg")).eval()
         sizes = {path.name: path.stat().st_size for path in Path(folder).iterdir()}
     with torch.inference_mode():
-        same = all(torch.equal(loaded(photo.image), result.model(photo.image)) for photo in bench.photos)
+        same = all(
+            torch.equal(ours, theirs)
+            for photo in bench.photos
+            for ours, theirs in zip(loaded(photo.image), result.model(photo.image), strict=True)
+        )
     original = (bench.folder / "yolov3-tiny.weights").stat().st_size
     return {"ratio": SAVED, "bit_equal": same, "original_bytes": original, "file_bytes": sizes}

@@ -1,0 +1,140 @@
+"""Darknet's `.data` and `.names`: which images a network is trained on, and what its classes are called.
+
+    .data     key=value lines: classes, train, valid, names, backup
+    .names    one class a line, in the order of their numbers
+
+Darknet takes the paths in a `.data` file as relative to the working directory. So do we; a path that is not
+there is looked for beside the `.data` file, so that a data set can be moved.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from secateur.domains.darknet.cfg import parse_options
+from secateur.errors import RequestError
+from secateur.write.atomic import atomic_write
+
+__all__ = ["DataFile", "read_data", "read_names", "write_data", "write_names"]
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A `.data` file.
+
+    Attributes:
+        path: Where it was read from.
+        values: What it says, as text by key.
+    """
+
+    path: Path
+    values: Mapping[str, str]
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are.
+
+        Raises:
+            RequestError: The file does not say so in an integer.
+        """
+        text = self._value("classes")
+        try:
+            return int(text)
+        except ValueError as error:
+            do = "write an integer"
+            raise RequestError(f"{self.path}: classes={text} is no integer", do=do) from error
+
+    def find(self, key: str) -> Path:
+        """The file or folder that a key names.
+
+        Args:
+            key: Such as "train", "valid" or "names".
+
+        Returns:
+            The path from the working directory if there is something, else the one beside the `.data` file.
+
+        Raises:
+            RequestError: The key is missing, or there is nothing at either place.
+        """
+        text = self._value(key)
+        places = [Path(text), self.path.parent / text]
+        for place in places:
+            if place.exists():
+                return place
+        tried = [f"not there: {place}" for place in dict.fromkeys(places)]
+        do = "mend the path: it counts from the working directory, then from the .data file"
+        raise RequestError(f"{self.path}: {key}={text} does not exist", tried, do)
+
+    def _value(self, key: str) -> str:
+        if key not in self.values:
+            known = ", ".join(self.values) or "nothing"
+            raise RequestError(f"{self.path} names no {key}", [f"it names {known}"], f"add a line {key}=...")
+        return self.values[key]
+
+
+def read_data(path: Path | str) -> DataFile:
+    """Read a `.data` file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it says.
+
+    Raises:
+        RequestError: There is no such file, or a line is no option.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     names = write_names(["zero", "one"], Path(folder, "digits.names"))
+        ...     data = write_data({"classes": 2, "names": names.name}, Path(folder, "digits.data"))
+        ...     read_data(data).classes, read_names(read_data(data).find("names"))
+        (2, ['zero', 'one'])
+    """
+    path = Path(path)
+    return DataFile(path, parse_options(_read(path, "data file"), path.name))
+
+
+def write_data(values: Mapping[str, object], path: Path | str) -> Path:
+    """Write a `.data` file.
+
+    Args:
+        values: What it shall say; paths count from the working directory, then from the file.
+        path: The file.
+
+    Returns:
+        The path.
+    """
+    atomic_write(path, "".join(f"{key} = {value}\n" for key, value in values.items()).encode())
+    return Path(path)
+
+
+def read_names(path: Path | str) -> list[str]:
+    """Read the classes of a `.names` file; empty lines at the end do not count.
+
+    Raises:
+        RequestError: There is no such file, it is empty, or a line between others is empty, which puts the
+            numbers of the classes behind it in doubt.
+    """
+    lines = [line.strip() for line in _read(Path(path), "names file").rstrip().splitlines()]
+    if not lines:
+        raise RequestError(f"{path} names no class", do="write one class a line")
+    if "" in lines:
+        what = f"{path}:{lines.index('') + 1}: the line is empty"
+        raise RequestError(what, do="remove it, or name the class: the line's number is the class's number")
+    return lines
+
+
+def write_names(names: Sequence[str], path: Path | str) -> Path:
+    """Write a `.names` file, one class a line; returns the path."""
+    atomic_write(path, "".join(f"{name}\n" for name in names).encode())
+    return Path(path)
+
+
+def _read(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise RequestError(f"cannot read the {what} {path}: {reason}", do="check the name") from error

@@ -1,0 +1,1 @@
+"""One module for each kind of section; importing it registers the kind."""
