@@ -68,6 +68,8 @@ def capture(model: nn.Module, example_inputs: Any, substrate: str = "auto") -> G
     failure: Exception | None = None
     attempts = {"auto": ("fake", "symbolic", "real"), "fake": ("fake", "symbolic"), "real": ("real",)}
     for attempt in attempts[substrate]:
+        if attempt == "symbolic" and isinstance(failure, DynamicOutputShapeException):
+            continue  # a number may stand for a value, not for the size of a recorded tensor
         graph, error = record(model, example_inputs, attempt)
         if error is None:
             return graph

@@ -1,0 +1,28 @@
+"""Labelled images for detectors: read any format, letterbox, augment, batch."""
+
+from secateur.domains.darknet.data.augment import Augmentation
+from secateur.domains.darknet.data.boxes import Annotations, Labels, Sample, check_labels
+from secateur.domains.darknet.data.convert import Conversion, convert
+from secateur.domains.darknet.data.dataset import Batch, Loader, loader
+from secateur.domains.darknet.data.digits import digit_scenes, make_digits
+from secateur.domains.darknet.data.formats import formats, read
+from secateur.domains.darknet.data.letterbox import Letterbox, multi_scale
+
+__all__ = [
+    "Annotations",
+    "Augmentation",
+    "Batch",
+    "Conversion",
+    "Labels",
+    "Letterbox",
+    "Loader",
+    "Sample",
+    "check_labels",
+    "convert",
+    "digit_scenes",
+    "formats",
+    "loader",
+    "make_digits",
+    "multi_scale",
+    "read",
+]

@@ -1,0 +1,162 @@
+"""Augmentation of images with boxes, by torchvision.transforms.v2.
+
+The order is Darknet's: colours, then the shape, then the mirror. Boxes follow the shape; what leaves the
+image is clipped, and a box of which less than a quarter is left is dropped: nobody could tell what it was.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.ops import box_convert
+from torchvision.transforms import v2
+
+from secateur.domains.darknet.data.boxes import Labels
+from secateur.domains.darknet.data.letterbox import GREY
+from secateur.errors import RequestError
+
+LEAST_VISIBLE = 0.25
+"""Share of a box's area that must be left inside of the image."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How much training images are changed; every number is the largest change, drawn anew for each image.
+
+    Args:
+        flip: Probability of a mirror image. 0 where left and right differ, as in digits and letters.
+        hue: Turn of the colour wheel, as a share of it, at most 0.5.
+        saturation: Factor of the saturation, from 1 / saturation to saturation.
+        exposure: Factor of the brightness, from 1 / exposure to exposure.
+        degrees: Rotation to either side.
+        shift: Move, as a share of the input's width and height.
+        scale: Factors of the size, smallest and largest; below 1 zooms out onto grey.
+        mosaic: Probability that four images are put together into one.
+
+    Example:
+        >>> Augmentation(flip=0.0, scale=(0.9, 1.1)).shift
+        0.1
+    """
+
+    flip: float = 0.5
+    hue: float = 0.1
+    saturation: float = 1.5
+    exposure: float = 1.5
+    degrees: float = 0.0
+    shift: float = 0.1
+    scale: tuple[float, float] = (0.7, 1.3)
+    mosaic: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("flip", 0, 1), ("mosaic", 0, 1), ("hue", 0, 0.5), ("shift", 0, 1)):
+            if not least <= getattr(self, name) <= most:
+                allowed = [f"allowed: {least} <= {name} <= {most}"]
+                raise RequestError(f"{name} is {getattr(self, name)}", allowed, "pass a number in that range")
+        if min(self.saturation, self.exposure) < 1 or not 0 < self.scale[0] <= self.scale[1]:
+            what = f"saturation is {self.saturation}, exposure {self.exposure}, scale {self.scale}"
+            allowed = ["allowed: saturation and exposure at least 1, scale (smallest, largest) above 0"]
+            raise RequestError(what, allowed, "pass factors in that range")
+
+    @classmethod
+    def of_cfg(cls, options: Mapping[str, str]) -> "Augmentation":
+        """Take the settings that the `[net]` section of a Darknet cfg has, and the default for the others.
+
+        Args:
+            options: Keys and values of the section: hue, saturation, exposure, angle, flip, mosaic.
+
+        Raises:
+            RequestError: A value that is no number.
+
+        Example:
+            >>> Augmentation.of_cfg({"hue": ".1", "exposure": "1.5", "angle": "7", "flip": "0"}).degrees
+            7.0
+        """
+        fields = {"hue": "hue", "saturation": "saturation", "exposure": "exposure", "angle": "degrees"}
+        found: dict[str, Any] = {}
+        try:
+            for key, field in fields.items():
+                if key in options:
+                    found[field] = float(options[key])
+            if "flip" in options:
+                found["flip"] = 0.5 if float(options["flip"]) else 0.0
+            if "mosaic" in options:
+                found["mosaic"] = 0.5 if float(options["mosaic"]) else 0.0
+        except ValueError as error:
+            raise RequestError(f"[net] of the cfg: {error}", do="write a number") from error
+        return cls(**found)
+
+    def transform(self) -> v2.Transform:
+        """Make the transform of (image, boxes); it draws from torch's global generator."""
+        steps: list[v2.Transform] = []
+        if self.hue or self.saturation > 1 or self.exposure > 1:
+            factors = {
+                "brightness": (1 / self.exposure, self.exposure),
+                "saturation": (1 / self.saturation, self.saturation),
+            }
+            steps.append(v2.ColorJitter(hue=self.hue, **factors))
+        if self.degrees or self.shift or self.scale != (1, 1):
+            affine = v2.RandomAffine(
+                self.degrees,
+                translate=(self.shift, self.shift),
+                scale=self.scale,
+                interpolation=v2.InterpolationMode.BILINEAR,
+                fill=GREY,
+            )
+            steps.append(affine)
+        steps.append(v2.RandomHorizontalFlip(self.flip))
+        return v2.Compose(steps)
+
+
+def augment(
+    transform: v2.Transform, image: Float[Tensor, "3 h w"], labels: Labels
+) -> tuple[Float[Tensor, "3 h w"], Labels]:
+    """Change one image and its boxes together.
+
+    Args:
+        transform: Such as `Augmentation.transform()` makes.
+        image: Values from 0 to 1.
+        labels: Its boxes.
+
+    Returns:
+        A new image of the same size, and the boxes that are still in it.
+    """
+    height, width = image.shape[1:]
+    full = torch.tensor([width, height, width, height])
+    corners = tv_tensors.BoundingBoxes(
+        box_convert(labels.boxes, "cxcywh", "xyxy") * full,
+        format=tv_tensors.BoundingBoxFormat.XYXY,
+        canvas_size=(height, width),
+        clamping_mode=None,  # clipping is ours: a clipped box no longer says how much of it is gone
+    )
+    changed, moved = transform(tv_tensors.Image(image), corners)
+    return changed.as_subclass(Tensor), clip(moved.as_subclass(Tensor) / full, labels)
+
+
+def clip(corners: Float[Tensor, "n 4"], labels: Labels) -> Labels:
+    """Clip boxes to the image and drop those that have left it.
+
+    Args:
+        corners: Left, top, right and bottom as shares of the image.
+        labels: Their classes; its boxes are not looked at.
+
+    Returns:
+        The boxes with at least a quarter of their area inside.
+
+    Example:
+        >>> labels = Labels.of([(0, (0, 0, 1, 1)), (1, (0, 0, 1, 1))])
+        >>> clip(torch.tensor([[-0.1, 0.0, 0.1, 0.2], [-0.3, 0.0, 0.05, 0.2]]), labels).boxes
+        tensor([[0.0500, 0.1000, 0.1000, 0.2000]])
+    """
+    inside = corners.clamp(0, 1)
+    area, left = _area(corners), _area(inside)
+    kept = (left > 0) & (left >= LEAST_VISIBLE * area)
+    boxes = box_convert(inside[kept], "xyxy", "cxcywh")
+    return Labels(labels.classes[kept], boxes, labels.ignored[kept])
+
+
+def _area(corners: Float[Tensor, "n 4"]) -> Float[Tensor, " n"]:
+    return (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
