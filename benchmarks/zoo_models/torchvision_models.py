@@ -19,6 +19,8 @@ def _detector(name: str) -> tuple[nn.Module, Any]:
     """A detector that keeps its best boxes whatever their scores: random weights score low."""
     threshold = "box_score_thresh" if "rcnn" in name else "score_thresh"
     settings: dict[str, Any] = {threshold: 0.0}
+    if "rcnn" in name:  # the heads run on every box that is kept: a thousand take minutes in float64
+        settings |= {"rpn_post_nms_top_n_test": 50, "box_detections_per_img": 10}
     if "ssd" not in name:
         settings |= {"min_size": 96, "max_size": 96}
     side = 96 if "ssd" not in name else 320 if "lite" in name else 300

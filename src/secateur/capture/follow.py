@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.capture.caches import start_afresh
 from secateur.capture.inputs import as_call
 from secateur.capture.operators import is_recorded, operator_name, schema_arguments
 from secateur.capture.record import recording_context
@@ -47,16 +48,22 @@ class Step:
 class _Follower(TorchDispatchMode):
     supports_higher_order_operators = True
 
-    def __init__(self, graph: Graph, on_step: Callable[[Step], Any]) -> None:
+    def __init__(
+        self, graph: Graph, on_step: Callable[[Step], Any], on_alias: Callable[[Any, Any], None]
+    ) -> None:
         super().__init__()
         self.graph = graph
         self.on_step = on_step
+        self.on_alias = on_alias
         self.at = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not is_recorded(func):
-            return func(*args, **kwargs)
+            output = func(*args, **kwargs)
+            if isinstance(output, Tensor):
+                self.on_alias(output, args[0])
+            return output
         node = self.graph.nodes[self.at] if self.at < len(self.graph.nodes) else None
         self.at += 1
         if node is None or node.op != operator_name(func):
@@ -68,7 +75,13 @@ class _Follower(TorchDispatchMode):
         return self.on_step(Step(node, func, tuple(args), kwargs))
 
 
-def follow(model: nn.Module, example_inputs: Any, graph: Graph, on_step: Callable[[Step], Any]) -> Any:
+def follow(
+    model: nn.Module,
+    example_inputs: Any,
+    graph: Graph,
+    on_step: Callable[[Step], Any],
+    on_alias: Callable[[Any, Any], None] = lambda output, source: None,
+) -> Any:
     """Run a model beside its record.
 
     Args:
@@ -76,6 +89,7 @@ def follow(model: nn.Module, example_inputs: Any, graph: Graph, on_step: Callabl
         example_inputs: Inputs of the recorded shapes.
         graph: Its record.
         on_step: Gets every call; what it returns is the call's result.
+        on_alias: Told of a tensor that shows another one by an operator that is not recorded.
 
     Returns:
         The model's output.
@@ -92,6 +106,7 @@ def follow(model: nn.Module, example_inputs: Any, graph: Graph, on_step: Callabl
         >>> seen
         ['aten.linear', 'aten.relu']
     """
+    start_afresh()
     args, kwargs = as_call(example_inputs)
-    with recording_context(), _Follower(graph, on_step):
+    with recording_context(), _Follower(graph, on_step, on_alias):
         return model(*args, **kwargs)

@@ -26,7 +26,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, S
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.capture.caches import drop_frames, forget
+from secateur.capture.caches import drop_frames, forget, start_afresh
 from secateur.capture.copies import copy_module
 from secateur.capture.inputs import as_call, map_inputs, require_tensors, state_names
 from secateur.capture.operators import is_pointwise, is_recorded, operator_name, schema_arguments
@@ -116,6 +116,7 @@ def record(
     Returns:
         The record, partial if the model failed, and what it failed with.
     """
+    start_afresh()
     graph, failure, made = _record(model, example_inputs, substrate, training, make or Recorder)
     drop_frames(failure)
     forget(made)
