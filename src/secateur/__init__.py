@@ -1,6 +1,7 @@
 """Prune PyTorch networks: couple, score, cut, prove, recover."""
 
-from secateur import errors
+from secateur import errors, mask
+from secateur.bridge import plan_from_masks
 from secateur.carry import carry
 from secateur.check import Verdict
 from secateur.couple import Group, Groups
@@ -29,8 +30,10 @@ __all__ = [
     "errors",
     "latency",
     "load",
+    "mask",
     "measure",
     "plan",
+    "plan_from_masks",
     "prune",
     "recover",
     "save",

@@ -15,7 +15,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from secateur.capture import capture
-from secateur.capture.inputs import without_labels
+from secateur.capture.batches import batches
+from secateur.capture.copies import copy_module
 from secateur.capture.meta import is_on_meta, placed, require_values
 from secateur.capture.record import record
 from secateur.capture.unwrap import unwrap, warn_of_compiled
@@ -23,14 +24,17 @@ from secateur.check import Verdict, keep_masks
 from secateur.couple import Groups, couple_graph, has_unused_parameters, read_in_training_only
 from secateur.errors import NoEffectWarning, PathError, RequestError, UnstablePathError
 from secateur.graph.node import Graph
+from secateur.mask.hook import is_masked
+from secateur.mask.state import remove
 from secateur.measure import Cost, cost_of
-from secateur.plan import Plan, make_plan
-from secateur.recover import Recovery, Subject
+from secateur.plan import Plan, identity_plan, make_plan
+from secateur.recover import MEMORY_BYTES, Recovered, Recovery, Subject
+from secateur.recover import choose as choose_steps
 from secateur.recover import recover as run_recovery
-from secateur.recover import steps as recovery_steps
+from secateur.recover import table as recovery_table
 from secateur.score import Scores, score
 from secateur.score.criterion import Scorer
-from secateur.select import Budget, Selection, select
+from secateur.select import Budget, Selection, select, select_exactly
 from secateur.settle import Attempt, Settler
 from secateur.write.checkpoint import save_model
 from secateur.write.shards import open_shards
@@ -49,7 +53,8 @@ class Result:
         groups: The groups of the original, for questions of why.
         original: The uncut model as it was given, for `recover`.
         example_inputs: The inputs it was recorded on.
-        recovered: What each recovery step did.
+        recovered: What each recovery step did to each layer.
+        errors: With data, the output error before and after each recovery step.
     """
 
     model: nn.Module = field(repr=False)
@@ -61,6 +66,7 @@ class Result:
     original: nn.Module = field(repr=False)
     example_inputs: Any = field(repr=False)
     recovered: tuple[Recovery, ...] = ()
+    errors: tuple[Recovered, ...] = ()
 
     def table(self) -> Table:
         """The table that `print` shows."""
@@ -85,6 +91,8 @@ class Result:
         console.print(f"check: {self.verdict or 'not asked for'}")
         for recovery in self.recovered:
             console.print(str(recovery), soft_wrap=True)
+        if self.errors:
+            console.print(recovery_table(self.errors), soft_wrap=True)
         output: Any = console.file
         return output.getvalue().rstrip()
 
@@ -148,6 +156,7 @@ def prune(
     macs: float | None = None,
     params: float | None = None,
     channels: Mapping[str, float] | None = None,
+    keep: Mapping[str, Sequence[int]] | None = None,
     criterion: str | Scorer = "l2",
     scope: str = "global",
     round_to: int = 1,
@@ -155,7 +164,7 @@ def prune(
     protect: Sequence[str] = (),
     axes: str = "heads",
     data: Iterable[Any] | None = None,
-    recover: Sequence[str] | None = None,
+    recover: str | Sequence[str] | None = None,
     check: bool = True,
     seed: int = 0,
 ) -> Result:
@@ -168,6 +177,8 @@ def prune(
         macs: MACs that may stay, as a share up to 1.0 or a count.
         params: Parameters that may stay, as a share up to 1.0 or a count.
         channels: Share of channels to remove by group pattern; other groups stay whole.
+        keep: Instead of a budget exactly the indices to keep, by group name; other groups stay whole, and
+            criterion, scope, round_to and min_keep do not count.
         criterion: "l1", "l2", "bn-scale", "random", or a callable from a group's view to scores.
         scope: How channels compare: "global", "local" or "isomorphic".
         round_to: Kept counts are rounded up to a multiple of this; 8 suits most hardware.
@@ -175,9 +186,9 @@ def prune(
         protect: Patterns of module or parameter names whose tensors must keep their shapes.
         axes: Where two axes multiply, such as heads and their width, what is cut: "heads" (whole blocks),
             "widths" (inside each block) or "both".
-        data: Batches of inputs for recovery steps; labels beside them are ignored.
-        recover: Recovery steps to run after the check, such as "absorb"; None leaves the kept weights
-            bit-equal to the original's.
+        data: Batches of inputs for recovery steps, as for `recover`.
+        recover: Recovery steps to run after the check, such as ["absorb", "refit"]; None leaves the kept
+            weights bit-equal to the original's.
         check: Prove that the cut model computes what the masked one does.
         seed: For criteria and checks that draw.
 
@@ -196,10 +207,11 @@ def prune(
         >>> result.model[0].out_features, result.verdict.exact
         (4, True)
     """
-    budget = Budget.of(ratio=ratio, macs=macs, params=params, channels=channels)
-    for name in recover or ():
-        recovery_steps[name]  # an unknown name is better refused before the work than after
+    budget = Budget.of(ratio=ratio, macs=macs, params=params, channels=channels, keep=keep)
     model = unwrap(model)
+    if recover:  # what makes no sense is better refused before the work than after
+        recover = choose_steps(recover, has_data=data is not None)
+        data = batches(data, model, example_inputs)
     warn_of_compiled(model)
     if check:
         require_values(model)
@@ -229,6 +241,7 @@ def plan_model(
     macs: float | None = None,
     params: float | None = None,
     channels: Mapping[str, float] | None = None,
+    keep: Mapping[str, Sequence[int]] | None = None,
     criterion: str | Scorer = "l2",
     scope: str = "global",
     round_to: int = 1,
@@ -252,6 +265,7 @@ def plan_model(
         macs: MACs that may stay.
         params: Parameters that may stay.
         channels: Share of channels to remove by group pattern.
+        keep: Exactly the indices to keep, by group name.
         criterion: A registered name or a callable; "random" needs no values.
         scope: How channels compare.
         round_to: Kept counts are rounded up to a multiple of this.
@@ -278,7 +292,7 @@ def plan_model(
         plan for Sequential: ratio=0.5, 50.0% of the channels removed
           0: 8 -> 4
     """
-    budget = Budget.of(ratio=ratio, macs=macs, params=params, channels=channels)
+    budget = Budget.of(ratio=ratio, macs=macs, params=params, channels=channels, keep=keep)
     asked = _Request(budget, criterion, scope, round_to, min_keep, tuple(_listed(protect)), axes, seed)
     stored = None if weights is None else open_shards(weights)
     model = unwrap(model)
@@ -340,10 +354,18 @@ def _settle_on(
     scores: Scores | None = None
     while True:
         groups = couple_graph(graph, asked.protect, vetoes, asked.axes)
-        scores = score(model, groups, asked.criterion, asked.seed, stored=stored, known=scores)
-        selection = select(
-            groups, scores, asked.budget, scope=asked.scope, min_keep=asked.min_keep, round_to=asked.round_to
-        )
+        if asked.budget.kind == "keep":
+            selection = select_exactly(groups, asked.budget.keep)
+        else:
+            scores = score(model, groups, asked.criterion, asked.seed, stored=stored, known=scores)
+            selection = select(
+                groups,
+                scores,
+                asked.budget,
+                scope=asked.scope,
+                min_keep=asked.min_keep,
+                round_to=asked.round_to,
+            )
         _require_effect(groups, selection, asked.budget)
         requested = str(asked.budget)
         plan = make_plan(model, groups, selection.keep, requested=requested, reasons=selection.reasons)
@@ -354,56 +376,98 @@ def _settle_on(
 
 
 def recover_result(
-    result: Result, data: Iterable[Any] | None = None, steps: Sequence[str] = ("absorb",)
+    result: Result,
+    data: Iterable[Any] | None = None,
+    steps: str | Sequence[str] | None = None,
+    *,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> Result:
-    """Improve a cut model without training.
+    """Improve a cut model without training and without labels.
+
+    With 8 batches or more the last one is kept from the steps, and the output error is measured on it; with
+    fewer it is measured on the last one, too, which the steps then have seen.
 
     Args:
         result: What `prune` returned; not changed.
-        data: Batches of inputs; labels beside them are ignored. None where a step can do without.
-        steps: Registered recovery steps, run in order.
+        data: A loader, list or generator of batches, read once and held in memory; a few hundred samples do.
+            Tensors, tuples or dicts; labels beside the inputs are ignored: a model of one input is given the
+            first item of a tuple. None where the steps can do without.
+        steps: Registered recovery steps, run in order: "absorb", "refit", "batch-norm". None for "absorb" and
+            "refit", or for "absorb" alone if there is no data; "batch-norm" is for where nothing is refitted.
+        memory_bytes: What the activations of all batches between two layers may take; beyond it a step uses
+            fewer batches and says so.
 
     Returns:
-        The same result with a new model, and what each step did.
+        The same result with a new model, what each step did (`recovered`), and the error of the outputs
+        before and after each step (`errors`).
+
+    Raises:
+        RequestError: A step is unknown or needs data, or the data is none.
+        CaptureError: The model does not run on a batch, or computes NaN or infinity on it.
 
     Example:
         >>> import torch
+        >>> _ = torch.manual_seed(0)
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> result = recover_result(prune(net, torch.zeros(1, 4), ratio=0.5), [torch.randn(64, 4)])
-        >>> print(result.recovered[0])
+        >>> result = prune(net, torch.zeros(1, 4), ratio=0.5)
+        >>> better = recover_result(result, [torch.randn(64, 4)], ["absorb", "refit"])
+        >>> print(better.recovered[0])
         absorb 2: approximate, 4 inputs went into its bias, the mean of a varying response
+        >>> [one.step for one in better.errors if one.after < one.before]
+        ['absorb', 'refit']
     """
+    chosen = choose_steps(steps, has_data=data is not None)
     subject = Subject(
         original=result.original,
         cut=result.model,
         example_inputs=result.example_inputs,
         groups=result.groups,
         keep=keep_masks(result.groups, result.plan),
-        data=None if data is None else [without_labels(batch, result.example_inputs) for batch in data],
+        data=batches(data, result.original, result.example_inputs),
+        memory_bytes=memory_bytes,
     )
     try:
-        model, notes = run_recovery(subject, steps)
+        found = run_recovery(subject, chosen)
     except PathError:
         if result.groups.graph.substrate == "real":
             raise
         # Without a check nothing has told yet that real tensors take another path than the fake ones.
         groups = couple_graph(capture(result.original, result.example_inputs, "real"))
-        subject = replace(subject, groups=groups, keep=keep_masks(groups, result.plan))
-        model, notes = run_recovery(subject, steps)
-    return replace(result, model=model, recovered=(*result.recovered, *notes))
+        found = run_recovery(replace(subject, groups=groups, keep=keep_masks(groups, result.plan)), chosen)
+    model, notes, errors = found
+    return replace(
+        result, model=model, recovered=(*result.recovered, *notes), errors=(*result.errors, *errors)
+    )
 
 
-def save(result: Result, folder: Path | str) -> Path:
+def save(result: Result | nn.Module, folder: Path | str, *, packed: bool = False) -> Path:
     """Write a pruned model: `weights.safetensors` and `plan.json`; no pickle.
 
     Args:
-        result: What `prune` returned; its model may have been trained since.
+        result: What `prune` returned; its model may have been trained since. Or an uncut model, such as one
+            with masks: they are saved with all that they hide, and `load` puts them back.
         folder: Where to write; made if missing.
+        packed: Write sparse tensors as one bit for each entry and the values that are not zero: smaller by
+            their sparsity, the same to the last bit when loaded. Masks are baked in: what they hide is not
+            saved, and `mask.mask_zeros` puts them back on what was loaded.
 
     Returns:
         The folder.
+
+    Example:
+        >>> import tempfile, torch, secateur as sc
+        >>> net = nn.Linear(256, 64)
+        >>> _ = sc.mask.prune(net, amount=0.9)
+        >>> folder = save(net, tempfile.mkdtemp(), packed=True)
+        >>> (folder / "weights.safetensors").stat().st_size < 0.2 * 4 * 256 * 64
+        True
+        >>> torch.equal(sc.load(folder, nn.Linear(256, 64)).weight, net.weight)
+        True
     """
-    return save_model(result.model, result.plan, folder)
+    model = result if isinstance(result, nn.Module) else result.model
+    plain = remove(copy_module(model)) if is_masked(model) else model
+    plan = identity_plan(plain, "", {}) if isinstance(result, nn.Module) else result.plan
+    return save_model(plain if packed else model, plan, folder, packed=packed)
 
 
 def _require_effect(groups: Groups, selection: Selection, budget: Budget) -> None:

@@ -66,6 +66,7 @@ REQUESTS = {
     "criterion": (("--ratio", 0.5, "--criterion", "bnscale"), "did you mean 'bn-scale'?"),
     "scope": (("--ratio", 0.5, "--scope", "all"), "unknown scope 'all'"),
     "step": (("--ratio", 0.5, "--recover", "absorbe"), "did you mean 'absorb'?"),
+    "step without data": (("--ratio", 0.5, "--recover", "refit"), "recovery step 'refit' needs data"),
     "protect": (("--ratio", 0.5, "--protect", "layer9"), "protect pattern 'layer9' fits no module"),
     "everything protected": (("--ratio", 0.5, "--protect", "*"), "feature.25: asked for by protect='*'"),
     "channels": (("--channels", "feature.25"), "write it as pattern=share"),

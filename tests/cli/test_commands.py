@@ -86,6 +86,17 @@ def test_prune_proves_recovers_warns_and_saves(studio):
     assert plan.achieved == pytest.approx(0.5, abs=0.01)
 
 
+def test_prune_recovers_with_images_and_tells_the_error(studio, run, tmp_path):
+    words = ("prune", studio.sparse, "--ratio", 0.4, "--recover", "absorb,refit", "--recover", "batch-norm")
+    found = run(*words, "--data", "digits", "--images", 600, "--save", tmp_path / "cut", "--json").json
+    assert [error["step"] for error in found["output_errors"]] == ["absorb", "refit", "batch-norm"]
+    absorb, refit, _ = found["output_errors"]
+    assert refit["after"] < absorb["before"]
+    assert any(line.startswith("refit feature.") for line in found["recovered"])
+    loaded = sc.load(tmp_path / "cut", vgg11())
+    assert all(tensor.isfinite().all() for tensor in loaded.state_dict().values())
+
+
 def test_a_second_pass_cuts_what_the_first_one_left(studio):
     first, second = plan_of(studio.pruned), plan_of(studio.again)
     assert second.previous == first
@@ -281,7 +292,8 @@ def test_demo_takes_its_options_and_is_slim_with_a_recipe(monkeypatch, run, tmp_
     monkeypatch.setattr(demo, "FitConfig", quick)
     outcome = run("demo", "--save", tmp_path / "demo", "--ratio", 0.5, "--json")
     found = outcome.json
-    assert set(found) >= {"dense", "sparse", "pruned", "finetuned", "plan", "report", "verdict"}
+    assert set(found) >= {"dense", "sparse", "pruned", "recovered", "finetuned", "plan", "report", "verdict"}
+    assert found["recovered"]["params"] == found["pruned"]["params"]
     assert found["verdict"] == "exact"
     assert "Channels removed" in run("report", tmp_path / "demo" / "report.json").out
 
@@ -290,6 +302,7 @@ def test_demo_takes_its_options_and_is_slim_with_a_recipe(monkeypatch, run, tmp_
 def test_the_real_demo_keeps_its_accuracy(run, tmp_path):
     found = run("demo", "--save", tmp_path / "demo", "--json").json
     assert found["finetuned"]["accuracy"] > found["dense"]["accuracy"] - 0.01
+    assert found["recovered"]["accuracy"] > found["dense"]["accuracy"] - 0.01 > found["pruned"]["accuracy"]
     assert found["finetuned"]["params"] < 0.35 * found["dense"]["params"]
 
 

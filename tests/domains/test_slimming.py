@@ -183,7 +183,7 @@ def test_settings_that_make_no_sense_are_refused_before_training(tmp_path, optio
 
 def test_every_stage_is_saved_measured_and_loads(twice):
     run, _, folder = twice
-    assert [stage.name for stage in run.stages] == ["dense", "sparse", "pruned", "finetuned"]
+    assert [stage.name for stage in run.stages] == ["dense", "sparse", "pruned", "recovered", "finetuned"]
     for stage in run.stages:
         loaded = sc.load(folder / stage.name, vgg())
         state = stage.model.state_dict()
@@ -228,7 +228,7 @@ def test_the_report_counts_from_the_uncut_network(twice, digits):
     assert sum(row.macs_after for row in report.layers) == run["finetuned"].cost.macs
     assert {row.status for row in report.groups} >= {"pruned", "protected"}
     assert report.split.test_images == len(digits.test)
-    assert [stage.name for stage in report.stages] == ["dense", "sparse", "pruned", "finetuned"]
+    assert [stage.name for stage in report.stages] == ["dense", "sparse", "pruned", "recovered", "finetuned"]
     assert report.gamma is not None
     assert len(report.gamma.counts) == 1
 

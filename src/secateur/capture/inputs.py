@@ -104,24 +104,3 @@ def require_tensors(output: Any, state: Collection[str] = ()) -> list[Tensor]:
             do="return a tensor, or a tuple, dict or dataclass of tensors, from forward",
         )
     return found
-
-
-def without_labels(batch: Any, example_inputs: Any) -> Any:
-    """Reduce a loader's batch to the form of the example inputs.
-
-    Args:
-        batch: Inputs, or a tuple or list of inputs and labels.
-        example_inputs: What the model takes.
-
-    Example:
-        >>> without_labels([torch.zeros(8, 3), torch.zeros(8)], torch.zeros(1, 3)).shape
-        torch.Size([8, 3])
-    """
-    if isinstance(batch, Mapping) and isinstance(example_inputs, Mapping):
-        return {name: batch[name] for name in example_inputs}
-    if isinstance(batch, (tuple, list)):
-        if isinstance(example_inputs, Tensor):
-            return batch[0]
-        if isinstance(example_inputs, (tuple, list)):
-            return tuple(batch[: len(example_inputs)])
-    return batch

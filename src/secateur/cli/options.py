@@ -12,6 +12,7 @@ import torch
 import typer
 from torch import Tensor
 
+from secateur.capture.inputs import map_inputs
 from secateur.cli.app import typed
 from secateur.domains.classification import Splits, load
 from secateur.errors import RequestError
@@ -31,7 +32,10 @@ ModelArguments: TypeAlias = Annotated[
     typer.Option("--arg", help="Keyword of the model's factory, such as width=0.25; may be repeated."),
 ]
 InputShape: TypeAlias = Annotated[
-    str | None, typer.Option("--input", help="Shape of an example input, such as 1,3,224,224.")
+    str | None,
+    typer.Option(
+        "--input", help="Example input: 1,3,224,224 or input_ids=1,16:int64; several with ';' between."
+    ),
 ]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of everything that draws.")]
 Device: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
@@ -79,27 +83,50 @@ def open_placed(word: str, arguments: Mapping[str, Any], seed: int, device: str)
     return opened
 
 
-def example_input(shape: str | None, opened: Opened) -> Tensor:
-    """Make an example input from `--input`, or from what the model's source knows, on the model's device.
+def example_input(shape: str | None, opened: Opened) -> Any:
+    """Make example inputs from `--input`, or from what the model's source knows, on the model's device.
+
+    Returns:
+        One tensor of zeros (masks: of ones), a tuple of them, or a dict where the inputs have names.
 
     Raises:
         RequestError: Neither says.
     """
+    device = next((parameter.device for parameter in opened.model.parameters()), None)
     if shape is not None:
-        sizes = shape.replace("x", ",").split(",")
-        if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
-            raise RequestError(f"--input is '{shape}'", do="write it as positive sizes, such as 1,3,224,224")
-        return _place([int(size) for size in sizes], opened)
+        return _inputs_of(shape, device)
+    if opened.example_inputs is not None:
+        return map_inputs(opened.example_inputs, lambda leaf: leaf.to(device))
     if opened.input_shape is None:
         raise RequestError(
-            f"the input of {opened.plan.model} is not known", do="pass its shape, such as --input 1,3,224,224"
+            f"the input of {opened.plan.model} is not known",
+            do="pass its shape, such as --input 1,3,224,224, or --input input_ids=1,16:int64 for tokens",
         )
-    return _place(opened.input_shape, opened)
+    return torch.zeros(*opened.input_shape, device=device)
 
 
-def _place(shape: Sequence[int], opened: Opened) -> Tensor:
-    device = next((parameter.device for parameter in opened.model.parameters()), None)
-    return torch.zeros(*shape, device=device)
+def _inputs_of(text: str, device: torch.device | None) -> Any:
+    """Read "1,3,224,224", "1,16:int64" or "input_ids=1,16:int64;mask=1,16:bool"."""
+    named: dict[str, Tensor] = {}
+    unnamed: list[Tensor] = []
+    for word in text.split(";"):
+        name, _, rest = word.rpartition("=")
+        shape, _, kind = rest.partition(":")
+        sizes = shape.replace("x", ",").split(",")
+        dtype = getattr(torch, kind.strip() or "float32", None)
+        if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
+            raise RequestError(f"--input is '{text}'", do="write it as positive sizes, such as 1,3,224,224")
+        if not isinstance(dtype, torch.dtype):
+            raise RequestError(f"--input has type '{kind}'", do="name a type of torch, such as int64 or bool")
+        fill = torch.ones if "mask" in name or dtype is torch.bool else torch.zeros
+        made = fill(*map(int, sizes), dtype=dtype, device=device)
+        if name.strip():
+            named[name.strip()] = made
+        else:
+            unnamed.append(made)
+    if named and unnamed:
+        raise RequestError(f"--input is '{text}'", do="name all inputs or none")
+    return named or (unnamed[0] if len(unnamed) == 1 else tuple(unnamed))
 
 
 def require_other_folder(word: str, save: Path) -> None:

@@ -1,13 +1,14 @@
 """Budgets: how much may stay, and how well a choice of widths meets it."""
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from secateur.couple import Groups
 from secateur.errors import RequestError
 
-_KINDS = ("ratio", "macs", "params", "channels")
+_KINDS = ("ratio", "macs", "params", "channels", "keep")
 
 
 @dataclass(frozen=True)
@@ -15,10 +16,11 @@ class Budget:
     """One request.
 
     Attributes:
-        kind: "ratio", "macs", "params" or "channels".
+        kind: "ratio", "macs", "params", "channels" or "keep".
         value: For "ratio" the share of channels to remove; for "macs" and "params" what may stay, as a
-            share (up to 1.0) or a count (an integer above 1); 0 for "channels".
+            share (up to 1.0) or a count (an integer above 1); 0 for "channels" and "keep".
         channels: For "channels", the share to remove by group pattern.
+        keep: For "keep", the indices to keep by group name.
 
     Example:
         >>> print(Budget.of(macs=0.5))
@@ -28,9 +30,10 @@ class Budget:
     kind: str
     value: float
     channels: Mapping[str, float] = field(default_factory=dict)
+    keep: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, **given: float | Mapping[str, float] | None) -> "Budget":
+    def of(cls, **given: Any) -> "Budget":
         """Read the one budget that was given.
 
         Raises:
@@ -43,6 +46,8 @@ class Budget:
                 do=f"pass exactly one of {', '.join(_KINDS)}",
             )
         ((kind, value),) = asked.items()
+        if kind == "keep":
+            return cls(kind, 0.0, keep={name: tuple(indices) for name, indices in value.items()})
         if isinstance(value, Mapping):
             for pattern, share in value.items():
                 _require_share(f"channels['{pattern}']", share)
@@ -92,6 +97,8 @@ class Budget:
     def __str__(self) -> str:
         if self.kind == "channels":
             return f"channels={dict(self.channels)}"
+        if self.kind == "keep":
+            return f"keep={{{', '.join(f'{name}: {len(kept)}' for name, kept in self.keep.items())}}}"
         return f"{self.kind}={self.value:g}"
 
 

@@ -25,11 +25,13 @@ class Opened:
         model: The module, with its saved weights if it was saved.
         plan: What was cut of the architecture so far; names source and arguments.
         input_shape: Shape of its usual input, batch of one; None where unknown.
+        example_inputs: Inputs that are no single float tensor, such as token ids by keyword.
     """
 
     model: nn.Module
     plan: Plan
     input_shape: tuple[int, ...] | None
+    example_inputs: Any = None
 
 
 def build(word: str, arguments: Arguments) -> Built:
@@ -114,7 +116,8 @@ def open_model(word: str, arguments: Arguments | None = None) -> Opened:
     given = arguments or {}
     if not word or not Path(word).is_dir():
         built = build(word, given)
-        return Opened(built.model, identity_plan(built.model, word, given), built.input_shape)
+        plan = identity_plan(built.model, word, given)
+        return Opened(built.model, plan, built.input_shape, built.example_inputs)
     if not Path(word, PLAN).is_file() and Path(word, "checkpoints.json").is_file():
         raise CheckpointError(
             f"cannot load {word}: its training is not finished",
@@ -144,4 +147,4 @@ def open_model(word: str, arguments: Arguments | None = None) -> Opened:
             str(error).split("\n  "),
             "run from the folder it was saved from, or use secateur.load(folder, architecture) in Python",
         ) from error
-    return Opened(load_model(word, built.model), plan, built.input_shape)
+    return Opened(load_model(word, built.model), plan, built.input_shape, built.example_inputs)

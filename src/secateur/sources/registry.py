@@ -21,10 +21,12 @@ class Built:
     Attributes:
         model: The module.
         input_shape: Shape of its usual input, batch of one; None where the source does not know.
+        example_inputs: Inputs that are no single float tensor, such as token ids by keyword.
     """
 
     model: nn.Module
     input_shape: tuple[int, ...] | None = None
+    example_inputs: Any = None
 
 
 Source: TypeAlias = Callable[[str, Arguments], Built]

@@ -15,7 +15,7 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,24 +75,67 @@ def write_checkpoint(
     Raises:
         SecateurError: The folder cannot be written; the checkpoints that were there remain.
     """
-    name = _folder_name(checkpoint.epoch)
-    _delete_all_but_pointed_to(run)
     state = {
         "version": _VERSION,
         "recipe": dict(checkpoint.recipe),
         "scaler": dict(checkpoint.scaler),
         "history": [dataclasses.asdict(record) for record in checkpoint.history],
     }
-    with atomic_folder(run / name) as folder:
-        atomic_write(folder / "weights.safetensors", _to_bytes(checkpoint.weights))
-        atomic_write(folder / "optimizer.safetensors", _to_bytes(checkpoint.momentum))
-        atomic_write(folder / "state.json", json.dumps(state, indent=1).encode())
+    tensors = {"weights": checkpoint.weights, "optimizer": checkpoint.momentum}
+    epochs = (checkpoint.epoch, find_best_epoch(checkpoint.history))
+    return write_epoch(run, epochs, tensors, state, on_checkpoint)
+
+
+def write_epoch(
+    run: Path,
+    epochs: tuple[int, int],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    on_checkpoint: Callable[[Path], None] | None = None,
+) -> Path:
+    """Add the folder of an epoch to a run of any kind, point to it, delete what is no longer pointed to.
+
+    Args:
+        run: Folder of the run; made if it is missing.
+        epochs: The last epoch, whose folder this is, and the best one so far.
+        tensors: What goes into `<part>.safetensors`, by part.
+        state: What goes into `state.json`.
+        on_checkpoint: Called with the folder before it gets its name, to add files to it.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        SecateurError: The folder cannot be written; the checkpoints that were there remain.
+    """
+    last, best = (_folder_name(epoch) for epoch in epochs)
+    _delete_all_but_pointed_to(run)
+    with atomic_folder(run / last) as folder:
+        for part, named in tensors.items():
+            atomic_write(folder / f"{part}.safetensors", _to_bytes(named))
+        atomic_write(folder / "state.json", json.dumps(dict(state), indent=1).encode())
         if on_checkpoint is not None:
             on_checkpoint(folder)
-    pointer = {"last": name, "best": _folder_name(find_best_epoch(checkpoint.history))}
-    atomic_write(run / _POINTER, json.dumps(pointer).encode())
+    atomic_write(run / _POINTER, json.dumps({"last": last, "best": best}).encode())
     _delete_all_but_pointed_to(run)
-    return run / name
+    return run / last
+
+
+def read_epoch(folder: Path, parts: Iterable[str]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Read what `write_epoch` wrote.
+
+    Args:
+        folder: What `last_folder` or `best_folder` returned.
+        parts: The parts whose tensors are wanted.
+
+    Returns:
+        The state, and the tensors by part, on the CPU.
+
+    Raises:
+        CheckpointError: A file is missing, truncated or foreign.
+    """
+    tensors = {part: _read_tensors(folder / f"{part}.safetensors") for part in parts}
+    return _read_json(folder / "state.json"), tensors
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -25,19 +25,22 @@ from torch import Tensor, nn
 from secateur.errors import CheckpointError
 from secateur.plan import Plan, unsaved_names
 from secateur.write.atomic import atomic_write
+from secateur.write.masked import put_masks
+from secateur.write.packed import pack, unpack
 from secateur.write.shards import INDEX, SINGLE, SUFFIX, open_shards, opened
 
 WEIGHTS = "weights.safetensors"
 PLAN = "plan.json"
 
 
-def save_model(model: nn.Module, plan: Plan, folder: Path | str) -> Path:
+def save_model(model: nn.Module, plan: Plan, folder: Path | str, *, packed: bool = False) -> Path:
     """Write a model and its plan.
 
     Args:
         model: The cut model, possibly trained since.
         plan: The plan that makes its architecture from the uncut one.
         folder: Where to write; made if missing, replaced file by file.
+        packed: Write sparse tensors as bits and kept values; see `secateur.write.packed`.
 
     Returns:
         The folder.
@@ -49,6 +52,9 @@ def save_model(model: nn.Module, plan: Plan, folder: Path | str) -> Path:
     text = plan.to_json().encode()
     metadata = {"format": "pt", "secateur_plan": hashlib.sha256(text).hexdigest()}
     tensors = _without_ties(model)
+    if packed:
+        tensors, described = pack(tensors)
+        metadata |= described
 
     def write_both(file: Path) -> None:
         # The small file takes its room before the large one replaces anything: a full disk harms neither.
@@ -104,6 +110,7 @@ def load_model(folder: Path | str, architecture: nn.Module) -> nn.Module:
     """
     plan, tensors = read_saved(folder)
     model = apply_saved(plan, architecture, folder)
+    put_masks(model, tensors)
     load_state(model, tensors, weights_of(folder))
     return model
 
@@ -196,7 +203,7 @@ def read_state(path: Path | str, plan_text: bytes | None = None) -> Mapping[str,
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     _require_plan(path, {metadata.get("secateur_plan")}, plan_text)
-    return tensors
+    return unpack(tensors, metadata)
 
 
 def _require_plan(path: Path, hashes: Collection[str | None], plan_text: bytes | None) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from secateur.capture.inputs import map_inputs
 from secateur.cli.app import commands
 from secateur.cli.options import (
     AsJson,
@@ -39,6 +40,6 @@ def bench(
     """
     opened = open_placed(model, model_arguments(arg), seed, device)
     example = example_input(input_shape, opened)
-    inputs = example[:1].expand(batch, *example.shape[1:]).contiguous()
+    inputs = map_inputs(example, lambda leaf: leaf[:1].expand(batch, *leaf.shape[1:]).contiguous())
     timing = latency(opened.model, inputs, repeats=repeats, threads=threads)
     emit(asdict(timing), str(timing), as_json=as_json)

@@ -2,9 +2,10 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import typer
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.capture.record import record
 from secateur.check import Deviation, Verdict, compare_records, keep_masks, verify
@@ -73,7 +74,7 @@ def check(
 
 
 def _prove(
-    model: nn.Module, cut: nn.Module, example: Tensor, plan: Plan, seed: int
+    model: nn.Module, cut: nn.Module, example: Any, plan: Plan, seed: int
 ) -> tuple[Verdict | None, Deviation | None, int]:
     """The proof by number; where shapes already differ, where they do; the number of operators."""
     if plan.dropped:

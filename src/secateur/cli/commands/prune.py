@@ -1,7 +1,8 @@
 """`secateur prune`: cut a model to a budget, prove it, save it."""
 
 from dataclasses import replace
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from secateur.cli.app import commands
 from secateur.cli.options import (
     AsJson,
+    DataDir,
     Device,
+    Download,
     InputShape,
     ModelArguments,
     ModelWord,
@@ -19,11 +22,13 @@ from secateur.cli.options import (
     command_line,
     emit,
     example_input,
+    load_data,
     model_arguments,
     open_placed,
     require_other_folder,
     say,
 )
+from secateur.domains.classification.images import calibration
 from secateur.errors import RequestError
 from secateur.penalise.scales import prunable_scales
 from secateur.penalise.sparsity import near_zero_share
@@ -62,8 +67,20 @@ def prune(
         str, typer.Option(help="Where two axes multiply (heads and widths), cut: heads, widths or both.")
     ] = "heads",
     recover: Annotated[
-        list[str] | None, typer.Option(help="Recovery step after the cut: absorb; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Recovery steps after the cut: absorb, refit, batch-norm; 'absorb,refit' or repeated."
+        ),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images to recover with, without labels: digits, fashion-mnist, mnist, cifar10, ..."
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="How many training images of --data to draw.")] = 1024,
+    data_dir: DataDir = None,
+    download: Download = False,
     check: Annotated[bool, typer.Option(help="Prove that masked == cut.")] = True,
     input_shape: InputShape = None,
     seed: Seed = 0,
@@ -72,7 +89,8 @@ def prune(
 ) -> None:
     """Cut channels out of a model, prove the result and save it.
 
-    Example: secateur prune runs/sparse --ratio 0.7 --criterion bn-scale --recover absorb --save runs/pruned
+    Example: secateur prune runs/sparse --ratio 0.7 --criterion bn-scale --recover absorb,refit --data digits
+    --save runs/pruned
     """
     require_other_folder(model, save)
     if last_folder(save) is not None:
@@ -99,7 +117,8 @@ def prune(
         round_to=round_to,
         protect=protect or (),
         axes=axes,
-        recover=recover,
+        data=None if data is None else _drawn(data, data_dir, download, images, seed),
+        recover=[step for word in recover for step in word.split(",")] if recover else None,
         check=check,
         seed=seed,
     )
@@ -108,7 +127,11 @@ def prune(
     emit(_numbers(replace(result, plan=plan), str(folder)), f"{result}\nwrote {folder}", as_json=as_json)
 
 
-def _warn_of_cliff(model: nn.Module, example: Tensor, ratio: float) -> None:
+def _drawn(name: str, folder: Path | None, download: bool, count: int, seed: int) -> list[Tensor]:
+    return calibration(load_data(name, folder, download, seed).train, count, seed)
+
+
+def _warn_of_cliff(model: nn.Module, example: Any, ratio: float) -> None:
     share = near_zero_share(prunable_scales(model, couple(model, example)))
     if ratio > share:
         say(
@@ -142,5 +165,8 @@ def _numbers(result: Result, folder: str) -> dict[str, object]:
         "groups": {group.name: [group.size, len(group.keep)] for group in result.plan.groups},
         "left_alone": dict(result.plan.reasons),
         "recovered": [str(recovery) for recovery in result.recovered],
+        "output_errors": [
+            {"step": one.step, "before": one.before, "after": one.after} for one in result.errors
+        ],
         "saved": folder,
     }

@@ -121,6 +121,26 @@ class Images:
         )
 
 
+def calibration(images: Images, count: int, seed: int = 0) -> list[Float[Tensor, "n c h w"]]:
+    """Draw images to recover a pruned network with; their labels stay behind.
+
+    Args:
+        images: The training part.
+        count: How many; all if there are fewer.
+        seed: Of the draw.
+
+    Returns:
+        Normalised batches of up to 64.
+
+    Example:
+        >>> from secateur.domains.classification import load
+        >>> [len(batch) for batch in calibration(load("digits").train, 100)]
+        [64, 36]
+    """
+    chosen = torch.randperm(len(images), generator=_generator(seed))[:count]
+    return list(normalise(images.pixels[chosen], images.spec).split(64))
+
+
 @dataclass(frozen=True)
 class Splits:
     """A data set in three parts: to train on, to choose by, and to report.

@@ -2,7 +2,8 @@
 
     train dense                       the baseline
     train sparse                      L1 on the batch-norm scales of prunable groups
-    prune, absorb, check, fine-tune   repeated with the next sparse training for further passes
+    prune, check, absorb, refit       without training and without labels
+    fine-tune                         all three repeated from the sparse training on, for further passes
 
 References:
     Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, figure 2.
@@ -17,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from secateur.couple import Groups
-from secateur.domains.classification.images import Splits
+from secateur.domains.classification.images import Splits, calibration
 from secateur.errors import RequestError
 from secateur.measure import Cost, latency
 from secateur.penalise import penalties
 from secateur.penalise.scales import prunable_scales
 from secateur.penalise.sparsity import NEAR_ZERO, Outlook, near_zero_share, reachable_shift
-from secateur.pipeline import Result, couple, measure, prune
+from secateur.pipeline import Result, couple, measure, prune, recover_result
 from secateur.plan import Plan
 from secateur.train import Evaluation, FitConfig, FitResult, evaluate, fit, learning_rates
 from secateur.write.checkpoint import WEIGHTS, save_model
@@ -43,6 +44,7 @@ class SlimConfig:
         min_keep: Floor: share of each group that always stays.
         round_to: Kept counts are rounded up to a multiple of this.
         latency_batch: Images in the batch that latency is measured on.
+        calibration_images: Training images, without labels, that the cut network is recovered with.
         save: Folder for the models of all stages.
     """
 
@@ -55,6 +57,7 @@ class SlimConfig:
     min_keep: float = 0.1
     round_to: int = 1
     latency_batch: int = 64
+    calibration_images: int = 1024
     save: Path = Path("slim")
 
     def __post_init__(self) -> None:
@@ -91,7 +94,7 @@ class Stage:
     """One model of the path, with what is known of it.
 
     Attributes:
-        name: "dense", "sparse", "pruned" or "finetuned".
+        name: "dense", "sparse", "pruned", "recovered" or "finetuned".
         model: The model.
         test: Its evaluation on the test part.
         validation_accuracy: Share of the validation images that are right.
@@ -118,7 +121,7 @@ class Slimmed:
     """A finished run.
 
     Attributes:
-        stages: Dense, sparse, pruned, fine-tuned; of several passes the last.
+        stages: Dense, sparse, pruned, recovered, fine-tuned; of several passes the last.
         result: The last pruning.
         groups: The groups of the network that came in; those of `result` are of what was left of it.
         plan: The plan from the uncut architecture to the last stage.
@@ -305,12 +308,17 @@ class _Run:
         )
         result = replace(result, plan=result.plan.after(plan))
         pruned = self.stage("pruned", result.model, result.plan)
+        images = calibration(self.data.train, config.calibration_images, config.dense.seed)
+        better = recover_result(result, images, ["refit"])
+        self.say(f"recovered without training; {better.errors[-1]}")
+        recovered = self.stage("recovered", better.model, result.plan)
         self.say(f"fine-tuning, {config.finetune.epochs} epochs")
-        fitted = fit(result.model, self.data, config.finetune)
+        fitted = fit(better.model, self.data, config.finetune)
         finetuned = self.stage("finetuned", fitted.model, result.plan, fitted)
         fall = drop_note(sparse.test.accuracy, pruned.test.accuracy)
-        notes = (note, absorbed_note(result), fall)
-        return Slimmed((sparse, pruned, finetuned), result, result.groups, result.plan, share, notes)
+        notes = (note, absorbed_note(result), fall, refit_note(better, sum(map(len, images))))
+        stages = (sparse, pruned, recovered, finetuned)
+        return Slimmed(stages, result, result.groups, result.plan, share, notes)
 
     def _look_ahead(self, model: nn.Module, number: int) -> None:
         """Say what the penalty's strength will reach, and warn where that is too little."""
@@ -322,6 +330,20 @@ class _Run:
         warning = ahead.warning(config.ratio_per_pass)
         if warning:
             self.say(f"warning: {warning}")
+
+
+def refit_note(result: Result, images: int) -> str:
+    """Say in one line what the refit brought.
+
+    Args:
+        result: The recovered result.
+        images: How many images it was recovered with.
+    """
+    layers = sum(note.step == "refit" and not note.detail.startswith("left") for note in result.recovered)
+    return (
+        f"recovered: {layers} layers refitted by least squares on {images:,} training images without labels; "
+        f"{result.errors[-1]}"
+    )
 
 
 def absorbed_note(result: Result) -> str:

@@ -70,7 +70,7 @@ def stage_row(stage: Stage) -> StageRow:
         macs=stage.cost.macs,
         size_bytes=stage.size_bytes,
         latency_ms=stage.latency_ms,
-        note="before fine-tuning" if stage.name == "pruned" else "",
+        note={"pruned": "before fine-tuning", "recovered": "no training"}.get(stage.name, ""),
         validation_accuracy=stage.validation_accuracy,
     )
 

@@ -23,14 +23,16 @@ from torch import Tensor, nn
 
 from secateur.capture import Step as Call
 from secateur.capture import follow
+from secateur.capture.batches import naming_batch
 from secateur.capture.copies import copy_module
 from secateur.capture.inputs import map_inputs
 from secateur.capture.record import shadow
-from secateur.errors import CaptureError, PathError
+from secateur.errors import CaptureError
 from secateur.graph.axes import leaves
 from secateur.graph.keep import keep_mask, positions
-from secateur.graph.node import Node, Ref, refs_in
-from secateur.recover.step import Recovery, Subject, steps
+from secateur.graph.node import Node, Ref
+from secateur.recover.layers import Readers, constant_place, layer_of
+from secateur.recover.step import Recovery, Subject, step
 
 _CHANNELS_AT = {
     "aten.linear": -1,
@@ -80,7 +82,7 @@ class _Lost:
         )
 
 
-@steps("absorb")
+@step("absorb")
 def absorb(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
     """Move the constant response of removed channels into the next layer.
 
@@ -97,14 +99,8 @@ def absorb(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
         _probe(original, subject, watcher)
     else:
         for number, batch in enumerate(subject.data):
-            try:
+            with naming_batch(number):
                 follow(original, batch, subject.groups.graph, watcher)
-            except PathError as error:
-                raise PathError(
-                    f"batch {number} of the data takes another path than the example inputs",
-                    [str(error).partition("\n")[0]],
-                    "pass batches like the example inputs (padded like them, say), or leave data out",
-                ) from error
     cut = copy_module(subject.cut)
     return cut, [_move(subject, cut, node, lost) for node, lost in _by_place(subject, cut, watcher.lost)]
 
@@ -221,21 +217,5 @@ def _move(subject: Subject, cut: nn.Module, node: Node, lost: _Lost) -> Recovery
 
 def _place(subject: Subject, cut: nn.Module, node: Node) -> tuple[Tensor, int, str] | None:
     """The tensor of the cut model that can hold a layer's constant, and the sign it takes it with."""
-    graph = subject.groups.graph
-    named = dict(cut.named_parameters(remove_duplicate=False)) | dict(
-        cut.named_buffers(remove_duplicate=False)
-    )
-    bias = node.args.get("bias")
-    if isinstance(bias, Ref) and bias.value in graph.names:
-        return named[graph.names[bias.value][0]], 1, "its bias"
-    readers = [
-        other
-        for other in graph.nodes
-        if any(ref in node.outputs for arg in other.args.values() for ref in refs_in(arg))
-    ]
-    if len(readers) == 1 and readers[0].op == "aten.batch_norm":
-        mean = readers[0].args.get("running_mean")
-        if isinstance(mean, Ref) and mean.value in graph.names:
-            name = graph.names[mean.value][0]
-            return named[name], -1, name
-    return None
+    layer = layer_of(subject.groups.graph, node)
+    return None if layer is None else constant_place(Readers(subject.groups.graph), cut, layer)

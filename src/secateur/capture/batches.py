@@ -1,0 +1,147 @@
+"""Batches: whatever a user has as data becomes a list of inputs of the model's form.
+
+Criteria, recovery steps and whoever else looks at data read it through `batches`, so that all of them take
+the same loaders and refuse the same mistakes.
+"""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from secateur.capture.inputs import map_inputs
+from secateur.errors import CaptureError, PathError, RequestError, SecateurError
+
+
+def batches(data: Iterable[Any] | None, model: nn.Module, example_inputs: Any) -> list[Any] | None:
+    """Read data once, into a list of inputs like the example inputs.
+
+    A model of one input is given a tensor: of a batch that is a tuple or list the first item is taken
+    (labels follow it), of a dict the item named like the first parameter of `forward`, or the only tensor.
+    A model of several inputs gets the first items of a tuple, or those of a dict that are named like its
+    parameters. A model of keyword inputs gets those of a dict. Tensors are brought to the device of the
+    example inputs.
+
+    Args:
+        data: A loader, list or generator of batches; None if there is none. All batches are held in memory.
+        model: Whose `forward` names the inputs.
+        example_inputs: What the model takes: a tensor, a tuple of positional or a dict of keyword inputs.
+
+    Raises:
+        RequestError: It is one batch rather than a list of them, yields none, or a batch lacks an input or
+            holds no sample; the batch is named.
+
+    Example:
+        >>> import torch
+        >>> loader = [(torch.zeros(8, 3), torch.zeros(8)), {"input": torch.zeros(1, 3), "label": None}]
+        >>> [batch.shape[0] for batch in batches(loader, nn.Linear(3, 2), torch.zeros(1, 3))]
+        [8, 1]
+        >>> batches(iter([]), nn.Linear(3, 2), torch.zeros(1, 3))
+        Traceback (most recent call last):
+        ...
+        secateur.errors.RequestError: the data yields no batch
+          a generator that was read before yields nothing more
+          pass a list of batches, or a loader that starts anew
+    """
+    if data is None:
+        return None
+    if isinstance(data, (Tensor, Mapping, str, bytes)) or not isinstance(data, Iterable):
+        raise RequestError(
+            f"the data is one {type(data).__name__}, not batches",
+            do="pass a list of batches, such as [x] or x.split(64), or a loader",
+        )
+    found = [_adapted(number, batch, model, example_inputs) for number, batch in enumerate(data)]
+    if not found:
+        raise RequestError(
+            "the data yields no batch",
+            ["a generator that was read before yields nothing more"],
+            "pass a list of batches, or a loader that starts anew",
+        )
+    return found
+
+
+@contextmanager
+def naming_batch(number: int) -> Iterator[None]:
+    """Say of an error which batch the model was run on.
+
+    Args:
+        number: The batch's place in the data, from 0.
+
+    Raises:
+        PathError: The model takes another path on it than in its record.
+        CaptureError: The model does not run on it.
+    """
+    try:
+        yield
+    except PathError as error:
+        raise PathError(
+            f"batch {number} of the data takes another path than the example inputs",
+            [str(error).partition("\n")[0]],
+            "pass batches like the example inputs (padded like them, say), or leave data out",
+        ) from error
+    except SecateurError:
+        raise
+    except Exception as error:
+        raise CaptureError(
+            f"the model does not run on batch {number} of the data: {type(error).__name__}: {error}",
+            do="pass batches that model(*inputs) accepts in eval mode",
+        ) from error
+
+
+def _adapted(number: int, batch: Any, model: nn.Module, example_inputs: Any) -> Any:
+    inputs = _inputs_of(number, batch, model, example_inputs)
+    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    if not tensors:
+        raise RequestError(
+            f"batch {number} of the data holds no tensor: {type(batch).__name__}",
+            do="pass batches of tensors",
+        )
+    if any(leaf.numel() == 0 for leaf in tensors):
+        raise RequestError(f"batch {number} of the data holds no sample", do="leave empty batches out")
+    wanted = next(leaf for leaf in pytree.tree_leaves(example_inputs) if isinstance(leaf, Tensor)).device
+    return map_inputs(inputs, lambda leaf: leaf.to(wanted))
+
+
+def _inputs_of(number: int, batch: Any, model: nn.Module, example_inputs: Any) -> Any:
+    if isinstance(example_inputs, Mapping):
+        if not isinstance(batch, Mapping):
+            raise RequestError(
+                f"batch {number} of the data is a {type(batch).__name__}, "
+                f"the model takes {', '.join(example_inputs)}",
+                do="yield dicts with these names",
+            )
+        return {name: _item(number, batch, name) for name in example_inputs}
+    count = 1 if isinstance(example_inputs, Tensor) else len(example_inputs)
+    if isinstance(batch, Mapping):
+        items = _items(number, batch, model, count)
+    elif isinstance(batch, (tuple, list)):
+        items = batch
+    else:
+        items = [batch]
+    if len(items) < count:
+        raise RequestError(
+            f"batch {number} of the data holds {len(items)} items, the model takes {count} inputs",
+            do="yield the inputs first, in the order of forward",
+        )
+    return items[0] if isinstance(example_inputs, Tensor) else tuple(items[:count])
+
+
+def _items(number: int, batch: Mapping[str, Any], model: nn.Module, count: int) -> Sequence[Any]:
+    """The first inputs of `forward` by name; where there is one input and one tensor, that."""
+    names = list(inspect.signature(model.forward).parameters)[:count]
+    tensors = [item for item in batch.values() if isinstance(item, Tensor)]
+    if count == 1 and len(tensors) == 1 and names[0] not in batch:
+        return tensors
+    return [_item(number, batch, name) for name in names]
+
+
+def _item(number: int, batch: Mapping[str, Any], name: str) -> Any:
+    if name not in batch:
+        raise RequestError(
+            f"batch {number} of the data holds {', '.join(map(str, batch))}, the model takes '{name}'",
+            do="name the input as forward does",
+        )
+    return batch[name]

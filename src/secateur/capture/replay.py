@@ -1,0 +1,315 @@
+"""Replay: a forward pass as a list of calls that can be stopped before any of them.
+
+Recovery improves a network layer by layer, and every layer must see what the improved layers before it
+compute. Running the network once for each layer costs the square of its depth. A tape holds the calls of one
+run, without their tensors; a replay works it off as far as it is asked to and keeps only what later calls
+read. With one replay for each batch, all batches stand at the same layer and every call is made once.
+"""
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from secateur.capture.follow import Step, follow
+from secateur.capture.inputs import as_call
+from secateur.capture.operators import schema_arguments
+from secateur.capture.record import recording_context, shadow
+from secateur.errors import PathError
+from secateur.graph.node import Graph, Ref
+
+
+@dataclass(frozen=True)
+class Made:
+    """One call on a tape; it belongs to the node of the same index.
+
+    Attributes:
+        func: The operator overload.
+        leaves: Its arguments, flattened; tensors are references to the values of the record.
+        spec: How they were nested.
+        outputs: The values that it makes.
+        frees: The values that no later call reads.
+    """
+
+    func: Any
+    leaves: tuple[Any, ...]
+    spec: Any
+    outputs: tuple[int | None, ...]
+    frees: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Tape:
+    """The calls of one run of a model on inputs of certain sizes.
+
+    Attributes:
+        graph: The record that the run was in step with.
+        calls: One for each node.
+        bytes_before: Before each call, the bytes of the values that it or a later one reads.
+        is_general: It serves any inputs of these sizes, as it holds nothing that the run computed.
+    """
+
+    graph: Graph
+    calls: tuple[Made, ...]
+    bytes_before: tuple[int, ...]
+    is_general: bool
+
+
+def record_tape(model: nn.Module, inputs: Any, graph: Graph) -> Tape:
+    """Run a model once on real tensors and write down its calls.
+
+    Args:
+        model: The recorded model or a cut of it; a copy runs, in eval mode.
+        inputs: One batch. See `Tape.is_general` for whether the tape serves others.
+        graph: The record of the uncut model.
+
+    Raises:
+        PathError: The model takes another path than in its record.
+
+    Example:
+        >>> import torch
+        >>> from secateur.capture.record import capture
+        >>> model, x = nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.ones(1, 3)
+        >>> tape = record_tape(model, x, capture(model, x))
+        >>> replay = Replay(tape, model, x)
+        >>> replay.advance(1)
+        >>> torch.equal(replay.results[0], model[0](x))
+        True
+    """
+    held = shadow(model).eval()
+    inputs = _cloned(inputs)
+    taper = _Taper(graph)
+    for name, tensor in _named_tensors(held).items():
+        if name in graph.tensors:
+            taper.know(tensor, graph.tensors[name])
+    for value, tensor in _by_value(graph, inputs).items():
+        taper.know(tensor, value)
+        taper.size[value] = _size_bytes(tensor)
+    follow(held, inputs, graph, taper, taper.alias)
+    if len(taper.calls) != len(graph.nodes):
+        raise PathError(
+            f"the model made {len(taper.calls)} calls, {len(graph.nodes)} in its record",
+            do="its control flow depends on numbers; protect that part",
+        )
+    return taper.finish()
+
+
+class Replay:
+    """A run of a tape that has come to some call.
+
+    Args:
+        tape: The calls.
+        model: Gives the parameters and buffers; they may change on the way.
+        inputs: One batch, of the shapes that the tape was made on; not changed.
+
+    Attributes:
+        tape: The calls.
+        position: Index of the call that comes next.
+        values: The values that calls still to come read, and the model's tensors.
+        results: What the last call returned, as a list.
+    """
+
+    def __init__(self, tape: Tape, model: nn.Module, inputs: Any) -> None:
+        self.tape = tape
+        self.position = 0
+        self.results: list[Any] = []
+        self.tensors = {
+            tape.graph.tensors[name]: tensor
+            for name, tensor in _named_tensors(model).items()
+            if name in tape.graph.tensors
+        }
+        self.values = _by_value(tape.graph, _cloned(inputs))
+
+    def __contains__(self, value: int) -> bool:
+        """Whether a value is known here."""
+        return value in self.values or value in self.tensors
+
+    def __getitem__(self, value: int) -> Tensor:
+        """The tensor that a value is."""
+        return self.values[value] if value in self.values else self.tensors[value]
+
+    def advance(self, index: int) -> None:
+        """Work off all calls before one."""
+        with recording_context():
+            while self.position < index:
+                self._step(self.tape.calls[self.position])
+
+    def _step(self, call: Made) -> None:
+        self.results = self._run(self.position, {})
+        for value, result in zip(call.outputs, self.results, strict=True):
+            if value is not None:
+                self.values[value] = result
+        for value in call.frees:
+            self.values.pop(value, None)
+        self.position += 1
+
+    def call(self, index: int, instead: Mapping[int, Tensor] | None = None) -> Tensor:
+        """What a call computes from the values that are known here, without working it off.
+
+        Args:
+            index: The call; it may not write in place.
+            instead: Tensors in place of values.
+        """
+        with recording_context():
+            found: Tensor = self._run(index, instead or {})[0]
+            return found
+
+    def _run(self, index: int, instead: Mapping[int, Tensor]) -> list[Any]:
+        call = self.tape.calls[index]
+        try:
+            args, kwargs = self._arguments(call, instead)
+            return _flat(call.func(*args, **kwargs))
+        except Exception as error:
+            raise PathError(
+                f"the model cannot be replayed: {type(error).__name__}: {error}",
+                [str(self.tape.graph.nodes[index])],
+                "its path depends on numbers; protect that part",
+            ) from error
+
+    def named(self, index: int) -> dict[str, Any]:
+        """Every argument of a call by its name in the operator's schema."""
+        call = self.tape.calls[index]
+        args, kwargs = self._arguments(call, {})
+        return dict(schema_arguments(call.func, args, kwargs))
+
+    def _arguments(self, call: Made, instead: Mapping[int, Tensor]) -> Any:
+        leaves = [
+            (instead[leaf.value] if leaf.value in instead else self[leaf.value])
+            if isinstance(leaf, Ref)
+            else leaf
+            for leaf in call.leaves
+        ]
+        return pytree.tree_unflatten(leaves, call.spec)
+
+
+class _Taper:
+    """Writes calls down while the model runs; holds no tensor of it alive."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.calls: list[Made] = []
+        self.size: dict[int, int] = {}
+        self.root: dict[int, int] = {}
+        self._known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+
+    def know(self, tensor: Tensor, value: int) -> None:
+        self._known[id(tensor)] = (weakref.ref(tensor), value)
+
+    def value_of(self, tensor: Tensor) -> int | None:
+        held, value = self._known.get(id(tensor), (None, None))
+        return value if held is not None and held() is tensor else None
+
+    def alias(self, output: Tensor, source: Any) -> None:
+        value = self.value_of(source) if isinstance(source, Tensor) else None
+        if value is not None:
+            self.know(output, value)
+
+    def __call__(self, step: Step) -> Any:
+        leaves, spec = pytree.tree_flatten((tuple(step.args), dict(step.kwargs)))
+        memory = {
+            leaf.untyped_storage().data_ptr(): value
+            for leaf in leaves
+            if isinstance(leaf, Tensor) and (value := self.value_of(leaf)) is not None
+        }
+        taken = tuple(self._taken(leaf) for leaf in leaves)
+        output = step.run()
+        results = _flat(output)
+        if len(results) != len(step.node.outputs):
+            raise PathError(f"another number of results than in its record: {step.node}")
+        outputs = tuple(None if ref is None else ref.value for ref in step.node.outputs)
+        for value, result in zip(outputs, results, strict=True):
+            if value is None or not isinstance(result, Tensor):
+                continue
+            self.know(result, value)
+            source = memory.get(result.untyped_storage().data_ptr())
+            if source is None:
+                self.size[value] = _size_bytes(result)
+            else:
+                self.root[value] = self.root.get(source, source)
+        self.calls.append(Made(step.func, taken, spec, outputs, ()))
+        return output
+
+    def _taken(self, leaf: Any) -> Any:
+        """A reference; a tensor that the model's Python holds is kept as it is."""
+        value = self.value_of(leaf) if isinstance(leaf, Tensor) else None
+        return leaf if value is None else Ref(value)
+
+    def finish(self) -> Tape:
+        """Find out what each call is the last to read, and how much lies between calls."""
+        last = dict.fromkeys(self.graph.inputs, -1)
+        for index, call in enumerate(self.calls):
+            for value in [*call.outputs, *(leaf.value for leaf in call.leaves if isinstance(leaf, Ref))]:
+                if value is not None and value not in self.graph.names:
+                    last[value] = index
+        frees: dict[int, list[int]] = {}
+        for value, index in last.items():
+            frees.setdefault(index, []).append(value)
+        calls = tuple(
+            Made(call.func, call.leaves, call.spec, call.outputs, tuple(frees.get(index, ())))
+            for index, call in enumerate(self.calls)
+        )
+        holds_tensors = any(isinstance(leaf, Tensor) for call in calls for leaf in call.leaves)
+        is_general = self.graph.substrate == "fake" and not holds_tensors
+        return Tape(self.graph, calls, self._bytes(calls, last), is_general)
+
+    def _bytes(self, calls: tuple[Made, ...], last: Mapping[int, int]) -> tuple[int, ...]:
+        until: dict[int, int] = {}
+        for value, index in last.items():
+            root = self.root.get(value, value)
+            until[root] = max(until.get(root, -1), index)
+        goes: dict[int, int] = {}
+        for root, index in until.items():
+            goes[index] = goes.get(index, 0) + self.size.get(root, 0)
+        now = sum(self.size.get(value, 0) for value in self.graph.inputs)
+        found = [now]
+        for index, call in enumerate(calls):
+            now += sum(self.size.get(value, 0) for value in call.outputs if value is not None)
+            now -= goes.get(index, 0)
+            found.append(now)
+        return tuple(found)
+
+
+def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _flat(output: Any) -> list[Any]:
+    outputs = output if isinstance(output, (tuple, list)) else (output,)
+    return [part for item in outputs for part in (item if isinstance(item, (tuple, list)) else (item,))]
+
+
+def _size_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _by_value(graph: Graph, inputs: Any) -> dict[int, Tensor]:
+    """The tensors of the inputs by their values, in the order in which a record numbers them."""
+    tensors = [leaf for leaf in pytree.tree_leaves(as_call(inputs)) if isinstance(leaf, Tensor)]
+    if len(tensors) != len(graph.inputs):  # on real tensors one that is given twice is one value
+        tensors = list({id(tensor): tensor for tensor in tensors}.values())
+    if len(tensors) != len(graph.inputs):
+        raise PathError(
+            f"the inputs hold {len(tensors)} different tensors, {len(graph.inputs)} in the record",
+            do="pass inputs like the example inputs",
+        )
+    return dict(zip(graph.inputs, tensors, strict=True))
+
+
+def _cloned(inputs: Any) -> Any:
+    """Copies of the inputs, which a model may write into; a tensor given twice stays one."""
+    copies: dict[int, Tensor] = {}
+
+    def clone(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if id(leaf) not in copies:
+            copies[id(leaf)] = leaf.detach().clone()
+        return copies[id(leaf)]
+
+    return pytree.tree_map(clone, inputs)

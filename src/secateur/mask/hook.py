@@ -1,0 +1,245 @@
+"""The mask on a tensor: PyTorch's own parametrisation, with a hook that can be copied.
+
+    module.weight_orig   the parameter that is trained
+    module.weight_mask   a buffer of zeros and ones in the parameter's type
+    module.weight        weight_orig * weight_mask, computed anew before each forward pass
+
+`torch.nn.utils.prune` finds its masks by pre-hooks that derive from `BasePruningMethod`, and puts further
+methods into a `PruningContainer` that it finds. `MaskHook` is such a container, so `is_pruned`, `remove` and
+further calls of the module work on our masks, and `own` turns a hook of the module into ours.
+
+The product is no leaf of the autograd graph, and `copy.deepcopy` refuses such tensors. A hook is copied
+before the plain attributes of its module are, so `MaskHook` computes the product of the copied factors while
+it is copied itself, and leaves it in the memo of the copy, where `deepcopy` finds it. No attribute beyond
+those of `torch.nn.utils.prune` is hung on the module.
+"""
+
+import copy
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
+
+ORIG, MASK = "_orig", "_mask"
+
+
+class MaskHook(torch_prune.PruningContainer):
+    """The hook that multiplies a parameter with its mask before each forward pass.
+
+    Args:
+        tensor_name: Name of the parameter in its module, "weight".
+        methods: The methods that made the mask so far, oldest first.
+
+    Example:
+        >>> layer = nn.Linear(3, 2)
+        >>> _ = attach(layer, "weight", torch.eye(2, 3))
+        >>> torch_prune.is_pruned(layer), copy.deepcopy(layer).weight.count_nonzero().item()
+        (True, 2)
+    """
+
+    def __init__(self, tensor_name: str, methods: Iterable[torch_prune.BasePruningMethod] = ()) -> None:
+        super().__init__()
+        self._tensor_name = tensor_name
+        self._module: weakref.ref[nn.Module] | None = None
+        self.dense_gradient: Tensor | None = None
+        self.listens = False
+        self.extend(methods)
+
+    def __call__(self, module: nn.Module, inputs: Any) -> None:
+        """Renew the product; while `listens` is set, sum the gradients of masked entries, too."""
+        super().__call__(module, inputs)
+        if self._module is None or self._module() is None:  # it was unpickled
+            self.watch(module)
+        product = getattr(module, self._tensor_name)
+        if self.listens and product.requires_grad:
+            product.register_hook(self._note)
+
+    def _note(self, gradient: Tensor) -> None:
+        found = gradient.detach()
+        self.dense_gradient = found.clone() if self.dense_gradient is None else self.dense_gradient + found
+
+    def extend(self, methods: Iterable[torch_prune.BasePruningMethod]) -> None:
+        """Note further methods that took part in making the mask."""
+        for method in methods:
+            method._tensor_name = self._tensor_name
+            self.add_pruning_method(method)
+
+    def watch(self, module: nn.Module) -> None:
+        """Remember the module, weakly: a copy of it needs to find its factors."""
+        self._module = weakref.ref(module)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "MaskHook":
+        module = self._module() if self._module is not None else None
+        result = type(self)(self._tensor_name)
+        memo[id(self)] = result
+        result.listens = self.listens
+        result._pruning_methods = copy.deepcopy(self._pruning_methods, memo)
+        if module is not None and id(module) in memo and self._tensor_name in vars(module):
+            result.watch(memo[id(module)])
+            held = vars(module)[self._tensor_name]
+            orig = copy.deepcopy(module._parameters[self._tensor_name + ORIG], memo)
+            mask = copy.deepcopy(module._buffers[self._tensor_name + MASK], memo)
+            if orig is not None and mask is not None:
+                memo[id(held)] = mask.to(orig.dtype) * orig
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_module": None, "dense_gradient": None}
+
+    def __repr__(self) -> str:
+        made_by = ", ".join(type(method).__name__ for method in self._pruning_methods)
+        return f"MaskHook({self._tensor_name!r}{': ' if made_by else ''}{made_by})"
+
+
+class _Refresh:
+    """Renews the masked tensors of modules that are used without being called.
+
+    `nn.MultiheadAttention` reads the weights of its `out_proj` and never calls it, so a hook there never runs.
+    """
+
+    def __call__(self, module: nn.Module, inputs: Any) -> None:
+        for child in module.children():
+            refresh_own(child)
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """A tensor that has a mask.
+
+    Attributes:
+        name: Its qualified name without the mask, "conv1.weight".
+        module: The module that holds it.
+        parameter: Its name in that module, "weight".
+    """
+
+    name: str
+    module: nn.Module
+    parameter: str
+
+    @property
+    def orig(self) -> nn.Parameter:
+        """The parameter that is trained."""
+        found = self.module._parameters[self.parameter + ORIG]
+        assert found is not None, "a masked tensor has its parameter"
+        return found
+
+    @property
+    def mask(self) -> Tensor:
+        """Zeros and ones, in the parameter's shape and type."""
+        found = self.module._buffers[self.parameter + MASK]
+        assert found is not None, "a masked tensor has its mask"
+        return found
+
+
+def hook_of(module: nn.Module, parameter: str) -> torch_prune.BasePruningMethod | None:
+    """The pruning hook on a parameter of a module, ours or one of `torch.nn.utils.prune`."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, torch_prune.BasePruningMethod) and hook._tensor_name == parameter:
+            return hook
+    return None
+
+
+def masked_tensors(model: nn.Module) -> Iterator[Masked]:
+    """Every tensor with a mask, in the order of the modules; tied ones once for each place."""
+    for name, module in model.named_modules():
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, torch_prune.BasePruningMethod):
+                tensor = hook._tensor_name
+                yield Masked(f"{name}.{tensor}" if name else tensor, module, tensor)
+
+
+def is_masked(model: nn.Module) -> bool:
+    """Whether some tensor of a model has a mask; the same as `torch.nn.utils.prune.is_pruned`."""
+    return bool(torch_prune.is_pruned(model))
+
+
+def attach(
+    module: nn.Module,
+    parameter: str,
+    mask: Tensor,
+    methods: Iterable[torch_prune.BasePruningMethod] = (),
+) -> MaskHook:
+    """Put a mask on a parameter, or replace the one that it has.
+
+    Args:
+        module: Changed in place.
+        parameter: Name of one of its parameters.
+        mask: Zeros and ones in the parameter's shape; copied to its type and device.
+        methods: What made the mask, for the record.
+
+    Returns:
+        The hook.
+    """
+    if hook_of(module, parameter) is None:
+        orig = module._parameters[parameter]
+        assert orig is not None, "the caller chose an existing parameter"
+        module.register_parameter(parameter + ORIG, orig)
+        del module._parameters[parameter]
+        module.register_buffer(parameter + MASK, mask.to(orig).clone(memory_format=torch.contiguous_format))
+        hook = MaskHook(parameter, methods)
+        module.register_forward_pre_hook(hook)
+        hook.watch(module)
+    else:
+        hook = own(module, parameter)
+        hook.extend(methods)
+        held = module._buffers[parameter + MASK]
+        assert held is not None, "a masked tensor has its mask"
+        held.copy_(mask)
+    setattr(module, parameter, hook.apply_mask(module))
+    return hook
+
+
+def own(module: nn.Module, parameter: str) -> MaskHook:
+    """Make the hook on a masked parameter ours; its mask, its place and its methods stay."""
+    for key, hook in module._forward_pre_hooks.items():
+        if isinstance(hook, torch_prune.BasePruningMethod) and hook._tensor_name == parameter:
+            if not isinstance(hook, MaskHook):
+                methods = list(hook) if isinstance(hook, torch_prune.PruningContainer) else [hook]
+                hook = MaskHook(parameter, methods)
+                module._forward_pre_hooks[key] = hook
+            hook.watch(module)
+            return hook
+    raise ValueError(f"{parameter} of {module} has no mask")
+
+
+def adopt(model: nn.Module) -> nn.Module:
+    """Make every mask of `torch.nn.utils.prune` on a model ours, so that the model can be copied.
+
+    Returns:
+        The same model.
+
+    Example:
+        >>> layer = torch_prune.l1_unstructured(nn.Linear(3, 2), "weight", amount=2)
+        >>> copy.deepcopy(adopt(layer)).weight.count_nonzero().item()
+        4
+    """
+    for held in list(masked_tensors(model)):
+        own(held.module, held.parameter)
+    renew_uncalled(model)
+    return model
+
+
+def renew_uncalled(model: nn.Module) -> None:
+    """See to it that masked tensors of modules which are never called are renewed by their parent."""
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention) and torch_prune.is_pruned(module.out_proj):
+            hooks = module._forward_pre_hooks.values()
+            if not any(isinstance(hook, _Refresh) for hook in hooks):
+                module.register_forward_pre_hook(_Refresh())
+
+
+def refresh_own(module: nn.Module) -> None:
+    """Compute the masked tensors of one module anew."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, torch_prune.BasePruningMethod):
+            setattr(module, hook._tensor_name, hook.apply_mask(module))
+
+
+def refresh(model: nn.Module) -> None:
+    """Compute every masked tensor of a model anew, as a forward pass would; after parameters were set."""
+    for module in model.modules():
+        refresh_own(module)

@@ -1,0 +1,1 @@
+"""One module for each way to spread an amount over tensors."""

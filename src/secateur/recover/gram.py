@@ -1,0 +1,168 @@
+"""Ridge least squares from sums alone.
+
+Rows x (what a layer reads at one position) and r (what is missing in its output there) are only met in sums:
+
+    X'X, X'r, sums of x and r, |r|^2        all in float64
+
+and the change D of the weight and the constant c that make up for r best are
+
+    D = (C + ridge * mean(diag C) I)^-1 (X'r - n mx mr'),   C = X'X - n mx mx',   c = mr - D'mx
+
+with the means mx, mr; without a place for a constant nothing is centred. The ridge pulls towards D = 0, the
+weight as it is, so positions that tell nothing change nothing. Sums also tell what a change leaves of |r|^2
+on rows that it was not made from, and by that the ridge is chosen.
+"""
+
+from dataclasses import dataclass
+from math import inf
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+RIDGES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
+"""Of the mean diagonal; from the cautious to the daring."""
+
+_UNTESTED = 1e-2
+"""The ridge if there are no rows to choose it by."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What makes up for what is missing.
+
+    Attributes:
+        weight: [groups, features, outputs].
+        constant: [groups, outputs]; zeros if there is no place for one.
+        ridge: The ridge that it was made with; infinite if only the constant changes.
+    """
+
+    weight: Tensor
+    constant: Tensor
+    ridge: float
+
+
+class Gram:
+    """Running sums over the rows of one layer.
+
+    Args:
+        groups: Groups of the layer, each a problem of its own.
+        features: What each group reads at a position.
+        outputs: What each group puts out.
+        device: Where to sum.
+
+    Example:
+        >>> x = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        >>> gram = Gram(1, 3, 1, torch.device("cpu"))
+        >>> gram.add(x[None], (x @ torch.tensor([[1.0], [2.0], [0.0]]).double() + 5)[None])
+        >>> change = gram.solve(ridge=1e-12, has_constant=True)
+        >>> [round(abs(number), 6) for number in [*change.weight.flatten().tolist(), change.constant.item()]]
+        [1.0, 2.0, 0.0, 5.0]
+    """
+
+    def __init__(self, groups: int, features: int, outputs: int, device: torch.device) -> None:
+        def zeros(*sizes: int) -> Tensor:
+            return torch.zeros(groups, *sizes, dtype=torch.float64, device=device)
+
+        self.xx, self.xr = zeros(features, features), zeros(features, outputs)
+        self.x, self.r, self.rr = zeros(features), zeros(outputs), zeros(outputs)
+        self.rows = 0
+
+    def add(self, x: Float[Tensor, "groups rows features"], r: Float[Tensor, "groups rows outputs"]) -> None:
+        """Add rows, in float64."""
+        self.xx.baddbmm_(x.transpose(1, 2), x)
+        self.xr.baddbmm_(x.transpose(1, 2), r)
+        self.x += x.sum(1)
+        self.r += r.sum(1)
+        self.rr += r.square().sum(1)
+        self.rows += x.shape[1]
+
+    def join(self, other: "Gram") -> "Gram":
+        """The sums over the rows of both."""
+        joined = Gram.__new__(Gram)
+        for name in ("xx", "xr", "x", "r", "rr", "rows"):
+            setattr(joined, name, getattr(self, name) + getattr(other, name))
+        return joined
+
+    @property
+    def missing(self) -> float:
+        """Sum of the squares of all that is missing."""
+        return max(float(self.rr.sum()), 0.0)
+
+    def solve(self, ridge: float, *, has_constant: bool) -> Change:
+        """Find what makes up for what is missing.
+
+        Args:
+            ridge: Relative to the mean diagonal; raised tenfold until the system can be solved.
+            has_constant: Whether there is a place for a constant.
+        """
+        weight = torch.zeros_like(self.xr)
+        if ridge < inf:
+            weight, ridge = self._solved(ridge, has_constant)
+        constant = torch.zeros_like(self.r)
+        if has_constant:
+            constant = (self.r - torch.einsum("gfo,gf->go", weight, self.x)) / self.rows
+        return Change(weight, constant, ridge)
+
+    def _solved(self, ridge: float, has_constant: bool) -> tuple[Tensor, float]:
+        xx, xr = self.xx.clone(), self.xr
+        diagonal = xx.diagonal(dim1=1, dim2=2)
+        size = diagonal.mean(1)
+        if has_constant:
+            xx.baddbmm_(self.x[:, :, None], self.x[:, None, :], alpha=-1 / self.rows)
+            xr = torch.baddbmm(xr, self.x[:, :, None], self.r[:, None, :], alpha=-1 / self.rows)
+        # Inputs that never change leave rounding errors on the diagonal; beside their squares it is nothing.
+        moving = diagonal.mean(1) > 1e-12 * size
+        scale = torch.where(moving, diagonal.mean(1), torch.ones_like(size))
+        added = 0.0
+        while ridge <= RIDGES[0]:
+            diagonal += (ridge - added) * scale[:, None]
+            added = ridge
+            factor, failed = torch.linalg.cholesky_ex(xx)
+            if not bool(failed.any()):
+                found = torch.cholesky_solve(xr, factor)
+                if bool(found.isfinite().all()):
+                    return torch.where(moving[:, None, None], found, torch.zeros_like(found)), ridge
+            ridge *= 10
+        return torch.zeros_like(xr), inf
+
+    def left_by(self, change: Change) -> Tensor:
+        """The squares that a change leaves, summed over the rows: [groups, outputs]."""
+        weight, constant = change.weight, change.constant
+        drift = torch.einsum("gfo,gf->go", weight, self.x)
+        by_weight = (weight * (torch.bmm(self.xx, weight) - 2 * self.xr)).sum(1)
+        left = self.rr + by_weight + constant * (2 * drift - 2 * self.r + self.rows * constant)
+        return left.clamp(min=0)
+
+    def apply(self, change: Change) -> None:
+        """Make the sums those of what is still missing after a change."""
+        weight, constant = change.weight, change.constant
+        self.rr = self.left_by(change)
+        self.xr -= torch.bmm(self.xx, weight) + self.x[:, :, None] * constant[:, None, :]
+        self.r -= torch.einsum("gfo,gf->go", weight, self.x) + self.rows * constant
+
+
+def choose_ridge(fit: Gram, test: Gram, *, has_constant: bool) -> float:
+    """The ridge whose change leaves least on rows that it was not made from.
+
+    Args:
+        fit: The rows to learn from.
+        test: Other rows.
+        has_constant: Whether there is a place for a constant.
+
+    Returns:
+        One of `RIDGES`, raised where a system cannot be solved; infinite if no change of the weight helps.
+    """
+    if test.rows == 0:
+        return _UNTESTED
+    best, least, worse = inf, float(test.left_by(fit.solve(inf, has_constant=has_constant)).sum()), 0
+    for ridge in RIDGES:
+        change = fit.solve(ridge, has_constant=has_constant)
+        left = float(test.left_by(change).sum())
+        if left < least:
+            best, least, worse = change.ridge, left, 0
+        else:
+            worse += 1
+        if worse == 2:
+            break
+    return best

@@ -1,0 +1,145 @@
+"""Batch-norm: the running statistics become those of the cut model.
+
+A batch norm behind a cut still divides by the spread of what the dense model computed. Here its statistics
+are those of its own input over all of the data: mean and unbiased variance over every value, so each sample
+counts once, whatever the sizes of the batches. They are taken in depth order, from activations that the
+batch norms before have normalised with their new statistics, as the model will do when it is used: a batch
+of one sample on maps of one pixel is no special case, and nothing depends on momentum or on training mode.
+
+Only layers are changed that some lost channel reaches. The others see what they always saw, and their
+statistics are those of all training data, which are better than any that a few batches give.
+
+References:
+    Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3 (precise statistics).
+    https://arxiv.org/abs/2105.07576
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from secateur.capture.copies import copy_module
+from secateur.errors import CaptureError
+from secateur.graph.axes import leaves
+from secateur.graph.node import Node, Ref, refs_in
+from secateur.recover.layers import is_batch_norm, tensors_of
+from secateur.recover.lockstep import Pair, start
+from secateur.recover.step import Recovery, Subject, step
+
+
+@dataclass
+class _Statistics:
+    """Mean and sum of squared differences from it, of every channel."""
+
+    count: int
+    mean: Tensor
+    squares: Tensor
+
+    def add(self, values: Tensor) -> None:
+        """Join the values of one batch, in float64: [channels, values] (Chan et al., 1979)."""
+        count = values.shape[1]
+        mean = values.mean(1)
+        squares = (values - mean[:, None]).square().sum(1)
+        total, apart = self.count + count, mean - self.mean
+        self.mean = self.mean + apart * count / total
+        self.squares = self.squares + squares + apart.square() * self.count * count / total
+        self.count = total
+
+
+@step("batch-norm", needs_data=True)
+@torch.no_grad()
+def batch_norm(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
+    """Re-estimate the running statistics of every batch norm that lost channels reach.
+
+    Args:
+        subject: The cut model and where it comes from.
+
+    Returns:
+        A new model, and for each changed layer over how many values the statistics were taken.
+
+    Raises:
+        CaptureError: The model computes NaN or infinity.
+    """
+    graph = subject.groups.graph
+    cut = copy_module(subject.cut)
+    reached = _reached(subject)
+    nodes = [node for node in graph.nodes if is_batch_norm(graph, node) and _input(node) in reached]
+    if not nodes:
+        return cut, []
+    lockstep = start(subject, cut, [node.index for node in nodes], with_dense=False)
+    notes = [Recovery("batch-norm", "data", False, lockstep.note)] if lockstep.note else []
+    found: dict[int, _Statistics] = {}
+    named = tensors_of(cut)
+    for node in nodes:
+        held = node.args["running_mean"].value
+        for pair in lockstep.pairs:
+            pair.cut.advance(node.index)
+            values = _values(pair, node)
+            if held not in found:
+                none = torch.zeros_like(values[:, 0])
+                found[held] = _Statistics(0, none, none)
+            found[held].add(values)
+        # A layer that is called again takes the values of all calls together in the end.
+        _write(subject, named, node, found[held])
+    return cut, notes + [
+        _told(subject, node, found[node.args["running_mean"].value])
+        for node in {node.args["running_mean"].value: node for node in nodes}.values()
+    ]
+
+
+def _reached(subject: Subject) -> set[int]:
+    """The values that are not what they were, even at kept positions: something before them lost an input."""
+    findings = subject.groups.findings
+    changed = {held for held, mask in subject.keep.items() if not mask.all()}
+    reached: set[int] = set()
+    for node in subject.groups.graph.nodes:
+        sources = [ref.value for arg in node.args.values() for ref in refs_in(arg)]
+        results = [ref.value for ref in node.outputs if ref is not None]
+        read = {leaf for value in sources for dim in findings.dims[value] for leaf in leaves(dim)} & changed
+        left = {leaf for value in results for dim in findings.dims[value] for leaf in leaves(dim)}
+        statistics = {leaf for dim in findings.renormalised.get(node.index, ()) for leaf in leaves(dim)}
+        if read - left or statistics & changed or reached.intersection(sources):
+            reached.update(results)
+    return reached
+
+
+def _input(node: Node) -> int:
+    ref = node.args["input"]
+    assert isinstance(ref, Ref), "a batch norm reads a tensor"
+    return ref.value
+
+
+def _layer(subject: Subject, node: Node) -> str:
+    return subject.groups.graph.names[node.args["running_mean"].value][0].rpartition(".")[0]
+
+
+def _values(pair: Pair, node: Node) -> Tensor:
+    """What goes into the layer: [channels, values], in float64."""
+    values = pair.cut[_input(node)].movedim(1, 0).flatten(1).double()
+    if not bool(values.isfinite().all()):
+        name = pair.cut.tape.graph.names[node.args["running_mean"].value][0].rpartition(".")[0]
+        raise CaptureError(
+            f"what goes into {name} is not finite on batch {pair.number} of the data",
+            [str(node)],
+            "leave out what is not finite in the data, or find the layer that overflows",
+        )
+    return values
+
+
+def _write(subject: Subject, named: dict[str, Tensor], node: Node, found: _Statistics) -> None:
+    if found.count < 2:
+        return
+    names = subject.groups.graph.names
+    mean, variance = (named[names[node.args[arg].value][0]] for arg in ("running_mean", "running_var"))
+    mean.copy_(found.mean)
+    variance.copy_(found.squares / (found.count - 1))
+
+
+def _told(subject: Subject, node: Node, found: _Statistics) -> Recovery:
+    layer = _layer(subject, node)
+    if found.count < 2:
+        return Recovery("batch-norm", layer, False, "left alone: one value in each channel has no variance")
+    return Recovery(
+        "batch-norm", layer, False, f"mean and variance of {found.count:,} values in each channel"
+    )
