@@ -5,7 +5,7 @@ VENV ?= .venv
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test test-slow check format clean help
+.PHONY: setup demo demo-yolo test test-slow check format clean help
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,6 +14,9 @@ setup: $(VENV)/.installed  ## make the environment in .venv
 
 demo: setup  ## slim a VGG on handwritten digits: train, prune 70 %, prove, fine-tune, report
 	$(VENV)/bin/secateur demo --save demo
+
+demo-yolo: setup  ## train, prune and fine-tune a small YOLO on scenes of digits; table and pictures
+	$(VENV)/bin/secateur darknet demo --save demo-yolo
 
 test: $(VENV)/.installed-dev  ## run the tests and the examples in the documentation
 	$(VENV)/bin/python -m pytest
@@ -30,7 +33,7 @@ format: $(VENV)/.installed-dev  ## mend what can be mended by itself
 	$(VENV)/bin/python scripts/generate
 
 clean:  ## remove the environment and what the demo wrote
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo demo-yolo
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

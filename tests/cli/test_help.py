@@ -7,32 +7,49 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from secateur.cli.app import commands, make_app
+from secateur.cli.app import commands, each_command, make_app
 
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
-NAMES = sorted(commands)
+NAMES = sorted(each_command())
 
 
 def example_of(name):
-    words = " ".join((commands[name].__doc__ or "").split())
+    words = " ".join((each_command()[name].__doc__ or "").split())
     return shlex.split(words.partition("Example: ")[2])
+
+
+def click_command(name):
+    command = typer.main.get_command(make_app())
+    for word in name.split():
+        command = command.commands[word]
+    return command
 
 
 def test_help_lists_every_command(run):
     outcome = run("--help")
     assert outcome.code == 0
-    assert all(re.search(rf"^  {name} ", outcome.out, re.MULTILINE) for name in NAMES)
+    assert all(re.search(rf"^  {name} ", outcome.out, re.MULTILINE) for name in commands)
     assert {"demo", "inspect", "train", "prune", "finetune", "evaluate", "check", "bench", "report"} <= set(
         NAMES
     )
 
 
-@pytest.mark.parametrize("name", ["", *NAMES])
+def test_help_of_a_group_lists_every_verb(run):
+    outcome = run("darknet", "--help")
+    assert outcome.code == 0
+    verbs = {"make-digits", "convert", "train", "evaluate", "prune", "sweep", "finetune", "detect", "demo"}
+    assert verbs | {"quantise"} <= {name.partition(" ")[2] for name in NAMES}
+    for name in NAMES:
+        if name.startswith("darknet "):
+            assert re.search(rf"^  {name.partition(' ')[2]} ", outcome.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["", "darknet", *NAMES])
 def test_help_is_what_the_page_shows(run, name, monkeypatch):
     """`docs/commands.md` is the golden text; `scripts/generate` writes it."""
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERMINAL_WIDTH", "100")
-    outcome = run(*([name] if name else []), "--help")
+    outcome = run(*name.split(), "--help")
     shown = "\n".join(line.rstrip() for line in outcome.out.strip().splitlines())
     section = f"## secateur {name}".rstrip() + "\n\n```text\n"
     golden = PAGE.read_text().partition(section)[2].partition("\n```")[0]
@@ -46,27 +63,25 @@ def _words(text):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help_ends_with_an_example_that_parses(run, name):
-    outcome = run(name, "--help")
+    outcome = run(*name.split(), "--help")
     assert outcome.code == 0
     assert "Example: secateur" in outcome.out
     words = example_of(name)
-    assert words[:2] == ["secateur", name]
-    command = typer.main.get_command(make_app()).commands[name]
-    context = command.make_context(name, words[2:])
+    assert words[: 1 + len(name.split())] == ["secateur", *name.split()]
+    context = click_command(name).make_context(name, words[1 + len(name.split()) :])
     assert context.params
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_speaks_json_and_has_a_short_help(run, name):
-    outcome = run(name, "-h")
+    outcome = run(*name.split(), "-h")
     assert outcome.code == 0
     assert "--json" in outcome.out
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_says_what_it_is(name):
-    command = typer.main.get_command(make_app()).commands[name]
-    silent = [param.name for param in command.params if not getattr(param, "help", None)]
+    silent = [param.name for param in click_command(name).params if not getattr(param, "help", None)]
     assert silent == []
 
 

@@ -1,10 +1,11 @@
-"""The application: every module in `commands/` registers one command."""
+"""The application: every module in `commands/` registers one command, every folder in it a group of them."""
 
 import logging
 import sys
 import warnings
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -16,25 +17,60 @@ from secateur.registry import Registry
 typed: ContextVar[tuple[str, ...]] = ContextVar("typed")
 """The words after the program's name, for reports and plans that say what made them."""
 
-commands: Registry[Callable[..., None]] = Registry("command", "secateur.cli.commands")
+
+@dataclass(frozen=True)
+class Group:
+    """Commands that share a first word, such as `secateur darknet train`.
+
+    Attributes:
+        help: What they are for, in a line.
+        verbs: The commands by their second word.
+    """
+
+    help: str
+    verbs: Registry[Callable[..., None]]
+
+
+commands: Registry[Callable[..., None] | Group] = Registry("command", "secateur.cli.commands")
 
 
 def make_app() -> typer.Typer:
     """Build the application from the registered commands."""
-    app = typer.Typer(
-        name="secateur",
-        help="Prune any PyTorch network: couple, score, cut, prove, recover.",
+    app = _typer("secateur", "Prune any PyTorch network: couple, score, cut, prove, recover.", is_top=True)
+    app.callback()(_start)
+    for name, command in commands.items():
+        if isinstance(command, Group):
+            group = _typer(name, command.help)
+            for verb, function in command.verbs.items():
+                group.command(verb)(function)
+            app.add_typer(group, name=name)
+        else:
+            app.command(name)(command)
+    return app
+
+
+def each_command() -> dict[str, Callable[..., None]]:
+    """Every command by its words: "prune", "darknet prune"."""
+    found: dict[str, Callable[..., None]] = {}
+    for name, command in commands.items():
+        if isinstance(command, Group):
+            found |= {f"{name} {verb}": function for verb, function in command.verbs.items()}
+        else:
+            found[name] = command
+    return found
+
+
+def _typer(name: str, help: str, *, is_top: bool = False) -> typer.Typer:
+    return typer.Typer(
+        name=name,
+        help=help,
         no_args_is_help=True,
-        invoke_without_command=True,
+        invoke_without_command=is_top,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_start)
-    for name, command in commands.items():
-        app.command(name)(command)
-    return app
 
 
 def _start(

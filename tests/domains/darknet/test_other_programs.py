@@ -24,6 +24,7 @@ from secateur.domains.darknet import (
     decode,
     export,
     load_darknet,
+    prune_darknet,
     read_cfg,
     read_names,
     save_darknet,
@@ -144,6 +145,29 @@ def test_darknet_computes_the_same(name, pruned, tmp_path):
 def test_opencv_computes_the_same(name, pruned, cv2, tmp_path):
     model, images = network(name, pruned)
     assert difference(model, images, by_opencv(cv2, model, images, tmp_path)) < BOUND
+
+
+STRATEGIES = [
+    *((name, "extreme") for name in ("digits", "yolov3-tiny", "yolov4-tiny")),
+    *(
+        ("digits", strategy)
+        for strategy in ("normal", "regular", "slim", "tiny", "layers", "layers+channels")
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "strategy"), STRATEGIES)
+def test_both_programs_compute_what_each_strategy_leaves(name, strategy, cv2, tmp_path):
+    model, images = network(name, pruned=False)
+    pruned = prune_darknet(model, strategy, percent=0.6, check=False)
+    assert pruned.after.params < 0.95 * pruned.before.params
+    assert (len(pruned.model.layers) < len(model.layers)) == ("layers" in strategy)
+    assert difference(pruned.model, images, by_opencv(cv2, pruned.model, images, tmp_path)) < BOUND
+    if not Path(LIBRARY).exists():
+        pytest.skip(f"OpenCV agrees; no {LIBRARY}: apt-get install darknet (Debian) brings it")
+    # Debian's Darknet is older than groups of a route
+    plain = without_groups(pruned.model) if name == "yolov4-tiny" else pruned.model
+    assert difference(pruned.model, images, by_darknet(plain, images, tmp_path)[0]) < BOUND
 
 
 ODD = {

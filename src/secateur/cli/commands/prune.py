@@ -28,12 +28,16 @@ from secateur.cli.options import (
     require_other_folder,
     say,
 )
-from secateur.domains.classification.images import calibration
+from secateur.domains.classification.images import labelled
 from secateur.errors import RequestError
 from secateur.penalise.scales import prunable_scales
 from secateur.penalise.sparsity import near_zero_share
 from secateur.pipeline import Result, couple
 from secateur.pipeline import prune as prune_model
+from secateur.score import choose
+from secateur.score.aggregate import aggregates
+from secateur.score.criterion import criteria
+from secateur.score.normalise import normalisers
 from secateur.train.checkpoint import last_folder
 from secateur.write.checkpoint import load_state, read_state, save_model
 
@@ -56,7 +60,16 @@ def prune(
     channels: Annotated[
         list[str] | None, typer.Option(help="Share to remove by group, 'layer4.*=0.8'; may be repeated.")
     ] = None,
-    criterion: Annotated[str, typer.Option(help="bn-scale, l1, l2 or random.")] = "l2",
+    criterion: Annotated[str, typer.Option(help=f"How channels are scored: {', '.join(criteria)}.")] = "l2",
+    option: Annotated[
+        list[str] | None, typer.Option(help="Option of the criterion, such as n=1.5 of ln; may be repeated.")
+    ] = None,
+    aggregate: Annotated[
+        str | None, typer.Option(help=f"How the layers of a group are joined: {', '.join(aggregates)}.")
+    ] = None,
+    normalise: Annotated[
+        str | None, typer.Option(help=f"How groups compare: {', '.join(normalisers)}.")
+    ] = None,
     scope: Annotated[str, typer.Option(help="global, local or isomorphic.")] = "global",
     min_keep: Annotated[float, typer.Option(help="Share of each group that always stays.")] = 0.1,
     round_to: Annotated[int, typer.Option(help="Round kept counts up to a multiple of this.")] = 1,
@@ -75,7 +88,7 @@ def prune(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Images to recover with, without labels: digits, fashion-mnist, mnist, cifar10, ..."
+            help="Images for criteria (with labels) and recovery (without): digits, fashion-mnist, mnist, ..."
         ),
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="How many training images of --data to draw.")] = 1024,
@@ -111,7 +124,7 @@ def prune(
         macs=macs,
         params=params,
         channels=_shares(channels),
-        criterion=criterion,
+        criterion=choose(criterion, aggregate=aggregate, normalise=normalise, **model_arguments(option)),
         scope=scope,
         min_keep=min_keep,
         round_to=round_to,
@@ -127,8 +140,8 @@ def prune(
     emit(_numbers(replace(result, plan=plan), str(folder)), f"{result}\nwrote {folder}", as_json=as_json)
 
 
-def _drawn(name: str, folder: Path | None, download: bool, count: int, seed: int) -> list[Tensor]:
-    return calibration(load_data(name, folder, download, seed).train, count, seed)
+def _drawn(name: str, folder: Path | None, download: bool, count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    return labelled(load_data(name, folder, download, seed).train, count, seed)
 
 
 def _warn_of_cliff(model: nn.Module, example: Any, ratio: float) -> None:

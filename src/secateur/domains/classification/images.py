@@ -124,6 +124,8 @@ class Images:
 def calibration(images: Images, count: int, seed: int = 0) -> list[Float[Tensor, "n c h w"]]:
     """Draw images to recover a pruned network with; their labels stay behind.
 
+    See `labelled` for criteria that take gradients of a loss.
+
     Args:
         images: The training part.
         count: How many; all if there are fewer.
@@ -137,8 +139,20 @@ def calibration(images: Images, count: int, seed: int = 0) -> list[Float[Tensor,
         >>> [len(batch) for batch in calibration(load("digits").train, 100)]
         [64, 36]
     """
+    return [pixels for pixels, _ in labelled(images, count, seed)]
+
+
+def labelled(images: Images, count: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """Draw the images that `calibration` draws, with their labels.
+
+    Example:
+        >>> from secateur.domains.classification import load
+        >>> [labels.shape for _, labels in labelled(load("digits").train, 100)]
+        [torch.Size([64]), torch.Size([36])]
+    """
     chosen = torch.randperm(len(images), generator=_generator(seed))[:count]
-    return list(normalise(images.pixels[chosen], images.spec).split(64))
+    pixels = normalise(images.pixels[chosen], images.spec)
+    return list(zip(pixels.split(64), images.labels[chosen].split(64), strict=True))
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ from secateur.domains.darknet.header import Header
 from secateur.domains.darknet.heads import Head
 from secateur.domains.darknet.names import DataFile, read_data, read_names, write_data, write_names
 from secateur.domains.darknet.network import Darknet
+from secateur.domains.darknet.prune import DarknetPruned, prunable_scales, prune_darknet
 from secateur.domains.darknet.weights import load_darknet, load_weights, read_header, save_weights
 
 __all__ = [
     "Config",
     "Darknet",
+    "DarknetPruned",
     "DataFile",
     "Decoded",
     "Head",
@@ -24,6 +26,8 @@ __all__ = [
     "load_darknet",
     "load_weights",
     "parse_cfg",
+    "prunable_scales",
+    "prune_darknet",
     "read_cfg",
     "read_data",
     "read_header",

@@ -59,6 +59,11 @@ class Darknet(nn.Module):
         self._sources = tuple(layer.sources for layer in built)
         self._frees = _frees(self._sources, {head.index for head in self.heads})
 
+    @property
+    def sources(self) -> tuple[tuple[int, ...], ...]:
+        """For each layer the layers that it reads; -1 is the input."""
+        return self._sources
+
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> tuple[Tensor, ...]:
         """Compute the raw maps.
 

@@ -23,8 +23,8 @@ from secateur.cli.options import (
     require_other_folder,
 )
 from secateur.errors import RequestError
-from secateur.mask import report
 from secateur.mask import prune as mask_weights
+from secateur.mask import remove, report
 from secateur.write.checkpoint import load_state, read_state, save_model
 
 
@@ -78,12 +78,9 @@ def prune(
     for step in [given] if config is None else read_config(config):
         mask_weights(opened.model, **step)
     plan = opened.plan.model_copy(update={"command": command_line()})
-    target = opened.model
     if packed:
-        from secateur.mask import remove
-
-        target = remove(opened.model)
-    folder = save_model(target, plan, save, packed=packed)
+        remove(opened.model)
+    folder = save_model(opened.model, plan, save, packed=packed)
     found = report(opened.model)
     emit({**found.to_json(), "saved": str(folder)}, f"{found}\nwrote {folder}", as_json=as_json)
 
@@ -110,9 +107,8 @@ def read_config(path: Path) -> Sequence[Mapping[str, Any]]:
             f"cannot read {path}: {error}", do='write JSON such as {"method": "l1", "amount": 0.2}'
         ) from error
     steps = found if isinstance(found, list) else [found]
-    known = (
-        "method amount sparsity scope structure dim n select parameters with_bias seed".split()
-    )
+    known = ["method", "amount", "sparsity", "scope", "structure", "dim", "n", "select", "parameters"]
+    known += ["with_bias", "seed"]
     for step in steps:
         if not isinstance(step, dict):
             raise RequestError(f"{path} holds a {type(step).__name__}", do="write objects of arguments")

@@ -69,4 +69,5 @@ def _remove_from_file(source: Path, save: Path, as_json: bool) -> None:
     zeros = sum(int((plain[name] == 0).sum()) for name in names)
     size = sum(plain[name].numel() for name in names)
     numbers = {"tensors": names, "sparsity": zeros / max(size, 1), "saved": str(save)}
-    emit(numbers, f"{len(names)} masks baked in, {zeros / max(size, 1):.2%} zeros\nwrote {save}", as_json=as_json)
+    text = f"{len(names)} masks baked in, {zeros / max(size, 1):.2%} zeros\nwrote {save}"
+    emit(numbers, text, as_json=as_json)

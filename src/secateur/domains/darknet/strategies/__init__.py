@@ -1,0 +1,1 @@
+"""Pruning strategies, one a file: each registers itself under its name."""

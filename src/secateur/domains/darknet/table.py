@@ -1,0 +1,137 @@
+"""The table that compares a network's stages: dense, sparse, pruned, fine-tuned."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from secateur.domains.darknet.data import Loader
+from secateur.domains.darknet.export import save_darknet
+from secateur.domains.darknet.network import Darknet
+from secateur.domains.darknet.predict import evaluate_darknet
+from secateur.measure import latency
+from secateur.pipeline import measure
+
+__all__ = ["BATCH", "Stage", "measure_stage", "stage_table"]
+
+BATCH = 16
+"""Images of the larger of the two timed batches."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A network at one stage, as files and figures.
+
+    Attributes:
+        name: Such as "dense".
+        map50: Mean average precision at IoU 0.5, from 0 to 1.
+        map: Over IoU 0.5 to 0.95.
+        params: Parameters.
+        macs: Multiply-accumulates for one image of the input size.
+        size_bytes: Bytes of the `.weights` file.
+        latency_ms: Median milliseconds of one image, one thread.
+        latency_batch_ms: Median milliseconds of a batch of 16, one thread.
+        cfg: The cfg file.
+        weights: The weights file.
+    """
+
+    name: str
+    map50: float
+    map: float
+    params: int
+    macs: int
+    size_bytes: int
+    latency_ms: float
+    latency_batch_ms: float
+    cfg: Path
+    weights: Path
+
+    def numbers(self) -> dict[str, Any]:
+        """The figures for machines."""
+        return {
+            "map50": self.map50,
+            "map": self.map,
+            "params": self.params,
+            "macs": self.macs,
+            "size_bytes": self.size_bytes,
+            "latency_ms": self.latency_ms,
+            f"latency_ms_batch{BATCH}": self.latency_batch_ms,
+            "cfg": str(self.cfg),
+            "weights": str(self.weights),
+        }
+
+
+def measure_stage(name: str, model: Darknet, loader: Loader, folder: Path, *, repeats: int = 30) -> Stage:
+    """Write a network as `<folder>/<name>.cfg` and `.weights`, and measure it.
+
+    Args:
+        name: The stage's name.
+        model: The network; not changed.
+        loader: Batches of the validation images, not augmented.
+        folder: Where to write.
+        repeats: Timed passes for each latency.
+
+    Returns:
+        Its figures.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg, weights = save_darknet(model, folder / name)
+    found = evaluate_darknet(model, loader)
+    device = next(model.parameters()).device
+    height, width = loader.size
+    batch = torch.zeros(BATCH, 3, height, width, device=device)
+    cost = measure(model, batch[:1])
+    return Stage(
+        name=name,
+        map50=found.map50,
+        map=found.map,
+        params=cost.params,
+        macs=cost.macs,
+        size_bytes=weights.stat().st_size,
+        latency_ms=latency(model, batch[:1], repeats=repeats).median_ms,
+        latency_batch_ms=latency(model, batch, repeats=max(3, repeats // 3)).median_ms,
+        cfg=cfg,
+        weights=weights,
+    )
+
+
+def stage_table(stages: Sequence[Stage]) -> str:
+    """Show stages one below the other; shares are of the first.
+
+    Args:
+        stages: At least one.
+
+    Returns:
+        Text of at most 110 columns.
+
+    Example:
+        >>> stage = Stage("dense", 0.9, 0.5, 100, 1000, 420, 1.5, 16.0, Path("d.cfg"), Path("d.weights"))
+        >>> print(stage_table([stage]).splitlines()[3])
+        │ dense │  0.9000 │ 0.5000 │ 100 (100 %) │ 1,000 (100 %) │ 420 (100 %) │  1.50 │     16.0 │
+    """
+    table = Table("", title_justify="left")
+    for head in ("mAP@0.5", "mAP", "parameters", "MACs", "bytes", "ms", f"ms for {BATCH}"):
+        table.add_column(head, justify="right")
+    first = stages[0]
+    for stage in stages:
+        shares = [
+            f"{getattr(stage, key):,} ({getattr(stage, key) / getattr(first, key):.0%})".replace("%", " %")
+            for key in ("params", "macs", "size_bytes")
+        ]
+        table.add_row(
+            stage.name,
+            f"{stage.map50:.4f}",
+            f"{stage.map:.4f}",
+            *shares,
+            f"{stage.latency_ms:.2f}",
+            f"{stage.latency_batch_ms:.1f}",
+        )
+    console = Console(width=110, file=io.StringIO(), color_system=None)
+    console.print(table)
+    output: Any = console.file
+    return output.getvalue().rstrip()
