@@ -1,6 +1,7 @@
 """The bridge from masks to cuts: channels that are dead in a masked model are removed for real, exactly."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from secateur.capture.inputs import as_call, cast_inputs, map_inputs, output_ten
 from secateur.capture.meta import placed, require_values
 from secateur.capture.record import recording_context
 from secateur.capture.unwrap import unwrap
+from secateur.check.numbers import random_like
 from secateur.errors import CheckError, CutError, RequestError, SecateurError
 from secateur.mask.dead import find_dead
 from secateur.pipeline import couple, plan_model
@@ -25,16 +27,17 @@ def plan_from_masks(
     """Plan the cut of every channel that masks have made superfluous.
 
     A channel is superfluous if wherever it is summed over it, or what reads it, is zero for every input: its
-    weights and bias are masked and nothing in between (a batch norm's shift, a sigmoid) makes it a constant, or
-    all that reads it is masked. So the cut model computes what the masked one does, to the last bit of
+    weights and bias are masked and nothing in between (a batch norm's shift, a sigmoid) makes it a constant,
+    or all that reads it is masked. So the cut model computes what the masked one does, to the last bit of
     rounding, in eval mode. Zeros count whether a mask makes them or not.
 
     Args:
-        model: A model with masks, ours or those of `torch.nn.utils.prune`, or with zeros; not changed. The plan
-            is for this very model: of a masked one it cuts weights and masks alike, and the result goes on
-            being masked; `mask.remove` first makes a plan for the plain architecture.
+        model: A model with masks, ours or those of `torch.nn.utils.prune`, or with zeros; not changed. The
+            plan is for this very model: of a masked one it cuts weights and masks alike, and the result goes
+            on being masked; `mask.remove` first makes a plan for the plain architecture.
         example_inputs: A tensor, a tuple of positional inputs or a dict of keyword inputs.
-        axes: Where two axes multiply, such as heads and their width, what is cut: "heads", "widths" or "both".
+        axes: Where two axes multiply, such as heads and their width, what is cut: "heads", "widths" or
+            "both".
         check: Run both models in float64 on random inputs and compare.
         seed: For the random numbers.
 
@@ -63,8 +66,8 @@ def plan_from_masks(
         raise RequestError(
             "no channel of the model is dead",
             [
-                "a channel is dead if its weights and bias are zero and no batch norm or activation makes it a "
-                "constant, or if all that reads it is zero",
+                "a channel is dead if its weights and bias are zero and no batch norm or activation makes it "
+                "a constant, or if all that reads it is zero",
                 f"{len(groups.prunable)} groups were looked at",
             ],
             "mask whole channels: structure='structured', with their bias and batch norm",
@@ -126,11 +129,7 @@ def _compare(model: nn.Module, cut: nn.Module, example_inputs: Any, seed: int) -
         generator = torch.Generator().manual_seed(seed + draw)
         inputs = map_inputs(
             cast_inputs(example_inputs, torch.float64),
-            lambda leaf, generator=generator: (
-                torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf)
-                if leaf.is_floating_point()
-                else leaf
-            ),
+            partial(random_like, generator=generator),
         )
         results = []
         for one in (model, cut):

@@ -1,4 +1,4 @@
-"""Masks on weights, on top of `torch.nn.utils.prune`: what it has, and what its users have asked for since."""
+"""Masks on weights, on top of `torch.nn.utils.prune`: what it has, and what its users have asked for."""
 
 from torch.nn.utils.prune import is_pruned
 

@@ -28,8 +28,10 @@ class Amount:
             RequestError: More than there are.
 
         Example:
-            >>> Amount(0.2).count(100, 50), Amount(0.8, is_total=True).count(100, 50), Amount(7).count(100, 50)
-            (10, 30, 7)
+            >>> Amount(0.2).count(100, 50), Amount(7).count(100, 50)
+            (10, 7)
+            >>> Amount(0.8, is_total=True).count(100, 50)
+            30
         """
         if self.is_total:
             wanted = self.value if isinstance(self.value, numbers.Integral) else round(self.value * units)

@@ -86,8 +86,8 @@ def choose(
 
     Args:
         model: Any module.
-        select: Patterns of module names such as "layer1.*", or of parameters such as "*.bias"; module types; a
-            predicate of a parameter's name and its module; or pairs of a module and a parameter's name, as
+        select: Patterns of module names such as "layer1.*", or of parameters such as "*.bias"; module types;
+            a predicate of a parameter's name and its module; or pairs of a module and a parameter's name, as
             `torch.nn.utils.prune.global_unstructured` takes them. None and patterns of modules with a
             wildcard leave out embeddings and norms: what has a weight of one dim.
         parameters: Names of parameters in their modules, "weight" and "bias". Patterns that name a parameter
@@ -191,9 +191,9 @@ def _pattern_test(pattern: str, parameters: Sequence[str]) -> _Test:
 
 
 def _require_all_used(model: nn.Module, select: Selector, used: Sequence[bool]) -> None:
-    if select is None or callable(select) or all(used):
-        if not (isinstance(select, type) and not any(used)):
-            return
+    is_predicate = callable(select) and not isinstance(select, type)
+    if select is None or is_predicate or all(used):
+        return
     items = list(select) if isinstance(select, (list, tuple)) and not _is_pair(select) else [select]
     unused = next(item for item, was_used in zip(items, used, strict=True) if not was_used)
     shown = unused if isinstance(unused, str) else getattr(unused, "__name__", repr(unused))

@@ -18,8 +18,8 @@ class Criterion:
 
     Attributes:
         score: From a masked weight and what was gathered about it to a score for each entry.
-        needs: "" for the weight alone, "inputs" for the norms of the layer's inputs (in the weight's shape, or
-            one that broadcasts), "gradients" for what `gather` made of gradients (in the weight's shape).
+        needs: "" for the weight alone, "inputs" for the norms of the layer's inputs (in the weight's shape),
+            "gradients" for what `gather` made of gradients (in the weight's shape).
         gather: Makes of a weight and its gradient on one batch what is summed over the batches.
         structure: Which structure the authors used.
     """

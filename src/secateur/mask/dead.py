@@ -6,14 +6,14 @@ it (the next layer's weights of this input). Which values are zero whatever the 
 model beside its record on *generic* numbers:
 
 * inputs are random, weights are what they are;
-* an element-wise function that is not linear (ReLU, GELU, sigmoid) gives f(0) where all its operands are zero,
-  and a fresh random number elsewhere; so a ReLU that happens to be off for these inputs counts as on;
+* an element-wise function that is not linear (ReLU, GELU, sigmoid) gives f(0) where all its operands are
+  zero, and a fresh random number elsewhere; so a ReLU that happens to be off for these inputs counts as on;
 * everything else is computed. A sum of products of random numbers is zero only if each product is, with
   probability 1 (the Schwartz-Zippel lemma).
 
-What is zero then is zero for every input. A dead channel makes the weights that compute it superfluous, so the
-search is repeated with them at zero until nothing more dies. Channels whose removal would change a statistic
-(layer norm, softmax) stay.
+What is zero then is zero for every input. A dead channel makes the weights that compute it superfluous, so
+the search is repeated with them at zero until nothing more dies. Channels whose removal would change a
+statistic (layer norm, softmax) stay.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,18 +32,48 @@ from secateur.graph.keep import keep_mask, positions
 from secateur.graph.node import refs_in
 
 _LINEAR = {
-    f"aten.{name}"
-    for name in (
-        "add sub rsub mul div neg negative subtract multiply divide addcmul addcdiv lerp clone to _to_copy "
-        "detach alias contiguous copy lift lift_fresh lift_fresh_copy dropout feature_dropout "
-        "alpha_dropout feature_alpha_dropout prelu rrelu leaky_relu"
-    ).split()
+    "aten.add",
+    "aten.sub",
+    "aten.rsub",
+    "aten.mul",
+    "aten.div",
+    "aten.neg",
+    "aten.negative",
+    "aten.subtract",
+    "aten.multiply",
+    "aten.divide",
+    "aten.addcmul",
+    "aten.addcdiv",
+    "aten.lerp",
+    "aten.clone",
+    "aten.to",
+    "aten._to_copy",
+    "aten.detach",
+    "aten.alias",
+    "aten.contiguous",
+    "aten.copy",
+    "aten.lift",
+    "aten.lift_fresh",
+    "aten.lift_fresh_copy",
+    "aten.dropout",
+    "aten.feature_dropout",
+    "aten.alpha_dropout",
+    "aten.feature_alpha_dropout",
+    "aten.prelu",
+    "aten.rrelu",
+    "aten.leaky_relu",
 }
 """Element-wise operators that make no zero out of numbers that are not."""
 
 _MIXING = {
-    f"aten.{name}"
-    for name in "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split()
+    "aten.lstm",
+    "aten.gru",
+    "aten.rnn_tanh",
+    "aten.rnn_relu",
+    "aten.lstm_cell",
+    "aten.gru_cell",
+    "aten.rnn_tanh_cell",
+    "aten.rnn_relu_cell",
 }
 """Operators that sum over positions which they return."""
 
@@ -191,10 +221,10 @@ def _zero(model: nn.Module, groups: Groups, dead: Mapping[str, list[int]]) -> No
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.is_floating_point():
-                for at, dim in enumerate(groups.dims(name)):
+                for place, dim in enumerate(groups.dims(name)):
                     if any(leaf in keep for leaf in leaves(dim)):
                         gone = torch.from_numpy((~keep_mask(dim, keep)).nonzero()[0])
-                        parameter.index_fill_(at, gone.to(parameter.device), 0)
+                        parameter.index_fill_(place, gone.to(parameter.device), 0)
 
 
 def _leave_enough(groups: Groups, dead: Mapping[str, list[int]]) -> dict[str, list[int]]:

@@ -21,7 +21,7 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 
 def run_model(model: nn.Module, batch: Any) -> Any:
-    """Run a model on a batch: a tensor, a dict of keyword inputs, or a tuple whose first item is the input."""
+    """Run a model on a batch: a tensor, a dict of keyword inputs, or a tuple that begins with the input."""
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(batch[0] if isinstance(batch, (tuple, list)) else batch)

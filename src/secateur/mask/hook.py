@@ -98,7 +98,7 @@ class MaskHook(torch_prune.PruningContainer):
 class _Refresh:
     """Renews the masked tensors of modules that are used without being called.
 
-    `nn.MultiheadAttention` reads the weights of its `out_proj` and never calls it, so a hook there never runs.
+    `nn.MultiheadAttention` reads the weights of its `out_proj` and never calls it: a hook there never runs.
     """
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:

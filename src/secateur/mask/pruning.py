@@ -239,7 +239,8 @@ class _Request:
         found = function(target.name, target.value)
         if tuple(found.shape) != tuple(target.orig.shape):
             raise RequestError(
-                f"the scores of {target.name} are {list(found.shape)}, the parameter {list(target.orig.shape)}",
+                f"the scores of {target.name} are {list(found.shape)}, "
+                f"the parameter {list(target.orig.shape)}",
                 do="return one score for each entry",
             )
         return found

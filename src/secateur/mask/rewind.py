@@ -1,7 +1,8 @@
 """Lottery tickets: train, mask, and go back to where training began, with the mask kept.
 
 References:
-    Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, section 1. https://arxiv.org/abs/1803.03635
+    Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, section 1.
+    https://arxiv.org/abs/1803.03635
     Frankle et al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis", ICML 2020, section 4
     (rewinding to epoch k). https://arxiv.org/abs/1912.05671
 """

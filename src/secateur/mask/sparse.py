@@ -1,14 +1,15 @@
 """Sparse kernels: a mask alone makes nothing faster, these may.
 
 A dense kernel multiplies by zeros as fast as by anything else. On the CPU PyTorch multiplies matrices in
-compressed sparse rows (CSR); that pays only above a sparsity which depends on the machine and the sizes, so it is
-measured, not assumed (`break_even`). GPUs from Ampere on multiply 2:4 matrices at up to twice the speed.
+compressed sparse rows (CSR); that pays only above a sparsity which depends on the machine and the sizes, so
+it is measured, not assumed (`break_even`). GPUs from Ampere on have kernels for 2:4 matrices.
 """
 
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -66,8 +67,9 @@ class SparseLinear(nn.Module):
                 check_invariants=False,
             )
             product = (matrix @ rows.T).T
-        if self.bias is not None:
-            product = product + self.bias
+        bias = self._buffers["bias"]
+        if bias is not None:
+            product = product + bias
         return product.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
@@ -153,7 +155,7 @@ def break_even(
             linear.weight.copy_(weight * (torch.rand(weight.shape, generator=generator) >= sparsity))
         sparse = SparseLinear(linear)
         with torch.inference_mode():
-            if _median(lambda layer=sparse: layer(x), repeats) >= dense:
+            if _median(partial(sparse, x), repeats) >= dense:
                 break
         found = sparsity
     return found
@@ -174,7 +176,7 @@ def use_semi_structured(model: nn.Module) -> nn.Module:
     """Make a model whose 2:4 linear layers run on sparse tensor cores.
 
     Args:
-        model: On a GPU, in float16, bfloat16 or int8, its linear layers masked 2:4 or not at all; not changed.
+        model: On a GPU, in float16, bfloat16 or int8, linear layers masked 2:4 or not at all; not changed.
 
     Returns:
         A new model, its masks baked in; layers that are not 2:4 or too small stay dense.

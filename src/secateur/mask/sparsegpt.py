@@ -1,9 +1,9 @@
 """SparseGPT: mask column by column, and let the columns that follow make up for it.
 
 With H = X^T X + damping of a layer's inputs and U the upper Cholesky factor of H^-1, the weights are swept
-from left to right. Masking W[:, j] leaves the error W[:, j] / U[j, j], and the optimal change of all later columns
-is minus that error times U[j, j+1:]. What is masked is chosen for a block of columns at a time, by the
-smallest W[:, j]^2 / U[j, j]^2, or for each group of m columns where n:m is asked.
+from left to right. Masking W[:, j] leaves the error W[:, j] / U[j, j], and the optimal change of all later
+columns is minus that error times U[j, j+1:]. What is masked is chosen for a block of columns at a time, by
+the smallest W[:, j]^2 / U[j, j]^2, or for each group of m columns where n:m is asked.
 
 References:
     Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
@@ -23,6 +23,13 @@ from secateur.mask.choose import Target
 from secateur.mask.evidence import Loss, gather_inputs
 from secateur.mask.structure import Structure
 
+_BLOCK = 128
+"""The authors' choice for layers of thousands of columns.
+
+What is masked is chosen for a whole block at once, as if all later columns stayed to make up for it; in a
+narrow layer a block of 128 would be all of it, and half of those columns go.
+"""
+
 
 def sweep_layers(
     model: nn.Module,
@@ -33,7 +40,7 @@ def sweep_layers(
     *,
     loss: Loss | None = None,
     damp: float = 0.01,
-    block: int = 128,
+    block: int | None = None,
 ) -> Iterable[tuple[Target, Tensor]]:
     """Sweep layer after layer; each sees the inputs that the masked layers before it make.
 
@@ -48,7 +55,7 @@ def sweep_layers(
         data: Batches.
         loss: How a batch is run.
         damp: Share of the mean diagonal that is added to H.
-        block: Columns among which the masked entries are chosen.
+        block: Columns among which the masked entries are chosen; None for an eighth of them, at most 128.
 
     Yields:
         Each tensor with its new mask.
@@ -90,7 +97,7 @@ def sweep(
     *,
     structure: Structure,
     damp: float = 0.01,
-    block: int = 128,
+    block: int | None = None,
 ) -> tuple[Float[Tensor, "rows columns"], Bool[Tensor, "rows columns"]]:
     """Mask one matrix and update what stays.
 
@@ -101,7 +108,7 @@ def sweep(
         share: Of the entries that are left in each block, how many go; not used for n:m.
         structure: Unstructured or n:m.
         damp: Share of the mean diagonal that is added to the moment.
-        block: Columns among which entries compare.
+        block: Columns among which entries compare; None for an eighth of them, at most 128.
 
     Returns:
         The new weight and which entries stay.
@@ -110,7 +117,8 @@ def sweep(
         >>> from secateur.mask.structure import read_structure
         >>> x = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 0.1]]).double()
         >>> w, keep = torch.tensor([[1.0, 2.0]]).double(), torch.ones(1, 2).bool()
-        >>> new, kept = sweep(w, x.T @ x, keep, 0.5, structure=read_structure('unstructured'), damp=1e-9)
+        >>> whole = read_structure("unstructured")
+        >>> new, kept = sweep(w, x.T @ x, keep, 0.5, structure=whole, damp=1e-9, block=2)
         >>> kept.tolist(), [round(value, 2) for value in new[0].tolist()]
         ([[False, True]], [0.0, 3.0])
     """
@@ -118,13 +126,17 @@ def sweep(
     columns = weight.shape[1]
     factor = _factor(moment, weight, damp)
     keep = alive.clone()
+    gone = 0
     step = structure.group or 1
+    block = block or min(_BLOCK, columns // 8)
     block = max(block - block % step, step)
     for start in range(0, columns, block):
         end = min(start + block, columns)
         diagonal = factor.diagonal()[start:end]
         if not structure.is_fixed:
-            keep[:, start:end] = _keep_block(weight[:, start:end] / diagonal, keep[:, start:end], share)
+            due = round(share * int(alive[:, :end].sum())) - gone  # rounded over all blocks so far
+            keep[:, start:end] = _keep_block(weight[:, start:end] / diagonal, keep[:, start:end], due)
+            gone += due
         errors = torch.zeros_like(weight[:, start:end])
         for at in range(start, end):
             if structure.is_fixed and (at - start) % structure.group == 0:
@@ -151,10 +163,10 @@ def _factor(moment: Tensor, weight: Tensor, damp: float) -> Float[Tensor, "colum
     return torch.linalg.cholesky(inverse, upper=True)
 
 
-def _keep_block(relative: Tensor, alive: Tensor, share: float) -> Tensor:
-    """Which entries of a block stay: all but the lowest share of those that are left."""
+def _keep_block(relative: Tensor, alive: Tensor, count: int) -> Tensor:
+    """Which entries of a block stay: all but the lowest `count` of those that are left."""
     keep = alive.clone()
-    count = round(share * int(alive.sum()))
+    count = min(count, int(alive.sum()))
     if count:
         scores = (relative**2).masked_fill(~alive, torch.inf)
         keep.view(-1)[torch.topk(scores.flatten(), count, largest=False).indices] = False

@@ -13,7 +13,8 @@ def masked_names(tensors: Mapping[str, Tensor]) -> list[str]:
 
     Example:
         >>> import torch
-        >>> masked_names({"a.weight_orig": torch.ones(1), "a.weight_mask": torch.ones(1), "b_mask": torch.ones(1)})
+        >>> one = torch.ones(1)
+        >>> masked_names({"a.weight_orig": one, "a.weight_mask": one, "b_mask": one})
         ['a.weight']
     """
     found = (name.removesuffix(MASK) for name in tensors if name.endswith(MASK))
@@ -32,5 +33,5 @@ def put_masks(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         path, _, parameter = name.rpartition(".")
         module = modules.get(path)
         if module is not None and module._parameters.get(parameter) is not None:
-            mask = tensors[name + MASK].to(module._parameters[parameter].device)  # type: ignore[union-attr]
+            mask = tensors[name + MASK].to(module._parameters[parameter].device)
             torch_prune.custom_from_mask(module, parameter, mask)

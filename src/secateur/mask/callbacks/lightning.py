@@ -1,18 +1,22 @@
 """Masks as a callback of Lightning."""
 
+import importlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
 from torch import nn
 
 from secateur.mask.gradual import Stepper
 
 Make = Callable[[nn.Module, torch.optim.Optimizer], Stepper]
 
+# Without the library there is no Trainer to call us, and any base class will do.
+_Base: Any = importlib.import_module("lightning.pytorch").Callback if find_spec("lightning") else object
 
-class MaskCallback(Callback):  # type: ignore[misc, unused-ignore]
+
+class MaskCallback(_Base):
     """Drives a stepper, such as `Gradual` or `RigL`, from a `Trainer`.
 
     A callback may be used again: each fit begins with a new stepper, and masks that the model has stay.

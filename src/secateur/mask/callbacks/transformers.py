@@ -1,19 +1,23 @@
 """Masks as a callback of Hugging Face's `Trainer`."""
 
+import importlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
 
 from secateur.capture.unwrap import unwrap
 from secateur.mask.gradual import Stepper
 
 Make = Callable[[nn.Module, torch.optim.Optimizer], Stepper]
 
+# Without the library there is no Trainer to call us, and any base class will do.
+_Base: Any = importlib.import_module("transformers").TrainerCallback if find_spec("transformers") else object
 
-class MaskCallback(TrainerCallback):
+
+class MaskCallback(_Base):
     """Drives a stepper, such as `Gradual` or `RigL`, from a `Trainer`.
 
     A callback may be used again: each training begins with a new stepper, and masks that the model has stay.

@@ -3,7 +3,8 @@
     1 - s(t) = (1 - s_start) * ((1 - s_end) / (1 - s_start))^t
 
 References:
-    Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, section 1. https://arxiv.org/abs/1803.03635
+    Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, section 1.
+    https://arxiv.org/abs/1803.03635
 """
 
 from secateur.mask.schedule import schedules
