@@ -7,10 +7,12 @@ from secateur.check import Verdict
 from secateur.couple import Group, Groups
 from secateur.depth import Dropped, drop_blocks
 from secateur.measure import Cost, Latency, latency
-from secateur.pipeline import Result, couple, measure, prune, save
+from secateur.pipeline import couple, measure, prune
 from secateur.pipeline import plan_model as plan
-from secateur.pipeline import recover_result as recover
 from secateur.plan import Plan
+from secateur.result import Result, save
+from secateur.result import recover_result as recover
+from secateur.score import choose as criterion
 from secateur.write.checkpoint import load_model as load
 from secateur.write.stream import Streamed, stream
 
@@ -26,6 +28,7 @@ __all__ = [
     "Verdict",
     "carry",
     "couple",
+    "criterion",
     "drop_blocks",
     "errors",
     "latency",

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from secateur.cut.slicing import slice_tensor
 from secateur.errors import CarryWarning, RequestError
 from secateur.graph.keep import Mask
-from secateur.pipeline import Result
+from secateur.result import Result
 
 _OF_GROUPS = {"params", "param_names"}
 

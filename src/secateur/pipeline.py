@@ -3,102 +3,31 @@
 model, example -> capture -> couple -> score -> select -> plan -> cut -> check -> result
 """
 
-import io
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from secateur.capture import capture
-from secateur.capture.batches import batches
-from secateur.capture.copies import copy_module
+from secateur.capture.batches import Samples, batches
 from secateur.capture.meta import is_on_meta, placed, require_values
 from secateur.capture.record import record
 from secateur.capture.unwrap import unwrap, warn_of_compiled
-from secateur.check import Verdict, keep_masks
 from secateur.couple import Groups, couple_graph, has_unused_parameters, read_in_training_only
 from secateur.errors import NoEffectWarning, PathError, RequestError, UnstablePathError
 from secateur.graph.node import Graph
-from secateur.mask.hook import is_masked
-from secateur.mask.state import remove
 from secateur.measure import Cost, cost_of
-from secateur.plan import Plan, identity_plan, make_plan
-from secateur.recover import MEMORY_BYTES, Recovered, Recovery, Subject
+from secateur.plan import Plan, make_plan
 from secateur.recover import choose as choose_steps
-from secateur.recover import recover as run_recovery
-from secateur.recover import table as recovery_table
-from secateur.score import Scores, score
+from secateur.result import Result, recover_result
+from secateur.score import Criterion, Scores, require_data, score
 from secateur.score.criterion import Scorer
 from secateur.select import Budget, Selection, select, select_exactly
 from secateur.settle import Attempt, Settler
-from secateur.write.checkpoint import save_model
 from secateur.write.shards import open_shards
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What `prune` returns.
-
-    Attributes:
-        model: A new, smaller model of the same class.
-        plan: What was kept; applies to any model of the original architecture.
-        verdict: The proof; None if it was not asked for.
-        before: Cost of the original.
-        after: Cost of the cut model.
-        groups: The groups of the original, for questions of why.
-        original: The uncut model as it was given, for `recover`.
-        example_inputs: The inputs it was recorded on.
-        recovered: What each recovery step did to each layer.
-        errors: With data, the output error before and after each recovery step.
-    """
-
-    model: nn.Module = field(repr=False)
-    plan: Plan = field(repr=False)
-    verdict: Verdict | None
-    before: Cost
-    after: Cost
-    groups: Groups = field(repr=False)
-    original: nn.Module = field(repr=False)
-    example_inputs: Any = field(repr=False)
-    recovered: tuple[Recovery, ...] = ()
-    errors: tuple[Recovered, ...] = ()
-
-    def table(self) -> Table:
-        """The table that `print` shows."""
-        table = Table("", "before", "after", "left", title=f"pruned {self.plan.model}", title_justify="left")
-        rows = [
-            ("parameters", self.before.params, self.after.params),
-            ("MACs", self.before.macs, self.after.macs),
-            ("bytes", self.before.size_bytes, self.after.size_bytes),
-            ("channels", *_channels(self.plan)),
-        ]
-        for name, before, after in rows:
-            table.add_row(name, f"{before:,}", f"{after:,}", f"{after / max(before, 1):.1%}")
-        return table
-
-    def __str__(self) -> str:
-        console = Console(width=110, file=io.StringIO(), color_system=None)
-        console.print(self.table())
-        console.print(f"asked {self.plan.requested}; removed {self.plan.achieved:.1%} of the channels")
-        console.print(
-            f"groups that could be cut: {len(self.plan.groups)}, left alone: {len(self.plan.reasons)}"
-        )
-        console.print(f"check: {self.verdict or 'not asked for'}")
-        for recovery in self.recovered:
-            console.print(str(recovery), soft_wrap=True)
-        if self.errors:
-            console.print(recovery_table(self.errors), soft_wrap=True)
-        output: Any = console.file
-        return output.getvalue().rstrip()
-
-
-def _channels(plan: Plan) -> tuple[int, int]:
-    return sum(group.size for group in plan.groups), sum(len(group.keep) for group in plan.groups)
 
 
 def couple(model: nn.Module, example_inputs: Any, protect: Sequence[str] = (), axes: str = "heads") -> Groups:
@@ -157,7 +86,7 @@ def prune(
     params: float | None = None,
     channels: Mapping[str, float] | None = None,
     keep: Mapping[str, Sequence[int]] | None = None,
-    criterion: str | Scorer = "l2",
+    criterion: str | Scorer | Criterion = "l2",
     scope: str = "global",
     round_to: int = 1,
     min_keep: float = 0.1,
@@ -179,14 +108,16 @@ def prune(
         channels: Share of channels to remove by group pattern; other groups stay whole.
         keep: Instead of a budget exactly the indices to keep, by group name; other groups stay whole, and
             criterion, scope, round_to and min_keep do not count.
-        criterion: "l1", "l2", "bn-scale", "random", or a callable from a group's view to scores.
+        criterion: A registered name such as "l2", "bn-scale", "activation-mean", "taylor" or "jacobian"; what
+            `secateur.criterion` returns for a name with options; or a callable from a group's view to scores.
         scope: How channels compare: "global", "local" or "isomorphic".
         round_to: Kept counts are rounded up to a multiple of this; 8 suits most hardware.
         min_keep: Share of each group that always stays, at least one channel.
         protect: Patterns of module or parameter names whose tensors must keep their shapes.
         axes: Where two axes multiply, such as heads and their width, what is cut: "heads" (whole blocks),
             "widths" (inside each block) or "both".
-        data: Batches of inputs for recovery steps, as for `recover`.
+        data: Batches for criteria that look at activations or gradients, and for recovery steps: a loader,
+            list or generator, as for `recover`. Labels beside the inputs are for gradients.
         recover: Recovery steps to run after the check, such as ["absorb", "refit"]; None leaves the kept
             weights bit-equal to the original's.
         check: Prove that the cut model computes what the masked one does.
@@ -209,6 +140,10 @@ def prune(
     """
     budget = Budget.of(ratio=ratio, macs=macs, params=params, channels=channels, keep=keep)
     model = unwrap(model)
+    require_data(criterion, data is not None)
+    if isinstance(data, Iterator):
+        data = list(data)  # criterion and recovery both read it
+    samples = None if data is None else Samples(data, model, example_inputs)
     if recover:  # what makes no sense is better refused before the work than after
         recover = choose_steps(recover, has_data=data is not None)
         data = batches(data, model, example_inputs)
@@ -216,7 +151,7 @@ def prune(
     if check:
         require_values(model)
     asked = _Request(budget, criterion, scope, round_to, min_keep, tuple(_listed(protect)), axes, seed)
-    groups, attempt = _settle(model, example_inputs, asked, check=check)
+    groups, attempt = _settle(model, example_inputs, asked, check=check, samples=samples)
     # What was recorded has all its buffers on the meta device; the model's own may have values.
     cut = attempt.plan.apply(model) if is_on_meta(model) else attempt.model
     result = Result(
@@ -242,12 +177,13 @@ def plan_model(
     params: float | None = None,
     channels: Mapping[str, float] | None = None,
     keep: Mapping[str, Sequence[int]] | None = None,
-    criterion: str | Scorer = "l2",
+    criterion: str | Scorer | Criterion = "l2",
     scope: str = "global",
     round_to: int = 1,
     min_keep: float = 0.1,
     protect: Sequence[str] = (),
     axes: str = "heads",
+    data: Iterable[Any] | None = None,
     seed: int = 0,
 ) -> Plan:
     """Plan a cut without making it, of a model that may be too large for the memory.
@@ -273,6 +209,7 @@ def plan_model(
         protect: Patterns of module or parameter names whose tensors must keep their shapes.
         axes: Where two axes multiply, such as heads and their width, what is cut: "heads" (whole blocks),
             "widths" (inside each block) or "both".
+        data: Batches for criteria that look at activations or gradients; the model must have values.
         seed: For criteria that draw.
 
     Returns:
@@ -296,7 +233,9 @@ def plan_model(
     asked = _Request(budget, criterion, scope, round_to, min_keep, tuple(_listed(protect)), axes, seed)
     stored = None if weights is None else open_shards(weights)
     model = unwrap(model)
-    return _settle(model, example_inputs, asked, check=False, stored=stored)[1].plan
+    require_data(criterion, data is not None)
+    samples = None if data is None else Samples(data, model, example_inputs)
+    return _settle(model, example_inputs, asked, check=False, stored=stored, samples=samples)[1].plan
 
 
 @dataclass(frozen=True)
@@ -304,7 +243,7 @@ class _Request:
     """What a user asks for, as `prune` explains it."""
 
     budget: Budget
-    criterion: str | Scorer
+    criterion: str | Scorer | Criterion
     scope: str
     round_to: int
     min_keep: float
@@ -324,6 +263,7 @@ def _settle(
     *,
     check: bool,
     stored: Mapping[str, Tensor] | None = None,
+    samples: Samples | None = None,
 ) -> tuple[Groups, Attempt]:
     """Couple, score, select and cut, until the cut is right.
 
@@ -333,11 +273,11 @@ def _settle(
     model, example_inputs = placed(model, example_inputs)
     try:
         try:
-            return _settle_on(model, example_inputs, "auto", asked, check, stored)
+            return _settle_on(model, example_inputs, "auto", asked, check, stored, samples)
         except UnstablePathError:
-            return _settle_on(model, example_inputs, "auto", asked, check, stored)
+            return _settle_on(model, example_inputs, "auto", asked, check, stored, samples)
     except PathError:
-        return _settle_on(model, example_inputs, "real", asked, check, stored)
+        return _settle_on(model, example_inputs, "real", asked, check, stored, samples)
 
 
 def _settle_on(
@@ -347,6 +287,7 @@ def _settle_on(
     asked: _Request,
     check: bool,
     stored: Mapping[str, Tensor] | None,
+    samples: Samples | None,
 ) -> tuple[Groups, Attempt]:
     graph = capture(model, example_inputs, substrate)
     vetoes = _training_only(model, example_inputs, graph)
@@ -357,7 +298,9 @@ def _settle_on(
         if asked.budget.kind == "keep":
             selection = select_exactly(groups, asked.budget.keep)
         else:
-            scores = score(model, groups, asked.criterion, asked.seed, stored=stored, known=scores)
+            scores = score(
+                model, groups, asked.criterion, asked.seed, data=samples, stored=stored, known=scores
+            )
             selection = select(
                 groups,
                 scores,
@@ -373,101 +316,6 @@ def _settle_on(
         if not attempt.vetoes:
             return groups, attempt
         vetoes.update(attempt.vetoes)
-
-
-def recover_result(
-    result: Result,
-    data: Iterable[Any] | None = None,
-    steps: str | Sequence[str] | None = None,
-    *,
-    memory_bytes: int = MEMORY_BYTES,
-) -> Result:
-    """Improve a cut model without training and without labels.
-
-    With 8 batches or more the last one is kept from the steps, and the output error is measured on it; with
-    fewer it is measured on the last one, too, which the steps then have seen.
-
-    Args:
-        result: What `prune` returned; not changed.
-        data: A loader, list or generator of batches, read once and held in memory; a few hundred samples do.
-            Tensors, tuples or dicts; labels beside the inputs are ignored: a model of one input is given the
-            first item of a tuple. None where the steps can do without.
-        steps: Registered recovery steps, run in order: "absorb", "refit", "batch-norm". None for "absorb" and
-            "refit", or for "absorb" alone if there is no data; "batch-norm" is for where nothing is refitted.
-        memory_bytes: What the activations of all batches between two layers may take; beyond it a step uses
-            fewer batches and says so.
-
-    Returns:
-        The same result with a new model, what each step did (`recovered`), and the error of the outputs
-        before and after each step (`errors`).
-
-    Raises:
-        RequestError: A step is unknown or needs data, or the data is none.
-        CaptureError: The model does not run on a batch, or computes NaN or infinity on it.
-
-    Example:
-        >>> import torch
-        >>> _ = torch.manual_seed(0)
-        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> result = prune(net, torch.zeros(1, 4), ratio=0.5)
-        >>> better = recover_result(result, [torch.randn(64, 4)], ["absorb", "refit"])
-        >>> print(better.recovered[0])
-        absorb 2: approximate, 4 inputs went into its bias, the mean of a varying response
-        >>> [one.step for one in better.errors if one.after < one.before]
-        ['absorb', 'refit']
-    """
-    chosen = choose_steps(steps, has_data=data is not None)
-    subject = Subject(
-        original=result.original,
-        cut=result.model,
-        example_inputs=result.example_inputs,
-        groups=result.groups,
-        keep=keep_masks(result.groups, result.plan),
-        data=batches(data, result.original, result.example_inputs),
-        memory_bytes=memory_bytes,
-    )
-    try:
-        found = run_recovery(subject, chosen)
-    except PathError:
-        if result.groups.graph.substrate == "real":
-            raise
-        # Without a check nothing has told yet that real tensors take another path than the fake ones.
-        groups = couple_graph(capture(result.original, result.example_inputs, "real"))
-        found = run_recovery(replace(subject, groups=groups, keep=keep_masks(groups, result.plan)), chosen)
-    model, notes, errors = found
-    return replace(
-        result, model=model, recovered=(*result.recovered, *notes), errors=(*result.errors, *errors)
-    )
-
-
-def save(result: Result | nn.Module, folder: Path | str, *, packed: bool = False) -> Path:
-    """Write a pruned model: `weights.safetensors` and `plan.json`; no pickle.
-
-    Args:
-        result: What `prune` returned; its model may have been trained since. Or an uncut model, such as one
-            with masks: they are saved with all that they hide, and `load` puts them back.
-        folder: Where to write; made if missing.
-        packed: Write sparse tensors as one bit for each entry and the values that are not zero: smaller by
-            their sparsity, the same to the last bit when loaded. Masks are baked in: what they hide is not
-            saved, and `mask.mask_zeros` puts them back on what was loaded.
-
-    Returns:
-        The folder.
-
-    Example:
-        >>> import tempfile, torch, secateur as sc
-        >>> net = nn.Linear(256, 64)
-        >>> _ = sc.mask.prune(net, amount=0.9)
-        >>> folder = save(net, tempfile.mkdtemp(), packed=True)
-        >>> (folder / "weights.safetensors").stat().st_size < 0.2 * 4 * 256 * 64
-        True
-        >>> torch.equal(sc.load(folder, nn.Linear(256, 64)).weight, net.weight)
-        True
-    """
-    model = result if isinstance(result, nn.Module) else result.model
-    plain = remove(copy_module(model)) if is_masked(model) else model
-    plan = identity_plan(plain, "", {}) if isinstance(result, nn.Module) else result.plan
-    return save_model(plain if packed else model, plan, folder, packed=packed)
 
 
 def _require_effect(groups: Groups, selection: Selection, budget: Budget) -> None:

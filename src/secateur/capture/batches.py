@@ -7,6 +7,7 @@ the same loaders and refuse the same mistakes.
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from torch.utils import _pytree as pytree
 
 from secateur.capture.inputs import map_inputs
 from secateur.errors import CaptureError, PathError, RequestError, SecateurError
+
+_TARGETS = ("label", "labels", "target", "targets", "y")
 
 
 def batches(data: Iterable[Any] | None, model: nn.Module, example_inputs: Any) -> list[Any] | None:
@@ -48,19 +51,96 @@ def batches(data: Iterable[Any] | None, model: nn.Module, example_inputs: Any) -
     """
     if data is None:
         return None
+    found = [
+        _adapted(number, batch, model, example_inputs) for number, batch in enumerate(_require_batches(data))
+    ]
+    if not found:
+        raise _nothing()
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One batch with what should come out.
+
+    Attributes:
+        number: Its place in the data, from 0.
+        inputs: Inputs of the model's form.
+        target: What follows the inputs in a tuple, or is called label, labels, target, targets or y in a
+            dict; None if there is no such thing.
+    """
+
+    number: int
+    inputs: Any
+    target: Any = None
+
+
+class Samples:
+    """Data with its labels, adapted batch by batch as it is read, and read anew by each loop over it.
+
+    A loader or list is never held in memory; an iterator, which can be read once, is.
+
+    Args:
+        data: As for `batches`.
+        model: As for `batches`.
+        example_inputs: As for `batches`.
+
+    Raises:
+        RequestError: It is one batch rather than a list of them.
+
+    Example:
+        >>> import torch
+        >>> samples = Samples([(torch.zeros(8, 3), torch.ones(8))], nn.Linear(3, 2), torch.zeros(1, 3))
+        >>> [(sample.inputs.shape[0], float(sample.target.sum())) for sample in samples]
+        [(8, 8.0)]
+    """
+
+    def __init__(self, data: Iterable[Any], model: nn.Module, example_inputs: Any) -> None:
+        data = _require_batches(data)
+        self.data = list(data) if isinstance(data, Iterator) else data
+        self.model = model
+        self.example_inputs = example_inputs
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Read the data.
+
+        Raises:
+            RequestError: It yields no batch, or a batch lacks an input or holds no sample.
+        """
+        number = -1
+        for number, batch in enumerate(self.data):
+            inputs = _adapted(number, batch, self.model, self.example_inputs)
+            yield Sample(number, inputs, _target_of(batch, self.example_inputs))
+        if number < 0:
+            raise _nothing()
+
+
+def _require_batches(data: Any) -> Iterable[Any]:
     if isinstance(data, (Tensor, Mapping, str, bytes)) or not isinstance(data, Iterable):
         raise RequestError(
             f"the data is one {type(data).__name__}, not batches",
             do="pass a list of batches, such as [x] or x.split(64), or a loader",
         )
-    found = [_adapted(number, batch, model, example_inputs) for number, batch in enumerate(data)]
-    if not found:
-        raise RequestError(
-            "the data yields no batch",
-            ["a generator that was read before yields nothing more"],
-            "pass a list of batches, or a loader that starts anew",
-        )
-    return found
+    return data
+
+
+def _nothing() -> RequestError:
+    return RequestError(
+        "the data yields no batch",
+        ["a generator that was read before yields nothing more"],
+        "pass a list of batches, or a loader that starts anew",
+    )
+
+
+def _target_of(batch: Any, example_inputs: Any) -> Any:
+    target = None
+    if isinstance(batch, Mapping):
+        target = next((batch[name] for name in _TARGETS if name in batch), None)
+    elif isinstance(batch, (tuple, list)) and not isinstance(example_inputs, Mapping):
+        count = 1 if isinstance(example_inputs, Tensor) else len(example_inputs)
+        target = batch[count] if len(batch) > count else None
+    wanted = next(leaf for leaf in pytree.tree_leaves(example_inputs) if isinstance(leaf, Tensor)).device
+    return map_inputs(target, lambda leaf: leaf.to(wanted))
 
 
 @contextmanager

@@ -113,15 +113,35 @@ class Replay:
     """
 
     def __init__(self, tape: Tape, model: nn.Module, inputs: Any) -> None:
+        self._stand(tape, model, 0, _by_value(tape.graph, _cloned(inputs)))
+
+    @classmethod
+    def standing_at(
+        cls, tape: Tape, model: nn.Module, position: int, values: Mapping[int, Tensor]
+    ) -> "Replay":
+        """Make a replay that has come to a call already.
+
+        Args:
+            tape: The calls.
+            model: Gives the parameters and buffers.
+            position: Index of the call that comes next.
+            values: What that call and later ones read, such as the `values` of another replay; calls that
+                write in place write into these.
+        """
+        replay = cls.__new__(cls)
+        replay._stand(tape, model, position, dict(values))
+        return replay
+
+    def _stand(self, tape: Tape, model: nn.Module, position: int, values: dict[int, Tensor]) -> None:
         self.tape = tape
-        self.position = 0
+        self.position = position
         self.results: list[Any] = []
         self.tensors = {
             tape.graph.tensors[name]: tensor
             for name, tensor in _named_tensors(model).items()
             if name in tape.graph.tensors
         }
-        self.values = _by_value(tape.graph, _cloned(inputs))
+        self.values = values
 
     def __contains__(self, value: int) -> bool:
         """Whether a value is known here."""

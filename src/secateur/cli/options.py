@@ -56,7 +56,7 @@ Download: TypeAlias = Annotated[
 Save: TypeAlias = Annotated[Path, typer.Option("--save", help="Folder to write to.")]
 
 
-def model_arguments(words: Sequence[str] | None) -> dict[str, Any]:
+def model_arguments(words: Sequence[str] | None, option: str = "--arg") -> dict[str, Any]:
     """Read `key=value` words; numbers and true/false become what they look like.
 
     Example:
@@ -67,7 +67,7 @@ def model_arguments(words: Sequence[str] | None) -> dict[str, Any]:
     for word in words or ():
         key, sign, value = word.partition("=")
         if not sign or not key:
-            raise RequestError(f"--arg is '{word}'", do="write it as key=value, such as width=0.25")
+            raise RequestError(f"{option} is '{word}'", do="write it as key=value, such as width=0.25")
         try:
             arguments[key] = json.loads(value)
         except json.JSONDecodeError:

@@ -27,8 +27,8 @@ from secateur.depth.rank import score_blocks
 from secateur.errors import CheckError, CutError, NoEffectWarning, PathError, RequestError
 from secateur.graph.node import Graph
 from secateur.measure import cost_of
-from secateur.pipeline import Result
 from secateur.plan import Plan, identity_plan
+from secateur.result import Result
 from secateur.score.criterion import Scorer
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from secateur.couple import Group, Groups
 from secateur.depth.blocks import Block
 from secateur.errors import RequestError
-from secateur.score.criterion import Criterion, Scorer
-from secateur.score.scores import as_criterion, checked_scores
+from secateur.score.criterion import Criterion, Scorer, as_criterion
+from secateur.score.scores import checked_scores
 from secateur.score.view import GroupView, MemberView, Parameters, view_group
 
 _Shapes: TypeAlias = tuple[tuple[object, ...], ...]
@@ -68,7 +68,7 @@ def _score(
         if not view.members or not criterion.applies(view):
             continue
         value = _mean(criterion, view)
-        if criterion.is_relative:
+        if criterion.normalise != "none":
             shapes = tuple(
                 (member.op, member.arg, member.dim, parameters.held[member.tensor].shape)
                 for member in inner.members
@@ -81,7 +81,7 @@ def _score(
     if not found:
         raise RequestError(
             f"criterion {criterion.name} cannot score block {block.name}",
-            [f"it needs {criterion.needs}, the block has none"],
+            [f"it needs {criterion.reads}, the block has none"],
             "choose another criterion, or protect the block",
         )
     return sum(found) / len(found)

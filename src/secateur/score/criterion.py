@@ -1,13 +1,22 @@
-"""The registry of criteria and the words that declare one."""
+"""The registry of criteria and the words that declare one.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+    score(group) = normalise( aggregate over members of  formula(member) )
+
+A formula sees one member of a group at a time (a weight, an activation), or all of the group at once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from secateur.errors import RequestError
 from secateur.registry import Registry
+from secateur.score.aggregate import aggregates
+from secateur.score.loss import Loss
+from secateur.score.normalise import normalisers
 from secateur.score.view import GroupView
 
 Scorer: TypeAlias = Callable[[GroupView], Tensor]
@@ -19,18 +28,42 @@ class Criterion:
 
     Attributes:
         name: Its registered name.
-        score: From a group's view to one score for each channel; larger means keep.
-        needs: What a group must have to be scored, for messages: "a weight", "a batch-norm scale".
-        applies: Whether a group has it.
-        is_relative: Divide by the group's mean before comparing groups: scores of different layers have
-            different units.
+        formula: From what is read of one member to one score for each channel; larger means keep.
+        members: What is read of a group, one item for each member; empty where it cannot be scored.
+        reads: One such item in words, for messages: "a weight", "a batch-norm scale".
+        needs: What must be there: "weights" (values of parameters), or data for "activations" or
+            "gradients".
+        aggregate: How the scores of members are joined, a registered name; None if the formula sees the
+            whole group and there is nothing to join.
+        normalise: How the scores of groups are made comparable, a registered name.
+        loss: For gradients, from output and target to a mean over the batch; None for the default.
+        options: Keyword arguments of the formula.
     """
 
     name: str
-    score: Scorer
-    needs: str
-    applies: Callable[[GroupView], bool]
-    is_relative: bool
+    formula: Callable[..., Tensor]
+    members: Callable[[GroupView], Sequence[Any]]
+    reads: str
+    needs: str = "weights"
+    aggregate: str | None = "mean"
+    normalise: str = "none"
+    loss: Loss | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def applies(self, view: GroupView) -> bool:
+        """Whether a group has what is read."""
+        return len(self.members(view)) > 0
+
+    def score(self, view: GroupView) -> Tensor:
+        """Score the channels of a group; not normalised."""
+        found = [self.formula(item, **self.options) for item in self.members(view)]
+        if self.aggregate is None:
+            return found[0]
+        return aggregates[self.aggregate](torch.stack(found))
+
+    def normalised(self, scores: Tensor, view: GroupView) -> Tensor:
+        """Make a group's scores comparable with those of other groups."""
+        return normalisers[self.normalise](scores, view)
 
 
 criteria: Registry[Criterion] = Registry("criterion", "secateur.score.criteria")
@@ -38,40 +71,151 @@ criteria: Registry[Criterion] = Registry("criterion", "secateur.score.criteria")
 _CHUNK = 1 << 24
 """Elements that a formula which takes every row by itself sees at once: 128 MiB in float64."""
 
-_ROWS: dict[str, tuple[str, Callable[[GroupView], Sequence[Tensor]]]] = {
-    "weights": ("a weight", lambda view: view.weights),
-    "norm-scales": ("a batch-norm scale", lambda view: view.norm_scales),
+
+@dataclass(frozen=True)
+class _Source:
+    """What a formula reads of a group."""
+
+    reads: str
+    needs: str
+    members: Callable[[GroupView], Sequence[Any]]
+    has_several: bool = True
+
+
+_SOURCES = {
+    "weights": _Source("a weight", "weights", lambda view: view.weights),
+    "norm-scales": _Source("a batch-norm scale", "weights", lambda view: view.norm_scales),
+    "activations": _Source("an activation that a layer reads", "activations", lambda view: view.activations),
+    "ranks": _Source("feature maps of height and width", "activations", lambda view: view.ranks),
+    "gradients": _Source(
+        "a parameter",
+        "gradients",
+        lambda view: [view.gradients] if view.members else [],
+        has_several=False,
+    ),
 }
 
 
-def criterion(name: str, *, of: str, is_relative: bool, is_by_row: bool = False) -> Callable[[Any], Any]:
-    """Register a formula on rows; a group's score is the mean over its members.
+def criterion(name: str, *, of: str, normalise: str, is_by_row: bool = False) -> Callable[[Any], Any]:
+    """Register a formula; a group's score is by default the mean over its members.
 
     Args:
         name: The word that users choose it by.
-        of: Which members it reads: "weights" or "norm-scales".
-        is_relative: Divide by the group's mean before comparing groups.
+        of: What it reads of a group: "weights" or "norm-scales" (one row for each channel), "activations"
+            (`Moments`), "ranks" (one for each channel) or "gradients" (`Gradients`, of the whole group).
+        normalise: How scores of different groups are made comparable: "none" where they have one unit.
         is_by_row: The score of a row depends on that row alone; large tensors are then scored in pieces.
     """
-    needs, rows_of = _ROWS[of]
+    source = _SOURCES[of]
 
-    def register(formula: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def score(view: GroupView) -> Tensor:
-            score_member = _in_pieces if is_by_row else _at_once
-            return torch.stack([score_member(formula, rows) for rows in rows_of(view)]).mean(0)
-
-        criteria.add(name, Criterion(name, score, needs, lambda view: bool(rows_of(view)), is_relative))
+    def register(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        is_of_rows = of in ("weights", "norm-scales")
+        entry = Criterion(
+            name=name,
+            formula=_OnRows(formula, is_by_row) if is_of_rows else formula,
+            members=source.members,
+            reads=source.reads,
+            needs=source.needs,
+            aggregate="mean" if source.has_several else None,
+            normalise=normalise,
+        )
+        criteria.add(name, entry)
         return formula
 
     return register
 
 
-def _at_once(formula: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    return formula(rows.double())
+@dataclass(frozen=True)
+class _OnRows:
+    """A formula on rows in float64; in pieces where each row is scored by itself."""
+
+    formula: Callable[..., Tensor]
+    is_by_row: bool
+
+    def __call__(self, rows: Tensor, **options: Any) -> Tensor:
+        step = max(1, _CHUNK // max(1, rows.shape[1]))
+        if not self.is_by_row or len(rows) <= step:
+            return self.formula(rows.double(), **options)
+        return torch.cat([self.formula(piece.double(), **options) for piece in rows.split(step)])
 
 
-def _in_pieces(formula: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    step = max(1, _CHUNK // max(1, rows.shape[1]))
-    if len(rows) <= step:
-        return formula(rows.double())
-    return torch.cat([formula(piece.double()) for piece in rows.split(step)])
+def choose(
+    name: str | Scorer | Criterion,
+    *,
+    aggregate: str | None = None,
+    normalise: str | None = None,
+    loss: Loss | None = None,
+    **options: Any,
+) -> Criterion:
+    """Choose a criterion with options, for `criterion=` of `prune` and `plan`.
+
+    Args:
+        name: A registered name, or a callable from a group's view to scores.
+        aggregate: How the scores of a group's members are joined: "mean", "sum", "max" or "prod" (the
+            geometric mean). None for the criterion's own, which is the mean.
+        normalise: How groups compare: "none", "mean", "max", "gaussian" or "size" (by parameters of one
+            channel). None for the criterion's own.
+        loss: What gradient criteria differentiate: from output and target (None without labels) to the mean
+            over a batch. None: cross-entropy for class indices, mean squared error for real targets, half
+            the mean square of the outputs without labels.
+        options: The criterion's own, such as `n` of "ln".
+
+    Raises:
+        RequestError: A name is unknown, or the criterion does not take the option.
+
+    Example:
+        >>> chosen = choose("ln", n=1.5, aggregate="max")
+        >>> chosen.name, chosen.aggregate, chosen.normalise, dict(chosen.options)
+        ('ln', 'max', 'mean', {'n': 1.5})
+        >>> choose("taylor", aggregate="sum")
+        Traceback (most recent call last):
+        ...
+        secateur.errors.RequestError: criterion taylor takes no aggregate, got 'sum'
+          it sees all members of a group at once
+          leave aggregate out
+    """
+    found = as_criterion(name)
+    if aggregate is not None:
+        if found.aggregate is None:
+            raise RequestError(
+                f"criterion {found.name} takes no aggregate, got '{aggregate}'",
+                ["it sees all members of a group at once"],
+                "leave aggregate out",
+            )
+        aggregates[aggregate]
+        found = replace(found, aggregate=aggregate)
+    if normalise is not None:
+        normalisers[normalise]
+        found = replace(found, normalise=normalise)
+    if loss is not None:
+        if found.needs != "gradients" and found.members is not _whole:
+            raise RequestError(f"criterion {found.name} takes no loss", do="leave loss out")
+        found = replace(found, loss=loss)
+    _require_options(found, options)
+    return replace(found, options={**found.options, **options})
+
+
+def _require_options(found: Criterion, options: Mapping[str, Any]) -> None:
+    formula = found.formula.formula if isinstance(found.formula, _OnRows) else found.formula
+    taken = dict(getattr(formula, "__kwdefaults__", None) or {})
+    for option in options:
+        if option not in taken:
+            raise RequestError(
+                f"criterion {found.name} takes no option '{option}'",
+                [f"its options: {', '.join(taken) or 'none'}"],
+                "leave it out",
+            )
+
+
+def as_criterion(criterion: str | Scorer | Criterion) -> Criterion:
+    """The criterion of a name, or of a callable from a group's view to scores."""
+    if isinstance(criterion, Criterion):
+        return criterion
+    if isinstance(criterion, str):
+        return criteria[criterion]
+    name = getattr(criterion, "__name__", type(criterion).__name__)
+    return Criterion(name, criterion, _whole, "a parameter", aggregate=None)
+
+
+def _whole(view: GroupView) -> list[GroupView]:
+    return [view] if view.members else []

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.capture.batches import Samples
 from secateur.couple import Groups
 from secateur.errors import RequestError
-from secateur.score.criterion import Criterion, Scorer, criteria
+from secateur.score.criterion import Criterion, Scorer, as_criterion
+from secateur.score.statistics import Statistics
 from secateur.score.view import GroupView, Parameters, view_group
 
 
@@ -38,9 +40,10 @@ class Scores:
 def score(
     model: nn.Module,
     groups: Groups,
-    criterion: str | Scorer,
+    criterion: str | Scorer | Criterion,
     seed: int = 0,
     *,
+    data: Samples | None = None,
     stored: Mapping[str, Tensor] | None = None,
     known: Scores | None = None,
 ) -> Scores:
@@ -49,8 +52,10 @@ def score(
     Args:
         model: The model whose values count.
         groups: Its groups.
-        criterion: A registered name, or a callable from a group's view to scores of shape (channels,).
+        criterion: A registered name, a callable from a group's view to scores of shape (channels,), or what
+            `choose` returned.
         seed: For criteria that draw.
+        data: Batches for criteria that look at activations or gradients; read when the first group asks.
         stored: Values that count instead of the model's, by parameter name, such as those of a checkpoint
             that are read one by one.
         known: Scores of some groups of this model by this criterion; they are not computed again.
@@ -59,9 +64,14 @@ def score(
         The scores; groups that the criterion cannot score are named with the reason.
 
     Raises:
-        RequestError: The criterion is unknown, or returned the wrong shape or numbers that are not finite.
+        RequestError: The criterion is unknown, needs data, or returned the wrong shape or numbers that are
+            not finite.
+        CaptureError: The model does not run on the data, or computes NaN or infinity; the layer is named.
     """
     chosen = as_criterion(criterion)
+    require_data(chosen, data is not None)
+    _require_own_values(chosen, model, stored)
+    statistics = None if data is None else Statistics(model, groups, data, chosen.loss, seed)
     by_group: dict[str, Tensor] = {}
     skipped: dict[str, str] = {}
     parameters = Parameters.of(model, stored)
@@ -69,23 +79,37 @@ def score(
         if known is not None and group.name in known.by_group:
             by_group[group.name] = known.by_group[group.name]
             continue
-        view = view_group(group, parameters, seed)
+        view = view_group(group, parameters, seed, None if statistics is None else statistics.of(group))
         if not chosen.applies(view):
-            skipped[group.name] = f"criterion {chosen.name} needs {chosen.needs}, this group has none"
+            skipped[group.name] = f"criterion {chosen.name} needs {chosen.reads}, this group has none"
             continue
-        scores = checked_scores(chosen.score(view), view, chosen)
-        if chosen.is_relative:
-            scores = scores / scores.abs().mean().clamp_min(torch.finfo(torch.float64).tiny)
-        by_group[group.name] = scores
+        by_group[group.name] = chosen.normalised(checked_scores(chosen.score(view), view, chosen), view)
     return Scores(chosen.name, by_group, skipped)
 
 
-def as_criterion(criterion: str | Scorer) -> Criterion:
-    """The criterion of a name, or of a callable from a group's view to scores."""
-    if isinstance(criterion, str):
-        return criteria[criterion]
-    name = getattr(criterion, "__name__", type(criterion).__name__)
-    return Criterion(name, criterion, "a parameter", lambda view: bool(view.members), is_relative=False)
+def require_data(criterion: str | Scorer | Criterion, has_data: bool) -> None:
+    """Refuse a criterion that reads data which there is none of.
+
+    Raises:
+        RequestError: It is unknown, or needs data.
+    """
+    chosen = as_criterion(criterion)
+    if chosen.needs != "weights" and not has_data:
+        raise RequestError(
+            f"criterion {chosen.name} needs data for {chosen.needs}, there is none",
+            do="pass data=, a loader or list of batches, or choose a criterion of weights such as 'l2'",
+        )
+
+
+def _require_own_values(chosen: Criterion, model: nn.Module, stored: Mapping[str, Tensor] | None) -> None:
+    if chosen.needs == "weights":
+        return
+    if stored is not None or any(parameter.is_meta for parameter in model.parameters()):
+        where = "weights= are read from files" if stored is not None else "the model is on the meta device"
+        raise RequestError(
+            f"criterion {chosen.name} runs the model, but {where}",
+            do="load the values into the model first, or choose a criterion of weights",
+        )
 
 
 def checked_scores(scores: Any, view: GroupView, criterion: Criterion) -> Tensor:

@@ -6,7 +6,7 @@ in every layer, so a criterion that goes through them one by one needs the memor
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from secateur.couple import Group, Member
 from secateur.errors import RequestError
 from secateur.graph.axes import Expr
 from secateur.graph.keep import Places
+from secateur.score.moments import Moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,50 @@ class MemberView:
         return self.op in ("aten.batch_norm", "aten.instance_norm") and self.arg == "weight"
 
 
+class Gradients(Protocol):
+    """What the data says of the gates m_c = 1 on a group's channels; a pass over it is made when first asked.
+
+    A gate is multiplied into all coupled slices of its channel: dL/dm_c is the sum of weight times gradient
+    over them (`score/gates.py`).
+    """
+
+    @property
+    def mean(self) -> Float[Tensor, " channels"]:
+        """dL/dm_c, the mean over all samples, signed."""
+
+    @property
+    def square(self) -> Float[Tensor, " channels"]:
+        """(dL/dm_c)^2 of each sample, the mean over all."""
+
+    @property
+    def diagonal(self) -> Float[Tensor, " channels"]:
+        """The sum over a channel's entries of (weight times gradient)^2, the mean over all samples."""
+
+    @property
+    def gram(self) -> Float[Tensor, "channels channels"]:
+        """dL/dm_c dL/dm_d of each sample, the mean over all."""
+
+    @property
+    def curvature(self) -> Float[Tensor, " channels"]:
+        """The second derivative of the loss along each channel's weights, estimated, signed."""
+
+
+class Observed(Protocol):
+    """What the data says of one group."""
+
+    @property
+    def activations(self) -> Sequence[Moments]:
+        """The moments of each activation that holds the group's channels, after norm and activation."""
+
+    @property
+    def ranks(self) -> Sequence[Float[Tensor, " channels"]]:
+        """The mean rank of each channel's feature maps, for each activation that is a map."""
+
+    @property
+    def gradients(self) -> Gradients:
+        """Gradients of the loss."""
+
+
 @dataclass(frozen=True, eq=False)
 class GroupView:
     """A group as a criterion sees it.
@@ -63,12 +108,43 @@ class GroupView:
         size: Its channels.
         members: Its parameters, in the order of the network.
         seed: For criteria that draw.
+        observed: What the data says of it; None without data.
     """
 
     name: str
     size: int
     members: tuple[MemberView, ...]
     seed: int = 0
+    observed: Observed | None = field(default=None, repr=False)
+
+    @property
+    def data(self) -> Observed:
+        """What the data says of the group.
+
+        Raises:
+            RequestError: There is no data.
+        """
+        if self.observed is None:
+            raise RequestError(
+                f"a criterion asks for activations or gradients of group {self.name}, there is no data",
+                do="pass data= to secateur.prune or secateur.plan, or choose a criterion of weights",
+            )
+        return self.observed
+
+    @property
+    def activations(self) -> Sequence[Moments]:
+        """Statistics of its activations over all data; empty if nothing reads the group's channels."""
+        return self.data.activations
+
+    @property
+    def ranks(self) -> Sequence[Float[Tensor, " channels"]]:
+        """Mean ranks of its feature maps over all data; empty if it has none."""
+        return self.data.ranks
+
+    @property
+    def gradients(self) -> Gradients:
+        """Gradients of the loss over all data."""
+        return self.data.gradients
 
     @property
     def weights(self) -> Sequence[Float[Tensor, "channels rest"]]:
@@ -159,13 +235,16 @@ class Parameters:
         return stored.detach()
 
 
-def view_group(group: Group, model: nn.Module | Parameters, seed: int = 0) -> GroupView:
+def view_group(
+    group: Group, model: nn.Module | Parameters, seed: int = 0, observed: Observed | None = None
+) -> GroupView:
     """See a group as a criterion does.
 
     Args:
         group: The group.
         model: The model whose values count, or its parameters.
         seed: For criteria that draw.
+        observed: What the data says of the group.
     """
     parameters = Parameters.of(model) if isinstance(model, nn.Module) else model
     first_name: dict[int, str] = {}
@@ -185,7 +264,7 @@ def view_group(group: Group, model: nn.Module | Parameters, seed: int = 0) -> Gr
                 rank=member.rank,
             )
         )
-    return GroupView(group.name, group.size, tuple(views), seed)
+    return GroupView(group.name, group.size, tuple(views), seed, observed)
 
 
 def _reader(parameters: Parameters, member: Member, group: Group) -> Callable[[], Tensor]:

@@ -32,8 +32,9 @@ from secateur.domains.classification.images import labelled
 from secateur.errors import RequestError
 from secateur.penalise.scales import prunable_scales
 from secateur.penalise.sparsity import near_zero_share
-from secateur.pipeline import Result, couple
+from secateur.pipeline import couple
 from secateur.pipeline import prune as prune_model
+from secateur.result import Result
 from secateur.score import choose
 from secateur.score.aggregate import aggregates
 from secateur.score.criterion import criteria
@@ -124,7 +125,9 @@ def prune(
         macs=macs,
         params=params,
         channels=_shares(channels),
-        criterion=choose(criterion, aggregate=aggregate, normalise=normalise, **model_arguments(option)),
+        criterion=choose(
+            criterion, aggregate=aggregate, normalise=normalise, **model_arguments(option, "--option")
+        ),
         scope=scope,
         min_keep=min_keep,
         round_to=round_to,
@@ -140,7 +143,9 @@ def prune(
     emit(_numbers(replace(result, plan=plan), str(folder)), f"{result}\nwrote {folder}", as_json=as_json)
 
 
-def _drawn(name: str, folder: Path | None, download: bool, count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+def _drawn(
+    name: str, folder: Path | None, download: bool, count: int, seed: int
+) -> list[tuple[Tensor, Tensor]]:
     return labelled(load_data(name, folder, download, seed).train, count, seed)
 
 

@@ -24,8 +24,9 @@ from secateur.measure import Cost, latency
 from secateur.penalise import penalties
 from secateur.penalise.scales import prunable_scales
 from secateur.penalise.sparsity import NEAR_ZERO, Outlook, near_zero_share, reachable_shift
-from secateur.pipeline import Result, couple, measure, prune, recover_result
+from secateur.pipeline import couple, measure, prune
 from secateur.plan import Plan
+from secateur.result import Result, recover_result
 from secateur.train import Evaluation, FitConfig, FitResult, evaluate, fit, learning_rates
 from secateur.write.checkpoint import WEIGHTS, save_model
 

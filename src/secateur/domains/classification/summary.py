@@ -12,8 +12,8 @@ from secateur.graph.axes import Axis
 from secateur.graph.keep import count
 from secateur.graph.node import Ref
 from secateur.penalise.sparsity import GAMMA_EDGES
-from secateur.pipeline import Result
 from secateur.plan import Plan
+from secateur.result import Result
 from secateur.train import FitResult
 from secateur.write.report import (
     AccuracySplit,

@@ -28,9 +28,10 @@ from secateur.domains.darknet.sections.convolutional import Convolutional
 from secateur.domains.darknet.strategy import Asked, Ceiling, Choice, strategies
 from secateur.errors import CheckError, NoEffectWarning, RequestError
 from secateur.measure import Cost
-from secateur.pipeline import Result, couple, measure, prune, recover_result
+from secateur.pipeline import couple, measure, prune
 from secateur.plan import Plan
 from secateur.recover import Recovered
+from secateur.result import Result, recover_result
 
 __all__ = ["DarknetPruned", "PrunedLayer", "prunable_scales", "prune_darknet"]
 

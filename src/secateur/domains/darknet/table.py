@@ -17,7 +17,7 @@ from secateur.domains.darknet.predict import evaluate_darknet
 from secateur.measure import latency
 from secateur.pipeline import measure
 
-__all__ = ["BATCH", "Stage", "measure_stage", "stage_table"]
+__all__ = ["BATCH", "Stage", "measure_stage", "stage_table", "time_in_turn"]
 
 BATCH = 16
 """Images of the larger of the two timed batches."""
@@ -34,8 +34,8 @@ class Stage:
         params: Parameters.
         macs: Multiply-accumulates for one image of the input size.
         size_bytes: Bytes of the `.weights` file.
-        latency_ms: Median milliseconds of one image, one thread.
-        latency_batch_ms: Median milliseconds of a batch of 16, one thread.
+        latency_ms: Milliseconds of one image, one thread; see `time_in_turn`.
+        latency_batch_ms: Milliseconds of a batch of 16, one thread.
         cfg: The cfg file.
         weights: The weights file.
     """
@@ -66,7 +66,29 @@ class Stage:
         }
 
 
-def measure_stage(name: str, model: Darknet, loader: Loader, folder: Path, *, repeats: int = 30) -> Stage:
+def time_in_turn(
+    models: Sequence[Darknet], size: tuple[int, int], *, rounds: int = 5
+) -> list[tuple[float, float]]:
+    """Time networks in turn, so that other work on the machine meets all of them alike.
+
+    Args:
+        models: The networks.
+        size: Height and width of the input in pixels.
+        rounds: How often each is timed: ten passes of one image, three of a batch of 16.
+
+    Returns:
+        For each network the smallest of its medians in milliseconds: of one image, of the batch.
+    """
+    times: list[list[tuple[float, float]]] = [[] for _ in models]
+    for _ in range(rounds):
+        for found, model in zip(times, models, strict=True):
+            batch = torch.zeros(BATCH, 3, *size, device=next(model.parameters()).device)
+            one, many = latency(model, batch[:1], repeats=10), latency(model, batch, repeats=3, warmup=1)
+            found.append((one.median_ms, many.median_ms))
+    return [(min(one for one, _ in found), min(many for _, many in found)) for found in times]
+
+
+def measure_stage(name: str, model: Darknet, loader: Loader, folder: Path) -> Stage:
     """Write a network as `<folder>/<name>.cfg` and `.weights`, and measure it.
 
     Args:
@@ -74,7 +96,6 @@ def measure_stage(name: str, model: Darknet, loader: Loader, folder: Path, *, re
         model: The network; not changed.
         loader: Batches of the validation images, not augmented.
         folder: Where to write.
-        repeats: Timed passes for each latency.
 
     Returns:
         Its figures.
@@ -82,10 +103,9 @@ def measure_stage(name: str, model: Darknet, loader: Loader, folder: Path, *, re
     folder.mkdir(parents=True, exist_ok=True)
     cfg, weights = save_darknet(model, folder / name)
     found = evaluate_darknet(model, loader)
-    device = next(model.parameters()).device
-    height, width = loader.size
-    batch = torch.zeros(BATCH, 3, height, width, device=device)
-    cost = measure(model, batch[:1])
+    image = torch.zeros(1, 3, *loader.size, device=next(model.parameters()).device)
+    cost = measure(model, image)
+    ((one, many),) = time_in_turn([model], loader.size, rounds=2)
     return Stage(
         name=name,
         map50=found.map50,
@@ -93,8 +113,8 @@ def measure_stage(name: str, model: Darknet, loader: Loader, folder: Path, *, re
         params=cost.params,
         macs=cost.macs,
         size_bytes=weights.stat().st_size,
-        latency_ms=latency(model, batch[:1], repeats=repeats).median_ms,
-        latency_batch_ms=latency(model, batch, repeats=max(3, repeats // 3)).median_ms,
+        latency_ms=one,
+        latency_batch_ms=many,
         cfg=cfg,
         weights=weights,
     )
@@ -110,24 +130,26 @@ def stage_table(stages: Sequence[Stage]) -> str:
         Text of at most 110 columns.
 
     Example:
-        >>> stage = Stage("dense", 0.9, 0.5, 100, 1000, 420, 1.5, 16.0, Path("d.cfg"), Path("d.weights"))
+        >>> stage = Stage("dense", 0.9, 0.5, 100, 2_500_000, 420_000, 1.5, 16.0, Path("d.cfg"), Path("d"))
         >>> print(stage_table([stage]).splitlines()[3])
-        │ dense │  0.9000 │ 0.5000 │ 100 (100 %) │ 1,000 (100 %) │ 420 (100 %) │  1.50 │     16.0 │
+        │ dense │  0.9000 │ 0.5000 │ 100 (100 %) │ 2.5 M (100 %) │ 0.42 MB (100 %) │ 1.50 │      16.0 │
     """
     table = Table("", title_justify="left")
-    for head in ("mAP@0.5", "mAP", "parameters", "MACs", "bytes", "ms", f"ms for {BATCH}"):
+    for head in ("mAP@0.5", "mAP", "parameters", "MACs", "weights", "ms", f"ms for {BATCH}"):
         table.add_column(head, justify="right")
     first = stages[0]
     for stage in stages:
-        shares = [
-            f"{getattr(stage, key):,} ({getattr(stage, key) / getattr(first, key):.0%})".replace("%", " %")
+        shares = {
+            key: f"({100 * getattr(stage, key) / getattr(first, key):.0f} %)"
             for key in ("params", "macs", "size_bytes")
-        ]
+        }
         table.add_row(
             stage.name,
             f"{stage.map50:.4f}",
             f"{stage.map:.4f}",
-            *shares,
+            f"{stage.params:,} {shares['params']}",
+            f"{stage.macs / 1e6:.1f} M {shares['macs']}",
+            f"{stage.size_bytes / 1e6:.2f} MB {shares['size_bytes']}",
             f"{stage.latency_ms:.2f}",
             f"{stage.latency_batch_ms:.1f}",
         )

@@ -6,7 +6,7 @@ from torch import Tensor
 from secateur.score.criterion import criterion
 
 
-@criterion("bn-scale", of="norm-scales", is_relative=False, is_by_row=True)
+@criterion("bn-scale", of="norm-scales", normalise="none", is_by_row=True)
 def bn_scale(weight: Float[Tensor, "channels rest"]) -> Float[Tensor, " channels"]:
     """Take the absolute scale that batch norm gives each channel.
 

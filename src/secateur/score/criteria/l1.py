@@ -6,7 +6,7 @@ from torch import Tensor
 from secateur.score.criterion import criterion
 
 
-@criterion("l1", of="weights", is_relative=True, is_by_row=True)
+@criterion("l1", of="weights", normalise="mean", is_by_row=True)
 def l1(weight: Float[Tensor, "channels rest"]) -> Float[Tensor, " channels"]:
     """Sum the absolute weights of each channel.
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from secateur.score.criterion import criterion
 
 
-@criterion("l2", of="weights", is_relative=True, is_by_row=True)
+@criterion("l2", of="weights", normalise="mean", is_by_row=True)
 def l2(weight: Float[Tensor, "channels rest"]) -> Float[Tensor, " channels"]:
     """Take the Euclidean norm of the weights of each channel.
 

@@ -23,4 +23,4 @@ def random(view: GroupView) -> Tensor:
     return torch.rand(view.size, generator=generator, dtype=torch.float64, device="cpu")
 
 
-criteria.add("random", Criterion("random", random, "a parameter", lambda _: True, is_relative=False))
+criteria.add("random", Criterion("random", random, lambda view: [view], "a group", aggregate=None))

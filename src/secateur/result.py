@@ -1,0 +1,183 @@
+"""What `prune` returns, and what can be done with it: recover and save."""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from secateur.capture import capture
+from secateur.capture.batches import batches
+from secateur.capture.copies import copy_module
+from secateur.check import Verdict, keep_masks
+from secateur.couple import Groups, couple_graph
+from secateur.errors import PathError
+from secateur.mask.hook import is_masked
+from secateur.mask.state import remove
+from secateur.measure import Cost
+from secateur.plan import Plan, identity_plan
+from secateur.recover import MEMORY_BYTES, Recovered, Recovery, Subject
+from secateur.recover import choose as choose_steps
+from secateur.recover import recover as run_recovery
+from secateur.recover import table as recovery_table
+from secateur.write.checkpoint import save_model
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What `prune` returns.
+
+    Attributes:
+        model: A new, smaller model of the same class.
+        plan: What was kept; applies to any model of the original architecture.
+        verdict: The proof; None if it was not asked for.
+        before: Cost of the original.
+        after: Cost of the cut model.
+        groups: The groups of the original, for questions of why.
+        original: The uncut model as it was given, for `recover`.
+        example_inputs: The inputs it was recorded on.
+        recovered: What each recovery step did to each layer.
+        errors: With data, the output error before and after each recovery step.
+    """
+
+    model: nn.Module = field(repr=False)
+    plan: Plan = field(repr=False)
+    verdict: Verdict | None
+    before: Cost
+    after: Cost
+    groups: Groups = field(repr=False)
+    original: nn.Module = field(repr=False)
+    example_inputs: Any = field(repr=False)
+    recovered: tuple[Recovery, ...] = ()
+    errors: tuple[Recovered, ...] = ()
+
+    def table(self) -> Table:
+        """The table that `print` shows."""
+        table = Table("", "before", "after", "left", title=f"pruned {self.plan.model}", title_justify="left")
+        rows = [
+            ("parameters", self.before.params, self.after.params),
+            ("MACs", self.before.macs, self.after.macs),
+            ("bytes", self.before.size_bytes, self.after.size_bytes),
+            ("channels", *_channels(self.plan)),
+        ]
+        for name, before, after in rows:
+            table.add_row(name, f"{before:,}", f"{after:,}", f"{after / max(before, 1):.1%}")
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=110, file=io.StringIO(), color_system=None)
+        console.print(self.table())
+        console.print(f"asked {self.plan.requested}; removed {self.plan.achieved:.1%} of the channels")
+        console.print(
+            f"groups that could be cut: {len(self.plan.groups)}, left alone: {len(self.plan.reasons)}"
+        )
+        console.print(f"check: {self.verdict or 'not asked for'}")
+        for recovery in self.recovered:
+            console.print(str(recovery), soft_wrap=True)
+        if self.errors:
+            console.print(recovery_table(self.errors), soft_wrap=True)
+        output: Any = console.file
+        return output.getvalue().rstrip()
+
+
+def _channels(plan: Plan) -> tuple[int, int]:
+    return sum(group.size for group in plan.groups), sum(len(group.keep) for group in plan.groups)
+
+
+def recover_result(
+    result: Result,
+    data: Iterable[Any] | None = None,
+    steps: str | Sequence[str] | None = None,
+    *,
+    memory_bytes: int = MEMORY_BYTES,
+) -> Result:
+    """Improve a cut model without training and without labels.
+
+    With 8 batches or more the last one is kept from the steps, and the output error is measured on it; with
+    fewer it is measured on the last one, too, which the steps then have seen.
+
+    Args:
+        result: What `prune` returned; not changed.
+        data: A loader, list or generator of batches, read once and held in memory; a few hundred samples do.
+            Tensors, tuples or dicts; labels beside the inputs are ignored: a model of one input is given the
+            first item of a tuple. None where the steps can do without.
+        steps: Registered recovery steps, run in order: "absorb", "refit", "batch-norm". None for "absorb" and
+            "refit", or for "absorb" alone if there is no data; "batch-norm" is for where nothing is refitted.
+        memory_bytes: What the activations of all batches between two layers may take; beyond it a step uses
+            fewer batches and says so.
+
+    Returns:
+        The same result with a new model, what each step did (`recovered`), and the error of the outputs
+        before and after each step (`errors`).
+
+    Raises:
+        RequestError: A step is unknown or needs data, or the data is none.
+        CaptureError: The model does not run on a batch, or computes NaN or infinity on it.
+
+    Example:
+        >>> import torch, secateur as sc
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> result = sc.prune(net, torch.zeros(1, 4), ratio=0.5)
+        >>> better = sc.recover(result, [torch.randn(64, 4)], ["absorb", "refit"])
+        >>> print(better.recovered[0])
+        absorb 2: approximate, 4 inputs went into its bias, the mean of a varying response
+        >>> [one.step for one in better.errors if one.after < one.before]
+        ['absorb', 'refit']
+    """
+    chosen = choose_steps(steps, has_data=data is not None)
+    subject = Subject(
+        original=result.original,
+        cut=result.model,
+        example_inputs=result.example_inputs,
+        groups=result.groups,
+        keep=keep_masks(result.groups, result.plan),
+        data=batches(data, result.original, result.example_inputs),
+        memory_bytes=memory_bytes,
+    )
+    try:
+        found = run_recovery(subject, chosen)
+    except PathError:
+        if result.groups.graph.substrate == "real":
+            raise
+        # Without a check nothing has told yet that real tensors take another path than the fake ones.
+        groups = couple_graph(capture(result.original, result.example_inputs, "real"))
+        found = run_recovery(replace(subject, groups=groups, keep=keep_masks(groups, result.plan)), chosen)
+    model, notes, errors = found
+    return replace(
+        result, model=model, recovered=(*result.recovered, *notes), errors=(*result.errors, *errors)
+    )
+
+
+def save(result: Result | nn.Module, folder: Path | str, *, packed: bool = False) -> Path:
+    """Write a pruned model: `weights.safetensors` and `plan.json`; no pickle.
+
+    Args:
+        result: What `prune` returned; its model may have been trained since. Or an uncut model, such as one
+            with masks: they are saved with all that they hide, and `load` puts them back.
+        folder: Where to write; made if missing.
+        packed: Write sparse tensors as one bit for each entry and the values that are not zero: smaller by
+            their sparsity, the same to the last bit when loaded. Masks are baked in: what they hide is not
+            saved, and `mask.mask_zeros` puts them back on what was loaded.
+
+    Returns:
+        The folder.
+
+    Example:
+        >>> import tempfile, torch, secateur as sc
+        >>> net = nn.Linear(256, 64)
+        >>> _ = sc.mask.prune(net, amount=0.9)
+        >>> folder = save(net, tempfile.mkdtemp(), packed=True)
+        >>> (folder / "weights.safetensors").stat().st_size < 0.2 * 4 * 256 * 64
+        True
+        >>> torch.equal(sc.load(folder, nn.Linear(256, 64)).weight, net.weight)
+        True
+    """
+    model = result if isinstance(result, nn.Module) else result.model
+    plain = remove(copy_module(model)) if is_masked(model) else model
+    plan = identity_plan(plain, "", {}) if isinstance(result, nn.Module) else result.plan
+    return save_model(plain if packed else model, plan, folder, packed=packed)

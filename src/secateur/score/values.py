@@ -1,0 +1,122 @@
+"""Values: where in a record the activations of a group are, after norm and activation.
+
+A channel acts on the rest of a network through the operators that sum over it: the next convolution, the
+linear layer behind a flatten, an attention. What they read is the channel after its norm and activation, and,
+in a residual network, after the addition. From there the search goes back over what only moves numbers about
+or resamples them (pooling, flatten, the mean over all pixels), so that maps are seen at their full size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from secateur.couple import Group, Groups
+from secateur.graph.axes import Axis, axes_in, resolve
+from secateur.graph.keep import Places
+from secateur.graph.node import Node, Ref, refs_in
+
+_PASSED = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "movedim"),
+        *("squeeze", "unsqueeze", "contiguous", "clone", "alias", "dropout", "feature_dropout", "pad"),
+        *("constant_pad_nd", "mean", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d"),
+        *("avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
+        *("_adaptive_avg_pool2d", "adaptive_max_pool2d", "max_pool2d_with_indices", "swapaxes", "roll"),
+        *("upsample_nearest2d", "upsample_bilinear2d"),
+    )
+)
+"""Operators that move or resample numbers of one tensor."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReadValue:
+    """An activation of a group.
+
+    Attributes:
+        value: Its index in the record.
+        dim: Which of its dims holds the group's channels.
+        size: The size of that dim.
+        places: Where each channel lies in the dim, shape (channels, places).
+        has_maps: The dims are (samples, channels, height, width), in any order but for the first.
+    """
+
+    value: int
+    dim: int
+    size: int
+    places: Tensor
+    has_maps: bool
+
+
+class Reading:
+    """Finds the activations of groups.
+
+    Args:
+        groups: The groups of a model, with their record.
+    """
+
+    def __init__(self, groups: Groups) -> None:
+        self.groups = groups
+        self.graph = groups.graph
+        self._maker: dict[int, Node] = {
+            ref.value: node for node in self.graph.nodes for ref in node.outputs if ref is not None
+        }
+        self._read: dict[Axis, list[tuple[int, int]]] = {}
+        sums: dict[int, set[Axis]] = {}
+        for index, name, dim in groups.findings.contracted:
+            ref = self.graph.nodes[index].args.get(name)
+            if isinstance(ref, Ref):
+                sums.setdefault(index, set()).update(self._leaves(ref.value)[dim])
+        for node in self.graph.nodes:
+            self._note_reads(node, sums.get(node.index, set()))
+
+    def _leaves(self, value: int) -> list[set[Axis]]:
+        """The axes in each dim of a value."""
+        return [set(axes_in(resolve(expr))) for expr in self.groups.findings.dims[value]]
+
+    def _note_reads(self, node: Node, summed: set[Axis]) -> None:
+        """An axis is read where it is summed over, or where it goes in and does not come out."""
+        made = (self._leaves(ref.value) for ref in node.outputs if ref is not None)
+        returned = {leaf for dims in made for leaves in dims for leaf in leaves}
+        for ref in dict.fromkeys(ref for arg in node.args.values() for ref in refs_in(arg)):
+            if self.graph.values[ref.value].kind != "node":
+                continue
+            for dim, leaves in enumerate(self._leaves(ref.value)):
+                for leaf in leaves:
+                    if leaf in summed or leaf not in returned:
+                        self._read.setdefault(leaf, []).append((ref.value, dim))
+
+    def of(self, group: Group) -> tuple[ReadValue, ...]:
+        """The activations of a group, in the order of the network; none if nothing reads it."""
+        found = (self._back(group.axis, value, dim) for value, dim in self._read.get(group.axis, ()))
+        return tuple(self._read_value(group.axis, *place) for place in sorted(set(found)))
+
+    def _back(self, axis: Axis, value: int, dim: int) -> tuple[int, int]:
+        """Go back over operators that move or resample."""
+        while (node := self._maker.get(value)) is not None and node.op in _PASSED:
+            source = node.args.get("input", node.args.get("self"))
+            if not isinstance(source, Ref) or self.graph.values[source.value].kind != "node":
+                break
+            holding = [
+                at
+                for at, expr in enumerate(self.groups.findings.dims[source.value])
+                if any(leaf is axis for leaf in axes_in(resolve(expr)))
+            ]
+            if len(holding) != 1:
+                break
+            value, dim = source.value, holding[0]
+        return value, dim
+
+    def _read_value(self, axis: Axis, value: int, dim: int) -> ReadValue:
+        dims = [resolve(expr) for expr in self.groups.findings.dims[value]]
+        pixels = [expr for at, expr in enumerate(dims) if at not in (0, dim)]
+        return ReadValue(
+            value=value,
+            dim=dim,
+            size=dims[dim].size,
+            places=torch.from_numpy(Places(dims[dim]).of(axis)),
+            has_maps=dim > 0
+            and len(pixels) == 2
+            and all(leaf.structural for expr in pixels for leaf in axes_in(expr)),
+        )
