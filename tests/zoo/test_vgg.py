@@ -28,7 +28,7 @@ def test_every_model_takes_every_image_size(name, in_channels, image_size):
     assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("name", list(models))
+@pytest.mark.parametrize("name", [name for name in models if name.startswith("vgg")])
 def test_state_dict_names_do_not_depend_on_the_image_size(name):
     small, large = (models[name](width=1 / 16, image_size=size).state_dict() for size in (8, 32))
     assert list(small) == list(large)
