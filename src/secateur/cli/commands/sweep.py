@@ -1,0 +1,195 @@
+"""`secateur sweep`: how sensitive a classifier is to its layers, channels and blocks."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from secateur.cli.app import commands
+from secateur.cli.options import (
+    AsJson,
+    DataDir,
+    DataName,
+    Device,
+    Download,
+    ModelArguments,
+    ModelWord,
+    Save,
+    Seed,
+    Threads,
+    data_arguments,
+    emit,
+    load_data,
+    model_arguments,
+    open_placed,
+    require_other_folder,
+    say,
+)
+from secateur.domains.classification import Splits
+from secateur.domains.classification.images import calibration
+from secateur.errors import RequestError
+from secateur.sweep import Forks, block_sweep, channel_sweep, feature_maps, sensitivity
+from secateur.train.classifier import make_fabric, surroundings
+
+
+@commands("sweep")
+def sweep(
+    model: ModelWord,
+    save: Save,
+    layer: Annotated[
+        str | None, typer.Option("--layer", help="Sweep its channels: a convolution, such as layer4.1.conv2.")
+    ] = None,
+    counts: Annotated[str, typer.Option("--counts", help="How many to zero, with commas.")] = "1,3,5",
+    maps: Annotated[
+        int, typer.Option(min=0, help="Draw the mean feature maps of so many channels of --layer.")
+    ] = 64,
+    ratios: Annotated[
+        str | None, typer.Option(help="Sweep every layer by shares, with commas, such as 0.25,0.5.")
+    ] = None,
+    blocks: Annotated[
+        bool, typer.Option("--blocks", help="Zero the last convolution of each residual block.")
+    ] = False,
+    criterion: Annotated[
+        str, typer.Option(help="What orders the channels; the least go first.")
+    ] = "activation-mean",
+    where: Annotated[
+        str, typer.Option(help="removed: after the norm, as a cut does; output: what the layer returns.")
+    ] = "removed",
+    score_images: Annotated[
+        int, typer.Option(min=0, help="Training images to score by; 0 takes the test images.")
+    ] = 1024,
+    data: DataName = "digits",
+    arg: ModelArguments = None,
+    data_dir: DataDir = None,
+    download: Download = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64,
+    memory_mb: Annotated[
+        int, typer.Option(min=0, help="Activations kept in memory, in MB; the rest goes to disk.")
+    ] = 1024,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Zero channels, layers or blocks by masks, and plot what accuracy is left.
+
+    A sweep that was stopped goes on: every row is in a .jsonl file in SAVE as soon as it is known.
+
+    Example: secateur sweep runs/dense --layer layer4.1.conv2 --counts 1,3,5,7 --data digits --save runs/sweep
+    """
+    require_other_folder(model, save)
+    if layer is None and ratios is None and not blocks:
+        raise RequestError("nothing to sweep was named", do="pass --layer, --ratios or --blocks")
+    numbers = [int(number) for number in _numbers("--counts", counts, int)]
+    shares = None if ratios is None else _numbers("--ratios", ratios, float)
+    parts = load_data(data, data_dir, download, seed)
+    opened = open_placed(model, data_arguments(parts, model, model_arguments(arg)), seed, device)
+    save.mkdir(parents=True, exist_ok=True)
+    with surroundings(make_fabric(device, "32-true"), threads):
+        forks = Forks(
+            opened.model,
+            parts.test,
+            batch_size=batch_size,
+            fork_size=8 * batch_size,
+            device=device,
+            memory_bytes=memory_mb * 10**6,
+            folder=save,
+        )
+        scored = calibration(parts.train, score_images, seed) if score_images else None
+        asked = {"criterion": criterion, "data": scored, "seed": seed}
+        session = _Session(opened.model, parts, save, forks, where)
+        try:
+            if layer is not None:
+                session.channels(layer, numbers, maps, asked)
+            if shares is not None:
+                session.curves(shares, asked)
+            if blocks:
+                session.blocks()
+        finally:
+            forks.close()
+    session.told["written"] = [str(path) for path in session.written]
+    wrote = f"wrote {', '.join(session.told['written'])}"
+    emit(session.told, "\n".join([*session.lines, wrote]), as_json=as_json)
+
+
+class _Session:
+    """The sweeps of one command, which share the model and the images."""
+
+    def __init__(self, model: Any, parts: Splits, save: Path, forks: Forks, where: str) -> None:
+        self.model = model
+        self.parts = parts
+        self.save = save
+        self.forks = forks
+        self.where = where
+        self.told: dict[str, Any] = {}
+        self.lines: list[str] = []
+        self.written: list[Path] = []
+
+    def channels(self, layer: str, counts: list[int], maps: int, asked: dict[str, Any]) -> None:
+        """Sweep the channels of a layer, and draw its maps."""
+        found = channel_sweep(
+            self.model,
+            layer,
+            self.parts.test,
+            counts,
+            where=self.where,
+            rows=self.save / "sweep.jsonl",
+            on_row=lambda row: say(f"{row.count} channels: {100 * row.accuracy:.2f} % right"),
+            forks=self.forks,
+            **asked,
+        )
+        rows = [asdict(row) for row in found.rows]
+        for row in rows:
+            names = self.parts.spec.class_names
+            row["per_class_accuracy"] = dict(zip(names, row["per_class_accuracy"], strict=True))
+        self.told |= {"layer": layer, "where": self.where, "criterion": found.criterion}
+        self.told |= {"scores": found.scores.tolist(), "rows": rows}
+        self.lines.append(str(found))
+        self.written += [self.save / "sweep.jsonl", found.plot(self.save / "sweep.png")]
+        if maps:
+            shown = feature_maps(self.model, layer, self.parts.test, count=maps, forks=self.forks)
+            self.told["most_active"] = list(shown.channels)
+            self.lines.append(str(shown))
+            self.written.append(shown.plot(self.save / "maps.png"))
+
+    def curves(self, ratios: list[float], asked: dict[str, Any]) -> None:
+        """Sweep every layer."""
+        found = sensitivity(
+            self.model,
+            self.parts.test,
+            ratios,
+            where=self.where,
+            rows=self.save / "curves.jsonl",
+            on_point=lambda point: say(f"{point.layer} at {point.ratio:g}: {100 * point.value:.2f} % right"),
+            forks=self.forks,
+            **asked,
+        )
+        self.told["layers"] = {name: list(map(asdict, points)) for name, points in found.by_layer.items()}
+        self.told["skipped"] = found.skipped
+        self.lines.append(str(found))
+        self.written += [self.save / "curves.jsonl", found.plot(self.save / "curves.png")]
+
+    def blocks(self) -> None:
+        """Silence every residual block in turn."""
+        found = block_sweep(
+            self.model,
+            self.parts.test,
+            where=self.where,
+            rows=self.save / "blocks.jsonl",
+            on_row=lambda row: say(f"without {row.layer}: {100 * row.accuracy:.2f} % right"),
+            forks=self.forks,
+        )
+        self.told["blocks"] = {"accuracy": found.accuracy, "rows": list(map(asdict, found.rows))}
+        self.lines.append(str(found))
+        self.written += [self.save / "blocks.jsonl", found.plot(self.save / "blocks.png")]
+
+
+def _numbers(option: str, text: str, kind: type[int] | type[float]) -> list[float]:
+    try:
+        return [kind(word) for word in text.split(",") if word.strip()]
+    except ValueError as error:
+        example = "1,3,5" if kind is int else "0.25,0.5"
+        raise RequestError(
+            f"{option} is '{text}'", do=f"write numbers with commas, such as {example}"
+        ) from error

@@ -1,0 +1,23 @@
+"""Sweep: how sensitive a classifier is to what is taken from it, by masks, before anything is cut."""
+
+from secateur.sweep.blocks import BlockRow, BlockSweep, block_sweep
+from secateur.sweep.channels import ChannelSweep, SweepRow, channel_sweep
+from secateur.sweep.curves import Curves, Point, sensitivity
+from secateur.sweep.forks import Counts, Forks
+from secateur.sweep.maps import FeatureMaps, feature_maps
+
+__all__ = [
+    "BlockRow",
+    "BlockSweep",
+    "ChannelSweep",
+    "Counts",
+    "Curves",
+    "FeatureMaps",
+    "Forks",
+    "Point",
+    "SweepRow",
+    "block_sweep",
+    "channel_sweep",
+    "feature_maps",
+    "sensitivity",
+]

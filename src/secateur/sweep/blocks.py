@@ -1,0 +1,153 @@
+"""Block degeneracy: zero the last convolution of each residual branch and see what is lost.
+
+A block whose branch can be silenced at little cost does little: what it adds to the stream is degenerate.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from secateur.errors import RequestError
+from secateur.graph.node import Graph, Node, Ref, refs_in
+from secateur.sweep.draw import draw_bars
+from secateur.sweep.forks import Forks
+from secateur.sweep.rows import Rows, fingerprint
+from secateur.train.classifier import Part
+from secateur.write.figures import percent, points
+
+_ADDS = ("aten.add", "aten.add_")
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """One residual block.
+
+    Attributes:
+        block: The module that adds.
+        layer: The last layer of its branch, all channels of which are zeroed.
+        accuracy: The share of the images that are classified right without the branch.
+        drop: What of the accuracy of the model is lost.
+    """
+
+    block: str
+    layer: str
+    accuracy: float
+    drop: float
+
+
+@dataclass(frozen=True)
+class BlockSweep:
+    """What each residual block is worth.
+
+    Attributes:
+        accuracy: That of the model as it is.
+        rows: The blocks, in the order of the network.
+    """
+
+    accuracy: float
+    rows: tuple[BlockRow, ...]
+
+    def __str__(self) -> str:
+        lines = [
+            f"  {row.layer}: {percent(row.accuracy)} ({points(self.accuracy, row.accuracy)})"
+            for row in self.rows
+        ]
+        return "\n".join(
+            [f"{percent(self.accuracy)} as it is; with the last layer of a block zeroed:", *lines]
+        )
+
+    def plot(self, path: Path | str) -> Path:
+        """Draw a bar for each block, into a `.png` or `.svg` file."""
+        shares = {row.layer: row.accuracy for row in self.rows}
+        return draw_bars(path, shares, self.accuracy, "accuracy with the last layer of a block zeroed")
+
+
+def branch_ends(graph: Graph) -> list[tuple[str, str]]:
+    """Find the residual branches of a record.
+
+    A residual sum adds two values of one shape; the branch is the side with more weights of its own, and the
+    other side, the shortcut, has at most one.
+
+    Returns:
+        The module that adds, and the module of the last convolution or linear layer of the branch.
+    """
+    behind: dict[int, frozenset[int]] = {}
+    found: list[tuple[str, str]] = []
+    for node in graph.nodes:
+        refs = [ref for arg in node.args.values() for ref in refs_in(arg)]
+        for made in node.outputs:
+            if made is not None:
+                behind[made.value] = frozenset({node.index}).union(
+                    *(behind.get(ref.value, frozenset()) for ref in refs)
+                )
+        sides = [ref.value for ref in (node.args.get("self"), node.args.get("other")) if isinstance(ref, Ref)]
+        if node.op not in _ADDS or len(sides) != 2 or sides[0] == sides[1]:
+            continue
+        if graph.values[sides[0]].shape != graph.values[sides[1]].shape:
+            continue
+        one, two = (behind.get(value, frozenset()) for value in sides)
+        branches = sorted((_layers(graph, one - two), _layers(graph, two - one)), key=len)
+        if len(branches[1]) > len(branches[0]) and len(branches[0]) <= 1:
+            found.append((node.modules[-1], branches[1][-1].modules[-1]))
+    return found
+
+
+def _layers(graph: Graph, indices: frozenset[int]) -> list[Node]:
+    nodes = (graph.nodes[index] for index in sorted(indices))
+    return [node for node in nodes if node.op.startswith(("aten.conv", "aten.linear"))]
+
+
+def block_sweep(
+    model: nn.Module,
+    test: Part,
+    *,
+    where: str = "removed",
+    rows: Path | str | None = None,
+    on_row: Callable[[BlockRow], None] | None = None,
+    forks: Forks | None = None,
+    **options: Any,
+) -> BlockSweep:
+    """Zero the last convolution of each residual block in turn, and evaluate.
+
+    Args:
+        model: The classifier; not changed.
+        test: The images that are classified.
+        where: As for `channel_sweep`.
+        rows: A file of JSON lines that grows with every row, and from which a stopped sweep goes on.
+        on_row: Called with each new row.
+        forks: The model and `test` made ready.
+        **options: Further arguments of `Forks`.
+
+    Raises:
+        RequestError: The model has no residual block.
+        CheckpointError: The file of rows is of another sweep.
+    """
+    own = Forks(model, test, **options) if forks is None else forks
+    try:
+        ends = branch_ends(own.graph)
+        if not ends:
+            raise RequestError("the model has no residual block", do="pass a model that adds to a stream")
+        known = Rows(
+            None if rows is None else Path(rows),
+            {"sweep": "blocks", "where": where, **fingerprint(model, test)},
+            "layer",
+        )
+        dense: float | None = None
+        for block, layer in ends:
+            if layer in known.known:
+                continue
+            place = own.find(layer, where)
+            as_it_is, without = own.counts(place, [(), range(place.size)])
+            dense = as_it_is.accuracy
+            row = BlockRow(block, layer, without.accuracy, dense - without.accuracy)
+            known.add(asdict(row))
+            if on_row is not None:
+                on_row(row)
+    finally:
+        if forks is None:
+            own.close()
+    ordered = tuple(BlockRow(**known.known[layer]) for _, layer in ends)
+    return BlockSweep(ordered[0].accuracy + ordered[0].drop if dense is None else dense, ordered)
