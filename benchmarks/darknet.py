@@ -52,7 +52,8 @@ right after pruning, constants absorbed; *recovered*: least squares on 256 train
 *finetuned*: from the cut network. All networks of a seed start from the same dense one.
 """
 UPSTREAM = """For comparison, upstream on Oxford Hand at 416 px: baseline 61.5 M parameters, 0.792 mAP; normal
-10.9 M, 0.771 (not fine-tuned); regular 15.3 M, 0.783; extreme 7.1 M, 0.738; tiny 8.7 M to 4.4 M, 0.638 to 0.613.
+10.9 M, 0.771 (not fine-tuned); regular 15.3 M, 0.783; extreme 7.1 M, 0.738; tiny 8.7 M to 4.4 M, 0.638 to
+0.613.
 """
 STAGES = ("dense", "sparse", "cut", "recovered", "finetuned")
 
