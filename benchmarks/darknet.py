@@ -115,7 +115,7 @@ def run_strategy(bench: Bench, dense: Darknet, strategy: str, strength: float, s
 def write_page(rows: dict[str, dict[str, Any]], command: str) -> str:
     """The table, means over the seeds."""
     seeds = sorted({key.split("/")[1] for key in rows})
-    head = ("strategy", "seeds", "parameters", "MACs", "near zero", *STAGES, "faster")
+    head = ("strategy", "seeds", "parameters", "MACs", "near zero", *STAGES)
     lines = [
         INTRODUCTION.format(command=command, seeds=", ".join(seeds)),
         f"| {' | '.join(head)} |",
@@ -131,9 +131,8 @@ def write_page(rows: dict[str, dict[str, Any]], command: str) -> str:
         ]
         values = [f"{statistics.mean(row[stage]['map50'] for row in found):.3f}" for stage in STAGES]
         near = statistics.mean(row["near_zero"] for row in found)
-        faster = statistics.mean(row["latency_ratio"] for row in found)
         cells = [strategy, len(found), f"{share[0]:.0%}", f"{share[1]:.0%}", f"{near:.0%}", *values]
-        lines.append(f"| {' | '.join(map(str, cells))} | {faster:.2f}x |")
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join([*lines, "", UPSTREAM])
 
 
