@@ -36,37 +36,6 @@ from secateur.zoo import models as zoo
 Batches = list[tuple[Tensor, Tensor]]
 
 
-class Block(nn.Module):
-    """Two convolutions beside a shortcut, a 1x1 convolution where the shape changes."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the block."""
-        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + self.shortcut(x))
-
-
-def resnet20(channels: int, classes: int) -> nn.Sequential:
-    """He et al. 2016, section 4.2, n = 3: widths 16, 32 and 64."""
-    layers: list[nn.Module] = [nn.Conv2d(channels, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    width = 16
-    for outputs, stride in ((16, 1), (32, 2), (64, 2)):
-        for number in range(3):
-            layers.append(Block(width, outputs, stride if number == 0 else 1))
-            width = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
-
-
 class Transformer(nn.Module):
     """A vision transformer of 4 layers, 4 heads and width 64; grey images are repeated to three channels."""
 
@@ -82,15 +51,13 @@ class Transformer(nn.Module):
 def make(name: str, data: Splits) -> nn.Module:
     """A fresh network for a data set."""
     spec = data.spec
-    if name == "vgg11":
-        return zoo["vgg11"](
-            width=0.25,
+    if name in zoo:
+        return zoo[name](
+            width=0.25 if name == "vgg11" else 1.0,
             in_channels=spec.in_channels,
             num_classes=spec.num_classes,
             image_size=spec.image_size,
         )
-    if name == "resnet20":
-        return resnet20(spec.in_channels, spec.num_classes)
     return Transformer(spec.image_size, spec.num_classes)
 
 

@@ -57,16 +57,8 @@ class Result:
 
     def table(self) -> Table:
         """The table that `print` shows."""
-        table = Table("", "before", "after", "left", title=f"pruned {self.plan.model}", title_justify="left")
-        rows = [
-            ("parameters", self.before.params, self.after.params),
-            ("MACs", self.before.macs, self.after.macs),
-            ("bytes", self.before.size_bytes, self.after.size_bytes),
-            ("channels", *_channels(self.plan)),
-        ]
-        for name, before, after in rows:
-            table.add_row(name, f"{before:,}", f"{after:,}", f"{after / max(before, 1):.1%}")
-        return table
+        channels = ("channels", *_channels(self.plan))
+        return cost_table(f"pruned {self.plan.model}", self.before, self.after, channels)
 
     def __str__(self) -> str:
         console = Console(width=110, file=io.StringIO(), color_system=None)
@@ -82,6 +74,27 @@ class Result:
             console.print(recovery_table(self.errors), soft_wrap=True)
         output: Any = console.file
         return output.getvalue().rstrip()
+
+
+def cost_table(title: str, before: Cost, after: Cost, counted: tuple[str, int, int]) -> Table:
+    """A table of what a cut model costs beside the uncut one.
+
+    Args:
+        title: Its title.
+        before: Cost of the uncut model.
+        after: Cost of the cut model.
+        counted: What was removed: a word, how many there were, how many are left.
+    """
+    table = Table("", "before", "after", "left", title=title, title_justify="left")
+    rows = [
+        ("parameters", before.params, after.params),
+        ("MACs", before.macs, after.macs),
+        ("bytes", before.size_bytes, after.size_bytes),
+        counted,
+    ]
+    for name, was, left in rows:
+        table.add_row(name, f"{was:,}", f"{left:,}", f"{left / max(was, 1):.1%}")
+    return table
 
 
 def _channels(plan: Plan) -> tuple[int, int]:

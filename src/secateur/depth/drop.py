@@ -28,7 +28,7 @@ from secateur.errors import CheckError, CutError, NoEffectWarning, PathError, Re
 from secateur.graph.node import Graph
 from secateur.measure import cost_of
 from secateur.plan import Plan, identity_plan
-from secateur.result import Result
+from secateur.result import Result, cost_table
 from secateur.score.criterion import Scorer
 
 
@@ -49,16 +49,8 @@ class Dropped(Result):
     def table(self) -> Table:
         """The table that `print` shows: cost, then the blocks with their scores."""
         title = f"dropped {len(self.plan.dropped)} of {len(self.blocks)} blocks of {self.plan.model}"
-        table = Table("", "before", "after", "left", title=title, title_justify="left")
-        rows = [
-            ("parameters", self.before.params, self.after.params),
-            ("MACs", self.before.macs, self.after.macs),
-            ("bytes", self.before.size_bytes, self.after.size_bytes),
-            ("blocks", len(self.blocks), len(self.blocks) - len(self.plan.dropped)),
-        ]
-        for name, before, after in rows:
-            table.add_row(name, f"{before:,}", f"{after:,}", f"{after / max(before, 1):.1%}")
-        return table
+        blocks = ("blocks", len(self.blocks), len(self.blocks) - len(self.plan.dropped))
+        return cost_table(title, self.before, self.after, blocks)
 
     def __str__(self) -> str:
         console = Console(width=110, file=io.StringIO(), color_system=None)

@@ -30,4 +30,10 @@ class Criterion:
     structure: str = "unstructured"
 
 
+def gathered(weight: Tensor, evidence: Tensor | None) -> Tensor:
+    """Score by what was gathered, as it is."""
+    assert evidence is not None, "the criterion says what it needs"
+    return evidence
+
+
 criteria: Registry[Criterion] = Registry("mask criterion", "secateur.mask.criteria")

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +91,39 @@ def latency(
     lower, median, upper = statistics.quantiles(times, n=4, method="inclusive")
     batch = first.shape[0] if first.dim() else 1
     return Latency(median, lower, upper, len(times), used, batch, str(first.device))
+
+
+def latency_in_turn(
+    models: Sequence[nn.Module],
+    example_inputs: Any,
+    *,
+    rounds: int = 5,
+    repeats: int = 10,
+    warmup: int = 3,
+    threads: int | None = 1,
+) -> list[Latency]:
+    """Time models in turn, so that other work on the machine meets all of them alike.
+
+    Args:
+        models: The models.
+        example_inputs: Inputs of all of them.
+        rounds: How often each is timed.
+        repeats: Timed passes in a round, at least three.
+        warmup: Passes before the first timed one of a round.
+        threads: As for `latency`.
+
+    Returns:
+        For each model its fastest round.
+
+    Example:
+        >>> [one.batch for one in latency_in_turn([nn.Linear(4, 2), nn.Linear(4, 1)], torch.zeros(8, 4))]
+        [8, 8]
+    """
+    times: list[list[Latency]] = [[] for _ in models]
+    for _ in range(rounds):
+        for found, model in zip(times, models, strict=True):
+            found.append(latency(model, example_inputs, repeats=repeats, warmup=warmup, threads=threads))
+    return [min(found, key=lambda one: one.median_ms) for found in times]
 
 
 def _synchronise(device: torch.device) -> None:

@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from secateur.errors import CheckpointError
+from secateur.errors import CheckpointError, RequestError
 from secateur.train.history import EpochRecord, find_best_epoch
 from secateur.write.atomic import atomic_folder, atomic_write
 
@@ -182,6 +182,28 @@ def delete_run(run: Path) -> None:
     """Delete all checkpoints of a run, the pointer first; other files in the folder stay."""
     (run / _POINTER).unlink(missing_ok=True)
     _delete_all_but_pointed_to(run)
+
+
+def checkpoints_to_resume(run: Path, *, resume: bool, overwrite: bool) -> tuple[Path, Path] | None:
+    """Find the last and the best checkpoint of a run to go on with; None if it starts anew.
+
+    Args:
+        run: The run's folder.
+        resume: Go on with what is there.
+        overwrite: Delete what is there.
+
+    Raises:
+        RequestError: There is a run, and neither was asked for.
+    """
+    if overwrite:
+        delete_run(run)
+    last, best = last_folder(run), best_folder(run)
+    if last is None or best is None:
+        return None
+    if not resume:
+        do = "resume it (--resume), overwrite it (--overwrite), or name another folder"
+        raise RequestError(f"{run} already holds a run ({last.name})", do=do)
+    return last, best
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

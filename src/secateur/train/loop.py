@@ -27,9 +27,7 @@ from secateur.penalise import Penalty
 from secateur.penalise.sparsity import batch_norm_scales, gamma_histogram, near_zero_share
 from secateur.train.checkpoint import (
     Checkpoint,
-    best_folder,
-    delete_run,
-    last_folder,
+    checkpoints_to_resume,
     read_checkpoint,
     read_weights,
     write_checkpoint,
@@ -229,14 +227,10 @@ class _Run:
         if self.config.save is None:
             return
         folder = Path(self.config.save)
-        if self.config.overwrite:
-            delete_run(folder)
-        last, best = last_folder(folder), best_folder(folder)
-        if last is None or best is None:
+        found = checkpoints_to_resume(folder, resume=self.config.resume, overwrite=self.config.overwrite)
+        if found is None:
             return
-        if not self.config.resume:
-            do = "resume it (--resume), overwrite it (--overwrite), or name another folder"
-            raise RequestError(f"{folder} already holds a run ({last.name})", do=do)
+        last, best = found
         checkpoint = read_checkpoint(last)
         _require_same_recipe(folder, checkpoint.recipe, self._recipe())
         _load_weights(self.model, checkpoint.weights, last)

@@ -16,7 +16,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from secateur.zoo import models
+from secateur.zoo import initialise, models
 
 # How many blocks each stage has, and the channels of the stages.
 _STAGES = {
@@ -100,16 +100,7 @@ class ResNet(nn.Module):
             before = out
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(before, num_classes)
-        self._initialise(gamma)
-
-    def _initialise(self, gamma: float) -> None:
-        """Draw the convolutions after Kaiming He (fan out), as the authors did."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, nn.BatchNorm2d):
-                nn.init.constant_(module.weight, gamma)
-                nn.init.zeros_(module.bias)
+        initialise(self, gamma)
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Compute the logits of a batch of normalised images."""

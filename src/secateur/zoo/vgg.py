@@ -19,7 +19,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from secateur.zoo import models
+from secateur.zoo import initialise, models
 
 # How many convolutions each stage has; a 2x2 max pooling stands between two stages.
 _DEPTHS = {
@@ -77,19 +77,9 @@ class VGG(nn.Module):
         self.feature = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, num_classes)
-        self._initialise(gamma)
-
-    def _initialise(self, gamma: float) -> None:
-        """Draw the convolutions after Kaiming He (fan out), as the authors of network slimming did."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, nn.BatchNorm2d):
-                nn.init.constant_(module.weight, gamma)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
+        initialise(self, gamma)
+        nn.init.normal_(self.classifier.weight, std=0.01)  # as the authors of network slimming did
+        nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Compute the logits of a batch of normalised images."""

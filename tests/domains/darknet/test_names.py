@@ -13,14 +13,15 @@ def test_names_and_data_survive(tmp_path):
     assert data.find("names") == names
 
 
-def test_paths_count_from_the_working_directory_then_from_the_file(tmp_path, monkeypatch):
+def test_paths_count_from_the_file_then_from_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
     write_names(["beside"], tmp_path / "there/a.names")
     data = read_data(write_data({"names": "a.names"}, tmp_path / "there/a.data"))
+    write_names(["working"], tmp_path / "here/a.names")
     monkeypatch.chdir(tmp_path / "here")
     assert read_names(data.find("names")) == ["beside"]
-    write_names(["working"], tmp_path / "here/a.names")
+    (tmp_path / "there/a.names").unlink()
     assert read_names(data.find("names")) == ["working"]
 
 

@@ -216,7 +216,8 @@ def test_a_cfg_without_heads_is_refused():
 
 
 def test_options_that_change_nothing_are_no_error():
-    Darknet(net(conv(4, xnor="0", groups=1, dilation=1, stride_x=1)))
+    spelt_out = Darknet(net(conv(4, xnor="0", groups=1, dilation=1, stride_x=1)))
+    assert str(spelt_out.layers) == str(Darknet(net(conv(4))).layers)
 
 
 def test_halves_of_a_route_keep_equal_counts():

@@ -10,7 +10,8 @@ References:
     https://arxiv.org/abs/1708.06519
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from secateur.couple import Groups
 from secateur.domains.classification.images import Splits, calibration
 from secateur.errors import RequestError
-from secateur.measure import Cost, latency
+from secateur.measure import Cost, latency_in_turn
 from secateur.penalise import penalties
 from secateur.penalise.scales import prunable_scales
 from secateur.penalise.sparsity import NEAR_ZERO, Outlook, near_zero_share, reachable_shift
@@ -100,7 +101,7 @@ class Stage:
         test: Its evaluation on the test part.
         validation_accuracy: Share of the validation images that are right.
         cost: Parameters, MACs, bytes.
-        latency_ms: Median time of one forward pass.
+        latency_ms: Time of one forward pass, taken when all stages are there.
         size_bytes: Size of its weights file.
         folder: Where it was saved.
         fitted: Its training; None for a stage that trains nothing.
@@ -222,7 +223,7 @@ def drop_note(before: float, after: float) -> str:
         return text
     return (
         f"{text}: near padded borders removed channels were no constants, and on maps of a few pixels most "
-        "pixels are borders; fine-tuning makes up for it"
+        "pixels are borders; recovery and fine-tuning make up for it"
     )
 
 
@@ -254,8 +255,8 @@ def slim(
     finished = run.one_pass(model, plan, 1)
     for number in range(2, config.passes + 1):
         finished = run.one_pass(finished["finetuned"].model, finished.plan, number)
-    timing = f"latency: median of one forward pass of {config.latency_batch} images, 1 thread"
-    stages, notes = (dense, *finished.stages), (*finished.notes, timing)
+    timing = f"latency: one forward pass of {config.latency_batch} images, 1 thread, the stages timed in turn"
+    stages, notes = run.timed((dense, *finished.stages)), (*finished.notes, timing)
     return replace(finished, stages=stages, groups=groups, notes=notes, passes=config.passes)
 
 
@@ -268,12 +269,12 @@ class _Run:
         self.say = say
         spec = data.spec
         self.example = torch.zeros(1, spec.in_channels, spec.image_size, spec.image_size)
+        self._batch = self.example.expand(config.latency_batch, -1, -1, -1)
 
     def stage(self, name: str, model: nn.Module, plan: Plan, fitted: FitResult | None = None) -> Stage:
         """Save and measure one model."""
         device, threads = self.config.dense.device, self.config.dense.threads
         folder = save_model(model, plan, self.config.save / name)
-        batch = self.example.expand(self.config.latency_batch, -1, -1, -1)
         return Stage(
             name=name,
             model=model,
@@ -282,10 +283,17 @@ class _Run:
                 model, self.data.validation, device=device, threads=threads
             ).accuracy,
             cost=measure(model, self.example),
-            latency_ms=latency(model, batch, threads=1).median_ms,
+            latency_ms=math.nan,  # see `timed`
             size_bytes=(folder / WEIGHTS).stat().st_size,
             folder=folder,
             fitted=fitted,
+        )
+
+    def timed(self, stages: Sequence[Stage]) -> tuple[Stage, ...]:
+        """Time all stages in turn: between two trainings the machine may have been busy."""
+        found = latency_in_turn([stage.model for stage in stages], self._batch)
+        return tuple(
+            replace(stage, latency_ms=one.median_ms) for stage, one in zip(stages, found, strict=True)
         )
 
     def one_pass(self, model: nn.Module, plan: Plan, number: int) -> Slimmed:

@@ -29,7 +29,7 @@ from secateur.domains.darknet.recipe import Recipe
 from secateur.domains.darknet.sparsity import Sparsity
 from secateur.errors import CheckpointError, RequestError, SecateurError
 from secateur.penalise.sparsity import batch_norm_scales, near_zero_share
-from secateur.train.checkpoint import best_folder, delete_run, last_folder, read_epoch, write_epoch
+from secateur.train.checkpoint import checkpoints_to_resume, read_epoch, write_epoch
 from secateur.train.classifier import choose_device, make_fabric, memory_format, surroundings
 from secateur.train.config import FitConfig
 from secateur.train.progress import Reporter
@@ -277,14 +277,10 @@ class _Run:
         if self.recipe.save is None:
             return
         folder = Path(self.recipe.save)
-        if self.recipe.overwrite:
-            delete_run(folder)
-        last, best = last_folder(folder), best_folder(folder)
-        if last is None or best is None:
+        found = checkpoints_to_resume(folder, resume=self.recipe.resume, overwrite=self.recipe.overwrite)
+        if found is None:
             return
-        if not self.recipe.resume:
-            do = "resume it (--resume), overwrite it (--overwrite), or name another folder"
-            raise RequestError(f"{folder} already holds a run ({last.name})", do=do)
+        last, best = found
         parts = ["weights", "optimizer", *(["raw"] if self.average is not None else [])]
         state, tensors = self._read(last, parts)
         _fill(self.model, tensors["raw" if self.average is not None else "weights"], last)

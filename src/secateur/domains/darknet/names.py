@@ -3,8 +3,9 @@
     .data     key=value lines: classes, train, valid, names, backup
     .names    one class a line, in the order of their numbers
 
-Darknet takes the paths in a `.data` file as relative to the working directory. So do we; a path that is not
-there is looked for beside the `.data` file, so that a data set can be moved.
+Relative paths start from the folder of the file that they stand in, so that a data set can be moved; what is
+not there is looked for from the working directory, as Darknet does. In this order, as several data sets have
+a `train.txt`, and the one beside its own `.data` file is meant.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from secateur.domains.darknet.cfg import parse_options
 from secateur.errors import RequestError
 from secateur.write.atomic import atomic_write
 
-__all__ = ["DataFile", "read_data", "read_names", "write_data", "write_names"]
+__all__ = ["DataFile", "read_data", "read_names", "resolve", "write_data", "write_names"]
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,17 @@ class DataFile:
             key: Such as "train", "valid" or "names".
 
         Returns:
-            The path from the working directory if there is something, else the one beside the `.data` file.
+            The path beside the `.data` file if there is something, else the one from the working directory.
 
         Raises:
             RequestError: The key is missing, or there is nothing at either place.
         """
         text = self._value(key)
-        places = [Path(text), self.path.parent / text]
-        for place in places:
-            if place.exists():
-                return place
-        tried = [f"not there: {place}" for place in dict.fromkeys(places)]
-        do = "mend the path: it counts from the working directory, then from the .data file"
+        found = resolve(text, self.path)
+        if found.exists():
+            return found
+        tried = [f"not there: {place}" for place in dict.fromkeys((found, Path(text)))]
+        do = "mend the path: it counts from the .data file, then from the working directory"
         raise RequestError(f"{self.path}: {key}={text} does not exist", tried, do)
 
     def _value(self, key: str) -> str:
@@ -70,6 +70,12 @@ class DataFile:
             known = ", ".join(self.values) or "nothing"
             raise RequestError(f"{self.path} names no {key}", [f"it names {known}"], f"add a line {key}=...")
         return self.values[key]
+
+
+def resolve(text: str, stands_in: Path) -> Path:
+    """Find what a path in a file means: beside that file, or from the working directory if only there."""
+    beside = stands_in.parent / text
+    return beside if beside.exists() or not Path(text).exists() else Path(text)
 
 
 def read_data(path: Path | str) -> DataFile:
@@ -100,7 +106,7 @@ def write_data(values: Mapping[str, object], path: Path | str) -> Path:
     """Write a `.data` file.
 
     Args:
-        values: What it shall say; paths count from the working directory, then from the file.
+        values: What it shall say; paths count from the file, then from the working directory.
         path: The file.
 
     Returns:

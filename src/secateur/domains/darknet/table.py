@@ -14,7 +14,7 @@ from secateur.domains.darknet.data import Loader
 from secateur.domains.darknet.export import save_darknet
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.predict import evaluate_darknet
-from secateur.measure import latency
+from secateur.measure import latency_in_turn
 from secateur.pipeline import measure
 
 __all__ = ["BATCH", "Stage", "measure_stage", "stage_table", "time_in_turn"]
@@ -79,13 +79,10 @@ def time_in_turn(
     Returns:
         For each network the smallest of its medians in milliseconds: of one image, of the batch.
     """
-    times: list[list[tuple[float, float]]] = [[] for _ in models]
-    for _ in range(rounds):
-        for found, model in zip(times, models, strict=True):
-            batch = torch.zeros(BATCH, 3, *size, device=next(model.parameters()).device)
-            one, many = latency(model, batch[:1], repeats=10), latency(model, batch, repeats=3, warmup=1)
-            found.append((one.median_ms, many.median_ms))
-    return [(min(one for one, _ in found), min(many for _, many in found)) for found in times]
+    batch = torch.zeros(BATCH, 3, *size, device=next(models[0].parameters()).device)
+    single = latency_in_turn(models, batch[:1], rounds=rounds)
+    many = latency_in_turn(models, batch, rounds=rounds, repeats=3, warmup=1)
+    return [(one.median_ms, batched.median_ms) for one, batched in zip(single, many, strict=True)]
 
 
 def measure_stage(name: str, model: Darknet, loader: Loader, folder: Path) -> Stage:

@@ -12,7 +12,7 @@ References:
 
 from torch import Tensor
 
-from secateur.mask.criterion import Criterion, criteria
+from secateur.mask.criterion import Criterion, criteria, gathered
 
 
 def movement(weight: Tensor, gradient: Tensor) -> Tensor:
@@ -26,9 +26,4 @@ def movement(weight: Tensor, gradient: Tensor) -> Tensor:
     return -weight * gradient
 
 
-def _summed(weight: Tensor, evidence: Tensor | None) -> Tensor:
-    assert evidence is not None, "the criterion says that it needs gradients"
-    return evidence
-
-
-criteria.add("movement", Criterion(_summed, needs="gradients", gather=movement))
+criteria.add("movement", Criterion(gathered, needs="gradients", gather=movement))

@@ -9,7 +9,7 @@ References:
 
 from torch import Tensor
 
-from secateur.mask.criterion import Criterion, criteria
+from secateur.mask.criterion import Criterion, criteria, gathered
 
 
 def taylor(weight: Tensor, gradient: Tensor) -> Tensor:
@@ -23,9 +23,4 @@ def taylor(weight: Tensor, gradient: Tensor) -> Tensor:
     return (gradient * weight) ** 2
 
 
-def _summed(weight: Tensor, evidence: Tensor | None) -> Tensor:
-    assert evidence is not None, "the criterion says that it needs gradients"
-    return evidence
-
-
-criteria.add("taylor", Criterion(_summed, needs="gradients", gather=taylor))
+criteria.add("taylor", Criterion(gathered, needs="gradients", gather=taylor))

@@ -3,9 +3,7 @@
 A data set starts from a `.data` file (`classes`, `train`, `valid`, `names`), from a list of images
 (`train.txt`), or from a folder with `images/` and `labels/`. The label file of `.../images/a.jpg` is
 `.../labels/a.txt` (the last folder called `images` or `JPEGImages` counts); without such a folder, or if only
-that one exists, it is `a.txt` beside the image. Relative paths start from the folder of the file that they
-stand in, else, as in Darknet, from the working directory: several data sets have a `train.txt`, and the one
-beside its own `.data` file is meant.
+that one exists, it is `a.txt` beside the image. For relative paths see `names.py`.
 """
 
 from collections.abc import Iterator
@@ -13,7 +11,7 @@ from pathlib import Path
 
 from secateur.domains.darknet.data.boxes import Annotations, Problem, Rows, Sample
 from secateur.domains.darknet.data.formats import formats
-from secateur.domains.darknet.names import read_data, read_names
+from secateur.domains.darknet.names import read_data, read_names, resolve
 from secateur.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -31,10 +29,10 @@ def read_yolo(source: Path, names: tuple[str, ...] | None) -> Annotations:
     if source.suffix == ".data":
         options = read_data(source).values
         chosen = names or (
-            tuple(read_names(_resolve(options["names"], source))) if "names" in options else None
+            tuple(read_names(resolve(options["names"], source))) if "names" in options else None
         )
         parts = {
-            part: _listed(_resolve(options[key], source))
+            part: _listed(resolve(options[key], source))
             for key, part in _PARTS.items()
             if key in options and part
         }
@@ -79,15 +77,10 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
-def _resolve(path: str, beside: Path) -> Path:
-    near = beside.parent / path
-    return near if near.exists() or not Path(path).exists() else Path(path)
-
-
 def _listed(path: Path) -> list[Path]:
     if path.is_dir():
         return _images(path)
-    return [_resolve(line, path) for _, line in _lines(path)]
+    return [resolve(line, path) for _, line in _lines(path)]
 
 
 def _images(folder: Path) -> list[Path]:
