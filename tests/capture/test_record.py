@@ -259,6 +259,20 @@ def cached_table(size):
     return torch.arange(size).float()
 
 
+@functools.lru_cache
+def cached_zeros(size):
+    return torch.zeros(size=(size,))  # a factory detaches its result, which is another tensor
+
+
+def test_caches_keep_no_fake_tensor_that_was_made_by_a_factory():
+    class Tabled(nn.Module):
+        def forward(self, x):
+            return x + cached_zeros(x.shape[-1])
+
+    capture(Tabled(), X)
+    assert type(cached_zeros(X.shape[-1])) is torch.Tensor
+
+
 def test_caches_of_the_process_keep_no_fake_tensors():
     class Tabled(nn.Module):
         def forward(self, x):

@@ -3,8 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.capture import capture
+from secateur.capture import capture, shortcuts
 from secateur.errors import CaptureError
 
 
@@ -68,3 +71,97 @@ def test_a_tensor_made_on_the_inputs_device_is_recorded_on_fake_tensors(device):
     graph = capture(Cache(), torch.zeros(2, 3, device=device), "fake")
     assert graph.nodes[-1].op == "aten.cat"
     assert graph.values[graph.outputs[0]].shape == (2, 3)
+
+
+CALLS = {
+    "add": lambda x, y: x + y,
+    "add of a row": lambda x, y: x + y[0],
+    "add of a number": lambda x, y: x + 2,
+    "sub of another rank": lambda x, y: x[0] - y,
+    "mul of another type": lambda x, y: x * y.double(),
+    "mul of integers": lambda x, y: x.long() * y.long(),
+    "div of integers": lambda x, y: x.long() / 3,
+    "add of a half and a float": lambda x, y: x.half() + y[0, 0, 0],
+    "mul by a complex number": lambda x, y: x * 2j,
+    "transposed sum": lambda x, y: x.transpose(1, 2) + y.transpose(1, 2),
+    "gelu": lambda x, y: F.gelu(x, approximate="tanh"),
+    "silu": lambda x, y: F.silu(x.transpose(0, 1)),
+    "power": lambda x, y: x**2,
+    "cat": lambda x, y: torch.cat([x, y], 1),
+    "linear": lambda x, y: F.linear(x, y[0, 0], x[0, 0, :, 0]),
+    "linear of a transpose": lambda x, y: F.linear(x.transpose(1, 2), y[0, 0], None),
+    "linear of a row": lambda x, y: F.linear(x[0, 0, 0], y[0, 0]),
+    "layer norm": lambda x, y: F.layer_norm(x, [5]),
+    "layer norm of a transpose": lambda x, y: F.layer_norm(x.transpose(2, 3), [4], y[0, 0, :, 0], None),
+    "layer norm over two": lambda x, y: F.layer_norm(x, [4, 5], y[0, 0]),
+    "batch norm": lambda x, y: F.batch_norm(x, y[0, :, 0, 0], y[1, :, 0, 0].exp()),
+    "batch norm of a transpose": lambda x, y: F.batch_norm(x.transpose(2, 3), y[0, :, 0, 0], y[1, :, 0, 0]),
+    "conv": lambda x, y: F.conv2d(x, y[:, :, :2, :3].contiguous(), padding=1),
+    "conv of channels last": lambda x, y: F.conv2d(x.to(memory_format=torch.channels_last), y[:, :, :2, :3]),
+    "matmul": lambda x, y: x @ y.transpose(2, 3),
+    "matmul of a contiguous": lambda x, y: x @ y.transpose(2, 3).contiguous(),
+    "einsum": lambda x, y: torch.einsum("bchw,dchw->bd", x, y),
+    "softmax": lambda x, y: x.softmax(1),
+    "softmax of a transpose": lambda x, y: x.transpose(1, 3).softmax(-1),
+    "views": lambda x, y: x.flatten(1).unsqueeze(2).view(2, -1, 5, 1).transpose(1, 2).select(0, 1),
+    "reshape that copies": lambda x, y: x.transpose(1, 2).reshape(2, -1),
+    "pieces": lambda x, y: [*x.chunk(2, 1), *x.unbind(0), *x.split([1, 3], 2), *x.tensor_split([2], 3)],
+    "slices": lambda x, y: x[:, 1:, ::2].permute(3, 0, 1, 2).squeeze(1),
+    "unflatten": lambda x, y: x.unflatten(2, (2, 2)),
+}
+
+
+class ShortWays(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return shortcuts.run(func, args, kwargs or {})
+
+
+def laid_out(result):
+    parts = result if isinstance(result, (list, tuple)) else [result]
+    return [(part.shape, part.stride(), part.dtype, part.device, part.storage_offset()) for part in parts]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_short_way_lays_out_its_result_as_the_operator_does(name):
+    x, y = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
+    with torch.inference_mode():
+        real = CALLS[name](x, y)
+        with FakeTensorMode() as mode:
+            inputs = [mode.from_tensor(tensor) for tensor in (x, y)]
+            with ShortWays():
+                fake = CALLS[name](*inputs)
+    assert laid_out(fake) == laid_out(real)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: F.linear(x, x.new_zeros(7, 4)),
+        lambda x: F.linear(x, x.new_zeros(7, 5), x.new_zeros(6)),
+        lambda x: F.layer_norm(x, [4]),
+        lambda x: F.batch_norm(x, x.new_zeros(4), x.new_zeros(4)),
+        lambda x: x + x.new_zeros(2, 3, 4, 6),
+        lambda x: torch.cat([x, x.new_zeros(2, 3, 4, 6)], 1),
+        lambda x: F.conv2d(x, x.new_zeros(2, 4, 1, 1)),
+        lambda x: x.view(2, 7, -1),
+    ],
+)
+def test_a_short_way_refuses_what_the_operator_refuses(call):
+    with pytest.raises(CaptureError, match="does not run"):
+        capture(Called(call), torch.zeros(2, 3, 4, 5), "fake")
+
+
+class Called(nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, x):
+        return self.call(x)
+
+
+def test_a_view_shares_the_storage_of_what_it_shows():
+    with FakeTensorMode(), torch.inference_mode(), ShortWays():
+        x = torch.empty(2, 3, 4)
+        views = [x.view(6, 4), x.transpose(0, 1), x[0], x.flatten(1), *x.unbind(1)]
+        assert all(view.untyped_storage()._cdata == x.untyped_storage()._cdata for view in views)

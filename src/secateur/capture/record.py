@@ -5,6 +5,7 @@ Substrate (measured over 288 models, docs/decisions/0003-capture.md): a `TorchDi
 first: no memory, no arithmetic. Real tensors where a model looks at numbers.
 """
 
+import gc
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -134,7 +135,7 @@ def _record(
     recorder = make(held)
     outputs: list[Tensor] = []
     failure: Exception | None = None
-    with recording_context(), ExitStack() as stack:
+    with recording_context(), garbage_waits(), ExitStack() as stack:
         if substrate != "real":
             shape_env = ShapeEnv() if substrate == "symbolic" else None
             fake = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True, shape_env=shape_env))
@@ -180,6 +181,18 @@ def recording_context() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
+@contextmanager
+def garbage_waits() -> Iterator[None]:
+    """Collect no garbage meanwhile: a pass over all objects of a process can cost more than a capture."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 class Recorder(TorchDispatchMode):
     """Records every dispatched operator call; also keeps the stack of running modules.
 
@@ -212,10 +225,13 @@ class Recorder(TorchDispatchMode):
     def _add(self, tensor: Tensor, kind: str) -> int:
         self.values.append(Value(tuple(int(size) for size in tensor.shape), _text(tensor.dtype), kind))
         self._index_of[id(tensor)] = len(self.values) - 1
+        self._keep(tensor)
+        return len(self.values) - 1
+
+    def _keep(self, tensor: Tensor) -> None:
         self._alive.append(tensor)
         if isinstance(tensor, FakeTensor):
             self.made.append(ref(tensor))
-        return len(self.values) - 1
 
     def add_inputs(self, inputs: Any) -> None:
         """Register the tensors of the call as inputs of the model."""
@@ -284,7 +300,7 @@ class Recorder(TorchDispatchMode):
         """Know the result of an operator that is not recorded, a tensor, as the value that it shows."""
         if isinstance(output, Tensor) and id(args[0]) in self._index_of:
             self._index_of[id(output)] = self._index_of[id(args[0])]
-            self._alive.append(output)
+            self._keep(output)
         return output
 
     def _argument(self, value: Any) -> Any:
