@@ -116,8 +116,7 @@ def kept_positions(full: Tensor, cut: Tensor) -> list[Tensor] | None:
         return None
     index = [torch.ones(size, dtype=torch.bool) for size in full.shape]
     for turn in range(_ANCHORS):
-        flat = int(cut.numel() * (turn * _GOLDEN % 1))  # places that share no row and no column
-        place = tuple(int(at) for at in torch.unravel_index(torch.tensor(flat), cut.shape))
+        place = tuple(int(size * (turn * _GOLDEN ** (dim + 1) % 1)) for dim, size in enumerate(cut.shape))
         lines = _lines_through(full, cut, place)
         if lines is None:
             return None
@@ -216,6 +215,8 @@ class OverKept(TorchDispatchMode):
             return _rms_norm(*args, **kwargs)
         if func is _ATEN.group_norm.default:
             return _group_norm(*args, **kwargs)
+        if func is _ATEN.batch_norm.default and args[5]:
+            return _batch_norm(*args)
         if func is _ATEN.sub.Tensor and not kwargs:
             return _centred(*args)
         if func in (_ATEN.mean.dim, _ATEN.var.dim, _ATEN.var.correction, _ATEN.std.correction):
@@ -270,6 +271,34 @@ def _layer_norm(
     return scaled + bias if bias is not None else scaled
 
 
+def _batch_norm(
+    tensor: Tensor,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    training: bool,
+    drift: float,
+    eps: float,
+    _: Any,
+) -> Tensor:
+    """Batch norm by the statistics of the tensor itself, as where a weight is standardised."""
+    dims = [dim for dim in range(tensor.dim()) if dim != 1]
+    part = _without_silent(tensor, dims)
+    scaled = (tensor - part.mean(dims, keepdim=True)) / (
+        part.var(dims, keepdim=True, correction=0) + eps
+    ).sqrt()
+    for dim in dims:
+        scaled = _silence(scaled, tensor, dim)
+    return _scaled_per_channel(scaled, weight, bias)
+
+
+def _scaled_per_channel(scaled: Tensor, weight: Any, bias: Any) -> Tensor:
+    per_channel = (1, -1, *([1] * (scaled.dim() - 2)))
+    scaled = scaled * weight.view(per_channel) if weight is not None else scaled
+    return scaled + bias.view(per_channel) if bias is not None else scaled
+
+
 def _rms_norm(tensor: Tensor, shape: Any, weight: Any = None, eps: float | None = None) -> Tensor:
     dims = list(range(-len(shape), 0))
     eps = torch.finfo(tensor.dtype).eps if eps is None else eps
@@ -288,10 +317,7 @@ def _group_norm(
             alive.var((1, 2), keepdim=True, correction=0) + eps
         ).sqrt()
         parts.append(_silence(scaled, part, 1))
-    scaled = torch.stack(parts, 1).reshape(tensor.shape)
-    per_channel = (1, -1, *([1] * (tensor.dim() - 2)))
-    scaled = scaled * weight.view(per_channel) if weight is not None else scaled
-    return scaled + bias.view(per_channel) if bias is not None else scaled
+    return _scaled_per_channel(torch.stack(parts, 1).reshape(tensor.shape), weight, bias)
 
 
 def _outputs(model: nn.Module, inputs: Any, mode: TorchDispatchMode | None = None) -> list[Tensor]:
@@ -340,6 +366,9 @@ def judge(original: nn.Module, pruned: nn.Module, example_inputs: Any, seed: int
             expected = _outputs(original.to(dtype), inputs)
         except Exception as error:  # noqa: BLE001 - some models insist on float32 inside
             failures.append(f"the masked original in {dtype}: {_line(error)}")
+            continue
+        if not any(bool(output.isfinite().any()) for output in expected):
+            failures.append(f"the masked original in {dtype} computes no finite number")
             continue
         try:
             got = _outputs(pruned.to(dtype), inputs)
