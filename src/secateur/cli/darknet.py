@@ -103,11 +103,12 @@ def open_network(
     if Path(word).is_dir():
         cfg = _only(Path(word), ".cfg")
         weights = weights or _only(Path(word), ".weights")
+    torch.manual_seed(seed)
+    model = load_darknet(cfg, weights)  # first, so that a cfg that cannot be read says why
     if weights is None and needs_weights:
         do = "pass --weights FILE, or a folder that holds a .cfg and its .weights"
         raise RequestError(f"{word} has no weights", do=do)
-    torch.manual_seed(seed)
-    return load_darknet(cfg, weights).to(choose_device(device))
+    return model.to(choose_device(device))
 
 
 def save_network(model: Darknet, folder: Path) -> tuple[Path, Path]:
