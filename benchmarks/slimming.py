@@ -5,21 +5,30 @@
 VGG-11 at a quarter of its width. For each seed: dense; sparse with each strength; each sparse network (and
 the dense one, by L2 norm) with 50 % and 70 % of its channels cut, before fine-tuning and after 1 and 3
 epochs. Every figure is written as soon as it is known; a run that was stopped goes on where it was.
+
+    python benchmarks/slimming.py --cliff --seeds 0 1 2 --strengths 1e-3 3e-3  # writes a page, too
+    python benchmarks/slimming.py --cliff --page                               # the page only
+
+With `--cliff`, the table that network slimming is known by instead: accuracy without fine-tuning against the
+share of channels pruned, 0 to 0.8 over all layers together, by batch-norm scale; right after the cut and
+after recovery (no labels, no training). What `--runs` holds already is not trained again.
 """
 
 import argparse
 import json
 import statistics
 import sys
+import time
 import warnings
 from collections import defaultdict
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import secateur as sc
 from secateur.domains.classification import Splits, load
+from secateur.domains.classification.images import calibration
 from secateur.penalise import penalties
 from secateur.penalise.scales import prunable_scales
 from secateur.penalise.sparsity import near_zero_share
@@ -29,6 +38,9 @@ from secateur.zoo import models
 
 EXAMPLE = torch.zeros(1, 1, 28, 28)
 BATCH = torch.zeros(64, 1, 28, 28)
+STEPS = ("absorb", "refit", "batch-norm")
+IMAGES = 512
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
 class Ledger:
@@ -130,6 +142,99 @@ def prune_and_tune(
         ledger.add(stage=f"finetuned-{epochs}", criterion=criterion, **key, **measure(tuned, data))
 
 
+def run_cliff(seed: int, args: argparse.Namespace, ledger: Ledger, data: Splits) -> None:
+    """Cut each network of one seed by every share, and recover it."""
+    torch.manual_seed(seed)
+    start = models["vgg11"](width=0.25, in_channels=1, image_size=28, gamma=0.5)
+    base = {"epochs": args.epochs, "lr": args.lr, "schedule": "cosine", "batch_size": 64, "seed": seed}
+    images = calibration(data.train, IMAGES, seed)
+    for strength in [0.0, *args.strengths]:
+        model = train(start, data, args.runs / f"s{strength:g}-seed{seed}", base, strength)
+        for share in args.shares:
+            key = {"seed": seed, "strength": strength, "share": share}
+            if not ledger.find(**key):
+                ledger.add(
+                    **key, epochs=args.epochs, **cut_and_recover(model, share, args.min_keep, images, data)
+                )
+
+
+def cut_and_recover(
+    model: nn.Module, share: float, min_keep: float, images: list[Tensor], data: Splits
+) -> dict[str, float]:
+    """Accuracies of a network without a share of its channels; nothing is cut from it for share 0."""
+    found = {"accuracy": evaluate(model, data.test, threads=1).accuracy, "macs_left": 1.0, "cpu_seconds": 0.0}
+    if share == 0:
+        return found | {"recovered": found["accuracy"]}
+    result = sc.prune(model, EXAMPLE, ratio=share, criterion="bn-scale", min_keep=min_keep)
+    begin = time.process_time()
+    better = sc.recover(result, images, STEPS)
+    return {
+        "accuracy": evaluate(result.model, data.test, threads=1).accuracy,
+        "recovered": evaluate(better.model, data.test, threads=1).accuracy,
+        "macs_left": result.after.macs / result.before.macs,
+        "cpu_seconds": time.process_time() - begin,
+    }
+
+
+def cliff_page(rows: list[dict], command: str) -> str:
+    """The cliff as a page of the documentation."""
+    seeds = sorted({row["seed"] for row in rows})
+    shares = sorted({row["share"] for row in rows})
+    lines = [f"| s | | {' | '.join(f'{share:g}' for share in shares)} |", "|---|---|" + "---|" * len(shares)]
+    told = []
+    for strength in sorted({row["strength"] for row in rows}):
+        cells: dict[str, list[str]] = defaultdict(list)
+        means: dict[str, dict[float, float]] = defaultdict(dict)
+        for share in shares:
+            held = [row for row in rows if (row["strength"], row["share"]) == (strength, share)]
+            left = [100 * row["macs_left"] for row in held]
+            cells["MACs left %"].append(f"{statistics.mean(left):.0f}" if left else "-")
+            for name, item in (("cut", "accuracy"), ("recovered", "recovered")):
+                values = [100 * row[item] for row in held]
+                cells[name].append(mean_sd(values))
+                if values:
+                    means[name][share] = statistics.mean(values)
+        lines += [f"| {strength:g} | {name} | {' | '.join(held)} |" for name, held in cells.items()]
+        told.append(
+            f"- s = {strength:g}: {last_before(means['cut'])} right after the cut, "
+            f"{last_before(means['recovered'])} after recovery"
+        )
+    return f"""# Where the cliff of network slimming moves to
+
+<!-- Generated by benchmarks/slimming.py from benchmarks/results/cliff.json; do not edit. -->
+
+VGG-11 at a quarter of its width on Fashion-MNIST, {rows[0]["epochs"]} epochs with the L1 penalty of strength
+s on the batch-norm scales (0: dense). Test accuracy in % against the share of channels pruned, over all
+layers together by batch-norm scale, without fine-tuning: right after the cut, and after recovery
+({", ".join(STEPS)}; {IMAGES} training images, no labels, no training). Mean ± standard deviation; seeds:
+{", ".join(map(str, seeds))}.
+
+{chr(10).join(lines)}
+
+The cliff: the largest share that loses less than one point, over all shares up to it.
+
+{chr(10).join(told)}
+
+torch {torch.__version__.partition("+")[0]}, one thread.
+
+    {command}
+"""
+
+
+def last_before(means: dict[float, float], loss: float = 1.0) -> str:
+    """The largest share up to which no more than some points are lost."""
+    first = min(means)
+    safe = [share for share in means if all(means[first] - means[s] <= loss for s in means if s <= share)]
+    return f"{max(safe):g}"
+
+
+def mean_sd(values: list[float]) -> str:
+    """`12.34 ± 0.56`, or a dash for nothing."""
+    if not values:
+        return "-"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.2f}"
+
+
 def table(rows: list[dict]) -> str:
     """Means over the seeds as a Markdown table."""
     cells: dict[tuple, list[dict]] = defaultdict(list)
@@ -170,12 +275,24 @@ def main() -> None:
     parser.add_argument("--min-keep", type=float, default=0.1)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs/slimming"))
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/slimming.json"))
+    parser.add_argument("--json", type=Path, help="benchmarks/results/slimming.json, or cliff.json there")
+    parser.add_argument("--cliff", action="store_true", help="accuracy against the share pruned, only")
+    parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES), help="of --cliff")
+    parser.add_argument("--to", type=Path, default=Path("docs/benchmarks/slimming.md"), help="of --cliff")
+    parser.add_argument("--page", action="store_true", help="with --cliff: only write the page")
     args = parser.parse_args()
+    args.json = args.json or Path("benchmarks/results", "cliff.json" if args.cliff else "slimming.json")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    data = load("fashion-mnist", data_dir=args.data_dir)
     ledger = Ledger(args.json)
+    data = None if args.page else load("fashion-mnist", data_dir=args.data_dir)
+    if args.cliff:
+        for seed in [] if args.page else args.seeds:
+            run_cliff(seed, args, ledger, data)
+        command = json.loads(args.json.read_text())["command"]
+        atomic_write(args.to, cliff_page(ledger.rows, command).encode())
+        print(f"wrote {args.json} and {args.to}")
+        return
     for seed in args.seeds:
         run_seed(seed, args, ledger, data)
     print(table(ledger.rows))

@@ -9,7 +9,7 @@ from torch import nn
 SIDE = 64
 DETECTORS = ("rcnn", "retinanet", "fcos", "ssd")
 OTHER_SIDES = {"inception_v3": 96, "quantized_inception_v3": 96, "maxvit_t": 224}
-CLIPS = {"mvit_v1_b": (16, 224), "mvit_v2_s": (16, 224), "s3d": (16, 64)}
+CLIPS = {"mvit_v1_b": (16, 224), "mvit_v2_s": (16, 224), "s3d": (16, 224)}
 VIDEO = (*CLIPS, "mc3_18", "r2plus1d_18", "r3d_18", "swin3d_b", "swin3d_s", "swin3d_t")
 
 NAMES = tuple(torchvision.models.list_models())

@@ -6,19 +6,24 @@ from secateur.carry import carry
 from secateur.check import Verdict
 from secateur.couple import Group, Groups
 from secateur.depth import Dropped, drop_blocks
+from secateur.explain import Explanation, explain
+from secateur.iterative import iterate
 from secateur.measure import Cost, Latency, latency
+from secateur.pair import pair
 from secateur.pipeline import couple, measure, prune
 from secateur.pipeline import plan_model as plan
 from secateur.plan import Plan
 from secateur.result import Result, save
 from secateur.result import recover_result as recover
 from secateur.score import choose as criterion
+from secateur.scratch import from_scratch
 from secateur.write.checkpoint import load_model as load
 from secateur.write.stream import Streamed, stream
 
 __all__ = [
     "Cost",
     "Dropped",
+    "Explanation",
     "Group",
     "Groups",
     "Latency",
@@ -31,10 +36,14 @@ __all__ = [
     "criterion",
     "drop_blocks",
     "errors",
+    "explain",
+    "from_scratch",
+    "iterate",
     "latency",
     "load",
     "mask",
     "measure",
+    "pair",
     "plan",
     "plan_from_masks",
     "prune",

@@ -27,6 +27,7 @@ from secateur.score import Criterion, Scores, require_data, score
 from secateur.score.criterion import Scorer
 from secateur.select import Budget, Selection, select, select_exactly
 from secateur.settle import Attempt, Settler
+from secateur.timing import Timing, Tries
 from secateur.write.shards import open_shards
 
 
@@ -82,8 +83,11 @@ def prune(
     example_inputs: Any,
     *,
     ratio: float | None = None,
-    macs: float | None = None,
-    params: float | None = None,
+    macs: float | str | None = None,
+    params: float | str | None = None,
+    size_bytes: float | str | None = None,
+    memory: float | str | None = None,
+    latency_ms: float | str | None = None,
     channels: Mapping[str, float] | None = None,
     keep: Mapping[str, Sequence[int]] | None = None,
     criterion: str | Scorer | Criterion = "l2",
@@ -105,6 +109,12 @@ def prune(
         ratio: Share of channels to remove, 0 <= ratio < 1: of each group (scope local) or of all together.
         macs: MACs that may stay, as a share up to 1.0 or a count.
         params: Parameters that may stay, as a share up to 1.0 or a count.
+        size_bytes: Bytes of parameters and buffers that may stay, as a share up to 1.0, a count, or a text
+            such as "2MB", "2MiB" or, as for every budget of this kind, "50%".
+        memory: Bytes that a forward pass without gradients on the example inputs may need at once: weights
+            and the activations that are alive together. As a share, a count or a text.
+        latency_ms: Milliseconds that the forward pass on the example inputs may take on this machine, as
+            `secateur.latency` measures it. A number is milliseconds, also below 1; "50%" is a share.
         channels: Share of channels to remove by group pattern; other groups stay whole.
         keep: Instead of a budget exactly the indices to keep, by group name; other groups stay whole, and
             criterion, scope, round_to and min_keep do not count.
@@ -138,7 +148,16 @@ def prune(
         >>> result.model[0].out_features, result.verdict.exact
         (4, True)
     """
-    budget = Budget.of(ratio=ratio, macs=macs, params=params, channels=channels, keep=keep)
+    budget = Budget.of(
+        ratio=ratio,
+        macs=macs,
+        params=params,
+        size_bytes=size_bytes,
+        memory=memory,
+        latency_ms=latency_ms,
+        channels=channels,
+        keep=keep,
+    )
     model = unwrap(model)
     require_data(criterion, data is not None)
     if isinstance(data, Iterator):
@@ -173,8 +192,11 @@ def plan_model(
     *,
     weights: Path | str | None = None,
     ratio: float | None = None,
-    macs: float | None = None,
-    params: float | None = None,
+    macs: float | str | None = None,
+    params: float | str | None = None,
+    size_bytes: float | str | None = None,
+    memory: float | str | None = None,
+    latency_ms: float | str | None = None,
     channels: Mapping[str, float] | None = None,
     keep: Mapping[str, Sequence[int]] | None = None,
     criterion: str | Scorer | Criterion = "l2",
@@ -200,6 +222,9 @@ def plan_model(
         ratio: As for `prune`; so are the arguments that follow.
         macs: MACs that may stay.
         params: Parameters that may stay.
+        size_bytes: Bytes of parameters and buffers that may stay.
+        memory: Bytes that a forward pass may need at once.
+        latency_ms: Milliseconds that a forward pass may take; the model must have values.
         channels: Share of channels to remove by group pattern.
         keep: Exactly the indices to keep, by group name.
         criterion: A registered name or a callable; "random" needs no values.
@@ -229,7 +254,16 @@ def plan_model(
         plan for Sequential: ratio=0.5, 50.0% of the channels removed
           0: 8 -> 4
     """
-    budget = Budget.of(ratio=ratio, macs=macs, params=params, channels=channels, keep=keep)
+    budget = Budget.of(
+        ratio=ratio,
+        macs=macs,
+        params=params,
+        size_bytes=size_bytes,
+        memory=memory,
+        latency_ms=latency_ms,
+        channels=channels,
+        keep=keep,
+    )
     asked = _Request(budget, criterion, scope, round_to, min_keep, tuple(_listed(protect)), axes, seed)
     stored = None if weights is None else open_shards(weights)
     model = unwrap(model)
@@ -292,7 +326,9 @@ def _settle_on(
     graph = capture(model, example_inputs, substrate)
     vetoes = _training_only(model, example_inputs, graph)
     settler = Settler(model, example_inputs, graph, check=check, seed=asked.seed)
+    timing = Timing(model, example_inputs) if asked.budget.kind == "latency_ms" else None
     scores: Scores | None = None
+    tries = None if timing is None else Tries(timing, asked.budget)
     while True:
         groups = couple_graph(graph, asked.protect, vetoes, asked.axes)
         if asked.budget.kind == "keep":
@@ -301,28 +337,44 @@ def _settle_on(
             scores = score(
                 model, groups, asked.criterion, asked.seed, data=samples, stored=stored, known=scores
             )
-            selection = select(
-                groups,
-                scores,
-                asked.budget,
-                scope=asked.scope,
-                min_keep=asked.min_keep,
-                round_to=asked.round_to,
-            )
+            selection = _select(groups, scores, asked, timing)
         _require_effect(groups, selection, asked.budget)
-        requested = str(asked.budget)
-        plan = make_plan(model, groups, selection.keep, requested=requested, reasons=selection.reasons)
+        plan = make_plan(
+            model,
+            groups,
+            selection.keep,
+            requested=str(asked.budget),
+            reasons=selection.reasons,
+            why=selection.why,
+            account=selection.account,
+        )
         attempt = settler.settle(groups, plan)
-        if not attempt.vetoes:
+        if attempt.vetoes:
+            vetoes.update(attempt.vetoes)
+        elif tries is None:
             return groups, attempt
-        vetoes.update(attempt.vetoes)
+        elif (found := tries.add(groups, attempt)) is not None:
+            return found
+
+
+def _select(groups: Groups, scores: Scores, asked: _Request, timing: Timing | None) -> Selection:
+    options: dict[str, Any] = {
+        "scope": asked.scope,
+        "min_keep": asked.min_keep,
+        "round_to": asked.round_to,
+    }
+    if timing is None:
+        return select(groups, scores, asked.budget, **options)
+    gauge = timing.gauge(groups)
+    with timing.running():
+        return select(groups, scores, asked.budget, **options, gauge=gauge)
 
 
 def _require_effect(groups: Groups, selection: Selection, budget: Budget) -> None:
     """A request that prunes nothing is an error, unless nothing was asked."""
     if any(len(indices) < groups[name].size for name, indices in selection.keep.items()):
         return
-    if budget.kind != "channels" and budget.value in (0, 1.0):
+    if budget.asks_for_nothing:
         warnings.warn(f"{budget} asks for nothing to be pruned", NoEffectWarning, stacklevel=5)
         return
     raise RequestError(

@@ -7,15 +7,15 @@ integer (a dim or factor that stays whole), or a product or sum of expressions:
     {"product": ["features.28", 49]}      {"sum": ["layer1.0", 64]}
 """
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor, nn
+from pydantic import ValidationError
+from torch import nn
 
+from secateur.architecture import fingerprint, tensor_shapes, tied_names, unsaved_names
 from secateur.capture.unwrap import unwrap
 from secateur.couple import Groups
 from secateur.cut import Correction, Followed, attributes_of, slice_model
@@ -23,44 +23,17 @@ from secateur.cut.skip import CallForm, drop
 from secateur.errors import CheckpointError, RequestError
 from secateur.graph.axes import Axis, Expr, Product, axis, leaves, product, resolve, total
 from secateur.graph.keep import Mask, count, keep_mask
+from secateur.planned import Account, Factors, Frozen, PlanGroup, Spec, Terms, Why
+
+# fmt: off
+__all__ = [
+    "Account", "Factors", "Plan", "PlanGroup", "Spec", "Terms", "Why", "fingerprint", "identity_plan",
+    "make_plan", "tensor_shapes", "tied_names", "unsaved_names",
+]
+# fmt: on
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Factors(_Frozen):
-    """A row-major product of expressions."""
-
-    product: tuple["Spec", ...]
-
-
-class Terms(_Frozen):
-    """A concatenation of expressions."""
-
-    sum: tuple["Spec", ...]
-
-
-Spec: TypeAlias = int | str | Factors | Terms
-
-
-class PlanGroup(_Frozen):
-    """What stays of one group.
-
-    Attributes:
-        name: The group.
-        size: Its channels before.
-        keep: The indices that stay, ascending.
-        members: The tensor dims that hold it.
-    """
-
-    name: str
-    size: Annotated[int, Field(ge=1)]
-    keep: tuple[Annotated[int, Field(ge=0)], ...]
-    members: tuple[str, ...] = ()
-
-
-class Plan(_Frozen):
+class Plan(Frozen):
     """Which positions of each group to keep; JSON in and out.
 
     Attributes:
@@ -84,6 +57,7 @@ class Plan(_Frozen):
         unsaved: Buffers that a state dict leaves out.
         dropped: Blocks that hand on what they are given, by name; dropped before any tensor is cut.
         forms: For each of them that is not called with one tensor to return one: how it is called.
+        account: How the budget was met; None where there was none.
 
     Example:
         >>> import torch, secateur as sc
@@ -115,6 +89,7 @@ class Plan(_Frozen):
     unsaved: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     forms: Mapping[str, CallForm] = {}
+    account: Account | None = None
 
     @property
     def first(self) -> "Plan":
@@ -327,40 +302,6 @@ class Plan(_Frozen):
         return "\n".join(lines)
 
 
-def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter and buffer by its qualified name; ties and non-persistent buffers included."""
-    return {name: tuple(tensor.shape) for name, tensor in _named_tensors(model)}
-
-
-def tied_names(model: nn.Module) -> dict[str, str]:
-    """Further names of tensors that have several, each with the name that comes first."""
-    first: dict[int, str] = {}
-    return {
-        name: found
-        for name, tensor in _named_tensors(model)
-        if (found := first.setdefault(id(tensor), name)) != name
-    }
-
-
-def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
-
-
-def unsaved_names(model: nn.Module) -> tuple[str, ...]:
-    """Buffers that the model's state dict leaves out."""
-    saved = model.state_dict(keep_vars=True)
-    return tuple(name for name, _ in model.named_buffers(remove_duplicate=False) if name not in saved)
-
-
-def fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:
-    """Hash the names and shapes of an architecture's tensors."""
-    text = "\n".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def make_plan(
     model: nn.Module,
     groups: Groups,
@@ -368,6 +309,8 @@ def make_plan(
     *,
     requested: str = "",
     reasons: Mapping[str, str] | None = None,
+    why: Mapping[str, Why] | None = None,
+    account: Account | None = None,
 ) -> Plan:
     """Write down a choice of kept positions so that it can be applied without the groups.
 
@@ -377,6 +320,8 @@ def make_plan(
         keep: Indices to keep by group; groups not named stay whole.
         requested: What was asked for, as words.
         reasons: Why other groups were left alone.
+        why: Why each group has its width.
+        account: How the budget was met.
     """
     cut = {name for name, indices in keep.items() if len(indices) < groups[name].size}
     axes = {groups[name].axis: name for name in cut}
@@ -406,6 +351,7 @@ def make_plan(
                 size=groups[name].size,
                 keep=tuple(sorted(int(index) for index in indices)),
                 members=tuple(map(str, groups[name].members)),
+                why=(why or {}).get(name),
             )
             for name, indices in keep.items()
         ),
@@ -414,6 +360,7 @@ def make_plan(
         requested=requested,
         achieved=1 - kept / sizes_before if sizes_before else 0.0,
         reasons=dict(reasons or {}),
+        account=account,
         ties=tied_names(model),
         unsaved=unsaved_names(model),
     )

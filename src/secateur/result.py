@@ -67,6 +67,9 @@ class Result:
         console.print(
             f"groups that could be cut: {len(self.plan.groups)}, left alone: {len(self.plan.reasons)}"
         )
+        if self.plan.account is not None:
+            for note in self.plan.account.notes:
+                console.print(note, soft_wrap=True, markup=False)
         console.print(f"check: {self.verdict or 'not asked for'}")
         for recovery in self.recovered:
             console.print(str(recovery), soft_wrap=True)
@@ -90,6 +93,7 @@ def cost_table(title: str, before: Cost, after: Cost, counted: tuple[str, int, i
         ("parameters", before.params, after.params),
         ("MACs", before.macs, after.macs),
         ("bytes", before.size_bytes, after.size_bytes),
+        ("bytes in use", before.memory_bytes, after.memory_bytes),
         counted,
     ]
     for name, was, left in rows:

@@ -45,8 +45,33 @@ def test_layers_and_blocks(run, tmp_path):
     assert names == {"curves.jsonl", "curves.png", "blocks.jsonl", "blocks.png"}
 
 
+def test_groups_beside_layers_by_a_criterion_of_gradients(run, tmp_path):
+    model = ("zoo:resnet20", "--arg", "width=0.125", "--batch-size", 180, "--score-images", 64)
+    found = run(
+        "sweep",
+        *model,
+        "--criterion",
+        "taylor",
+        "--ratios",
+        0.5,
+        "--by",
+        "groups",
+        "--save",
+        tmp_path,
+        "--json",
+    )
+    assert found.code == 0, found.err
+    assert "layers" not in found.json
+    assert [point["count"] for point in found.json["groups"]["conv1"]] == [0, 1]
+    assert "layer3.0.shortcut.0" not in found.json["groups"]  # it belongs to the stream
+    assert {path.name for path in tmp_path.iterdir()} == {"groups.jsonl", "groups.png"}
+
+
 def test_what_does_not_fit_is_told(refuse, tmp_path):
     assert "--counts is '1;3'" in refuse(2, "sweep", *RESNET, "--counts", "1;3", "--save", tmp_path)
     assert "has 16 channels" in refuse(2, "sweep", *RESNET, "--counts", "17", "--save", tmp_path)
+    assert "--by is 'both'" in refuse(2, "sweep", *RESNET, "--by", "both", "--save", tmp_path)
+    assert "--engine is 'spark'" in refuse(2, "sweep", *RESNET, "--engine", "spark", "--save", tmp_path)
+    assert "--workers is for" in refuse(2, "sweep", *RESNET, "--workers", 2, "--save", tmp_path)
     nothing = refuse(2, "sweep", "zoo:resnet20", "--save", tmp_path)
     assert "nothing to sweep was named" in nothing

@@ -67,17 +67,27 @@ def test_writing_in_place_changes_nothing(images, layer):
 class Mixing(nn.Module):
     """Takes something of the whole batch."""
 
-    def __init__(self):
+    def __init__(self, mix):
         super().__init__()
-        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 10)
+        self.conv, self.head, self.mix = nn.Conv2d(1, 4, 3), nn.Linear(4, 10), mix
 
     def forward(self, x):
-        return self.head(torch.relu(self.conv(x)).mean((2, 3)).cumsum(0))
+        return self.head(self.mix(torch.relu(self.conv(x)).mean((2, 3))))
 
 
-def test_a_model_that_mixes_samples_is_refused(images):
+@pytest.mark.parametrize("mix", [lambda x: x.cumsum(0), lambda x: x - x.mean(0, keepdim=True)])
+def test_a_model_that_mixes_samples_is_refused(images, mix):
     with pytest.raises(PathError, match="mixes the samples"):
-        channel_sweep(Mixing(), "conv", images, (1, 2), device="cpu")
+        channel_sweep(Mixing(mix), "conv", images, (1, 2), device="cpu")
+
+
+@pytest.mark.parametrize("batch_size", [64, 70, len(range(1000))])
+def test_a_short_last_batch_counts_each_image_once(resnet, images, batch_size):
+    assert len(images) % batch_size
+    options = {"device": "cpu", "batch_size": batch_size}
+    found = channel_sweep(resnet, "layer3.0.conv1", images, (4, 8), **options, fork_size=3 * batch_size)
+    alone = channel_sweep(resnet, "layer3.0.conv1", images, (4, 8), **options, fork_size=batch_size)
+    assert found.rows == alone.rows
 
 
 def test_scores_are_means_after_the_activation(resnet, images):

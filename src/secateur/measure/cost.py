@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from secateur.couple import Groups
+from secateur.measure.memory import activation_bytes
 
 
 @dataclass(frozen=True)
@@ -15,11 +16,14 @@ class Cost:
         params: Number of parameters; tied ones count once.
         macs: Multiply-accumulates of one forward pass on the example inputs, as recorded.
         size_bytes: Bytes of its parameters and buffers.
+        memory_bytes: Bytes that one forward pass without gradients needs at once: parameters, buffers, and
+            the activations that are alive together (`secateur.measure.memory`).
     """
 
     params: int
     macs: int
     size_bytes: int
+    memory_bytes: int
 
     def __str__(self) -> str:
         return f"{self.params:,} parameters, {self.macs:,} MACs, {self.size_bytes:,} bytes"
@@ -38,8 +42,10 @@ def cost_of(model: nn.Module, groups: Groups) -> Cost:
         224 parameters, 3,456 MACs, 896 bytes
     """
     tensors = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     return Cost(
         params=sum(parameter.numel() for parameter in model.parameters()),
         macs=groups.macs({}),
-        size_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
+        size_bytes=size_bytes,
+        memory_bytes=size_bytes + activation_bytes(groups),
     )

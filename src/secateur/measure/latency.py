@@ -77,7 +77,7 @@ def latency(
     args, kwargs = as_call(example_inputs)
     first = next(leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
     times: list[float] = []
-    with _quiet(model, threads), torch.inference_mode():
+    with quiet(model, threads), torch.inference_mode():
         for _ in range(warmup):
             model(*args, **kwargs)
         started = time.perf_counter()
@@ -132,7 +132,8 @@ def _synchronise(device: torch.device) -> None:
 
 
 @contextmanager
-def _quiet(model: nn.Module, threads: int | None) -> Iterator[None]:
+def quiet(model: nn.Module, threads: int | None) -> Iterator[None]:
+    """Put a model in eval mode and PyTorch on so many threads; both are given back."""
     modes = {module: module.training for module in model.modules()}
     before = torch.get_num_threads()
     model.eval()

@@ -10,13 +10,17 @@ References:
     https://arxiv.org/abs/1708.06519
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from secateur.couple import Groups
+from secateur.errors import RequestError
 from secateur.penalise import penalties
+from secateur.penalise.scales import penalised_scales
 
 
 @penalties("bn-l1")
@@ -46,6 +50,9 @@ class BnL1:
         0.007
     """
 
+    default_strength: ClassVar[float] = 1e-4
+    needs_keep: ClassVar[bool] = False
+
     scales: Sequence[nn.Parameter]
     strength: float
 
@@ -56,8 +63,33 @@ class BnL1:
         if not all(scale.requires_grad for scale in self.scales):
             raise ValueError("a penalised batch-norm scale is frozen (requires_grad is False)")
 
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        groups: Groups,
+        strength: float,
+        keep: Mapping[str, Sequence[int]] | None = None,
+    ) -> "BnL1":
+        """Make the penalty on the batch-norm scales of all prunable groups.
+
+        Raises:
+            RequestError: No prunable channel has a batch-norm scale, or `keep` was passed.
+        """
+        if keep is not None:
+            raise RequestError(
+                "bn-l1 acts on all scales, but was told which channels will stay",
+                do="leave keep out, or choose growing-l2",
+            )
+        return cls(penalised_scales(model, groups), strength)
+
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """The scales: nothing else is penalised."""
+        return self.scales
+
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, progress: float = 1.0) -> None:
         """Add `strength * sign(gamma)` to the unscaled gradient of every scale."""
         for scale in self.scales:
             if scale.grad is None:
@@ -65,6 +97,11 @@ class BnL1:
             scale.grad.add_(scale.sign(), alpha=self.strength)
 
     @torch.no_grad()
-    def value(self) -> float:
+    def value(self, progress: float = 1.0) -> float:
         """Compute `strength * sum |gamma|`, in units of the loss."""
         return self.strength * sum(scale.abs().sum().item() for scale in self.scales)
+
+    def recipe(self) -> dict[str, Any]:
+        """The kind, the strength and how many scales."""
+        count = sum(scale.numel() for scale in self.scales)
+        return {"penalty": type(self).__name__, "s": self.strength, "penalised scales": count}

@@ -3,6 +3,7 @@
 from torch import nn
 
 from secateur.couple import Groups
+from secateur.errors import RequestError
 
 
 def prunable_scales(model: nn.Module, groups: Groups) -> list[nn.Parameter]:
@@ -31,3 +32,18 @@ def prunable_scales(model: nn.Module, groups: Groups) -> list[nn.Parameter]:
         if member.op == "aten.batch_norm" and member.arg == "weight"
     ]
     return list({id(named[name]): named[name] for name in names}.values())
+
+
+def penalised_scales(model: nn.Module, groups: Groups, penalty: str = "bn-l1") -> list[nn.Parameter]:
+    """The batch-norm scales that a penalty acts on: those whose channels can be cut.
+
+    Raises:
+        RequestError: There are none.
+    """
+    scales = prunable_scales(model, groups)
+    if not scales:
+        raise RequestError(
+            f"penalty {penalty} has nothing to act on: no prunable channel has a batch-norm scale",
+            do="use a model with batch norm, or the penalty group-lasso",
+        )
+    return scales

@@ -2,7 +2,9 @@
 
 from secateur.sweep.blocks import BlockRow, BlockSweep, block_sweep
 from secateur.sweep.channels import ChannelSweep, SweepRow, channel_sweep
+from secateur.sweep.cluster import RayEngine
 from secateur.sweep.curves import Curves, Point, sensitivity
+from secateur.sweep.engine import Engine, Job, LocalEngine
 from secateur.sweep.forks import Counts, Forks
 from secateur.sweep.maps import FeatureMaps, feature_maps
 
@@ -12,9 +14,13 @@ __all__ = [
     "ChannelSweep",
     "Counts",
     "Curves",
+    "Engine",
     "FeatureMaps",
     "Forks",
+    "Job",
+    "LocalEngine",
     "Point",
+    "RayEngine",
     "SweepRow",
     "block_sweep",
     "channel_sweep",

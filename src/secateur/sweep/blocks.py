@@ -13,6 +13,7 @@ from torch import nn
 from secateur.errors import RequestError
 from secateur.graph.node import Graph, Node, Ref, refs_in
 from secateur.sweep.draw import draw_bars
+from secateur.sweep.engine import Engine, Job, LocalEngine
 from secateur.sweep.forks import Forks
 from secateur.sweep.rows import Rows, fingerprint
 from secateur.train.classifier import Part
@@ -108,6 +109,7 @@ def block_sweep(
     rows: Path | str | None = None,
     on_row: Callable[[BlockRow], None] | None = None,
     forks: Forks | None = None,
+    engine: Engine | None = None,
     **options: Any,
 ) -> BlockSweep:
     """Zero the last convolution of each residual block in turn, and evaluate.
@@ -119,6 +121,7 @@ def block_sweep(
         rows: A file of JSON lines that grows with every row, and from which a stopped sweep goes on.
         on_row: Called with each new row.
         forks: The model and `test` made ready.
+        engine: Who works the blocks off; None does it here. Every engine computes the same numbers.
         **options: Further arguments of `Forks`.
 
     Raises:
@@ -135,19 +138,21 @@ def block_sweep(
             {"sweep": "blocks", "where": where, **fingerprint(model, test)},
             "layer",
         )
-        dense: float | None = None
-        for block, layer in ends:
-            if layer in known.known:
-                continue
-            place = own.find(layer, where)
-            as_it_is, without = own.counts(place, [(), range(place.size)])
-            dense = as_it_is.accuracy
-            row = BlockRow(block, layer, without.accuracy, dense - without.accuracy)
-            known.add(asdict(row))
-            if on_row is not None:
-                on_row(row)
+        missing = [end for end in ends if end[1] not in known.known]
+        places = [own.find(layer, where) for _, layer in missing]
+        jobs = [Job(place, ((), tuple(range(place.size)))) for place in places]
+        halves: dict[int, dict[int, float]] = {}
+        for number, choice, counted in (engine or LocalEngine()).map(own, jobs):
+            half = halves.setdefault(number, {})
+            half[choice] = counted.accuracy
+            if len(half) == 2:
+                row = BlockRow(*missing[number], half[1], half[0] - half[1])
+                known.add(asdict(row) | {"dense": half[0]})
+                if on_row is not None:
+                    on_row(row)
     finally:
         if forks is None:
             own.close()
-    ordered = tuple(BlockRow(**known.known[layer]) for _, layer in ends)
-    return BlockSweep(ordered[0].accuracy + ordered[0].drop if dense is None else dense, ordered)
+    held = [known.known[layer] for _, layer in ends]
+    ordered = tuple(BlockRow(row["block"], row["layer"], row["accuracy"], row["drop"]) for row in held)
+    return BlockSweep(held[0]["dense"], ordered)

@@ -19,6 +19,7 @@ from secateur.errors import RequestError
 from secateur.score import Criterion
 from secateur.score.criterion import Scorer, as_criterion
 from secateur.sweep.draw import draw_curves
+from secateur.sweep.engine import Engine, Job, LocalEngine
 from secateur.sweep.forks import Forks
 from secateur.sweep.rank import score_channels
 from secateur.sweep.rows import Rows, fingerprint
@@ -117,6 +118,7 @@ def channel_sweep(
     on_row: Callable[[SweepRow], None] | None = None,
     seed: int = 0,
     forks: Forks | None = None,
+    engine: Engine | None = None,
     **options: Any,
 ) -> ChannelSweep:
     """Zero the lowest channels of one layer, in several numbers, and evaluate each.
@@ -136,6 +138,7 @@ def channel_sweep(
         on_row: Called with each new row.
         seed: For criteria that draw.
         forks: The model and `test` made ready, if several sweeps share them.
+        engine: Who works the counts off; None does it here. Every engine computes the same numbers.
         **options: Further arguments of `Forks`, such as batch_size, rows, device or memory_bytes.
 
     Returns:
@@ -177,8 +180,9 @@ def channel_sweep(
         }
         known = Rows(None if rows is None else Path(rows), opening, "count")
         missing = [count for count in wanted if count not in known.known]
-        found = own.counts(place, [order[:count] for count in missing])
-        for count, counted in zip(missing, found, strict=True):
+        job = Job(place, tuple(tuple(order[:count]) for count in missing))
+        for _, at, counted in (engine or LocalEngine()).map(own, [job]):
+            count = missing[at]
             shares = counted.per_class_accuracy
             row = SweepRow(count, counted.accuracy, shares, tuple(order[:count]))
             known.add(asdict(row))

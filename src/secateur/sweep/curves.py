@@ -1,21 +1,33 @@
-"""Sensitivity curves: accuracy against the share of a layer's channels that is zeroed, layer by layer."""
+"""Sensitivity curves: accuracy against the share of channels that is zeroed, by layer or by group.
+
+A layer is looked at by itself; a group is all layers whose channels are coupled, such as those that add to
+one residual stream, and is scored and zeroed as it would be cut: together.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from secateur.capture.batches import Samples
+from secateur.couple import couple_graph
 from secateur.errors import RequestError
-from secateur.score import Criterion
+from secateur.score import Criterion, score
 from secateur.score.criterion import Scorer, as_criterion
+from secateur.score.values import Reading
 from secateur.sweep.draw import draw_curves
+from secateur.sweep.engine import Engine, Job, LocalEngine
 from secateur.sweep.forks import Forks
+from secateur.sweep.places import GroupPlace, Place, find_group
 from secateur.sweep.rank import score_channels
 from secateur.sweep.rows import Rows, fingerprint, fingerprint_of
 from secateur.train.classifier import Part
 from secateur.write.figures import percent
+
+BY = ("layers", "groups")
+"""What a curve is of."""
 
 Metric = Callable[[Any], float]
 """From `Counts` (accuracy, per_class_accuracy, confusion) to a number."""
@@ -23,10 +35,10 @@ Metric = Callable[[Any], float]
 
 @dataclass(frozen=True)
 class Point:
-    """One share of one layer.
+    """One share of one layer or group.
 
     Attributes:
-        layer: The layer.
+        layer: The layer, or the name of the group.
         ratio: The share of its channels that was asked for.
         count: How many channels that is, rounded.
         value: The metric.
@@ -40,17 +52,19 @@ class Point:
 
 @dataclass(frozen=True)
 class Curves:
-    """The metric against the ratio, for each layer.
+    """The metric against the ratio, for each layer or group.
 
     Attributes:
         criterion: What ordered the channels.
-        by_layer: The points of each layer by ratio; the first is the model as it is.
-        skipped: Layers without a curve, with the reason.
+        by_layer: The points of each layer or group by ratio; the first is the model as it is.
+        skipped: Layers or groups without a curve, with the reason.
+        by: "layers" or "groups".
     """
 
     criterion: str
     by_layer: dict[str, tuple[Point, ...]]
     skipped: dict[str, str]
+    by: str = "layers"
 
     def __str__(self) -> str:
         lines = [
@@ -58,15 +72,15 @@ class Curves:
             for layer, points in self.by_layer.items()
         ]
         lines += [f"  {layer}: left out, {why}" for layer, why in self.skipped.items()]
-        return "\n".join([f"sensitivity of {len(self.by_layer)} layers by {self.criterion}", *lines])
+        return "\n".join([f"sensitivity of {len(self.by_layer)} {self.by} by {self.criterion}", *lines])
 
     def plot(self, path: Path | str) -> Path:
-        """Draw a line for each layer, into a `.png` or `.svg` file."""
+        """Draw a line for each, into a `.png` or `.svg` file."""
         lines = {
             layer: [(100 * point.ratio, point.value) for point in points]
             for layer, points in self.by_layer.items()
         }
-        title = f"sensitivity: least {self.criterion} first"
+        title = f"sensitivity of {self.by}: least {self.criterion} first"
         return draw_curves(path, lines, title, "channels zeroed in %")
 
 
@@ -75,6 +89,7 @@ def sensitivity(
     test: Part,
     ratios: Sequence[float] = (0.25, 0.5, 0.75),
     *,
+    by: str = "layers",
     layers: Sequence[str] | None = None,
     data: Iterable[Any] | None = None,
     criterion: str | Scorer | Criterion = "activation-mean",
@@ -84,32 +99,49 @@ def sensitivity(
     on_point: Callable[[Point], None] | None = None,
     seed: int = 0,
     forks: Forks | None = None,
+    engine: Engine | None = None,
     **options: Any,
 ) -> Curves:
-    """Zero a share of the channels of each layer in turn, and evaluate.
+    """Zero a share of the channels of each layer or group in turn, and evaluate.
 
     Args:
         model: The classifier; not changed.
         test: The images that are classified.
-        ratios: Shares of a layer's channels, each from 0 to 1; 0 is always evaluated.
-        layers: Which; None takes every convolution and linear layer that something reads.
-        data: Batches to score the channels by; None takes the images of `test`.
+        ratios: Shares of the channels, each from 0 to 1; 0 is always evaluated.
+        by: "layers", or "groups": all layers whose channels are coupled together, scored as `secateur.prune`
+            scores them and zeroed in everything that reads them.
+        layers: Names of layers, or of groups; None takes every convolution and linear layer that something
+            reads, or every group that may be cut.
+        data: Batches to score the channels by, with labels for criteria of gradients, which only groups know;
+            None takes the images of `test`.
         criterion: What orders the channels; the lowest go first.
         metric: What is measured.
-        where: As for `channel_sweep`.
+        where: As for `channel_sweep`; of layers only.
         rows: A file of JSON lines that grows with every point, and from which a stopped sweep goes on; the
             metric is not part of what it is compared by.
         on_point: Called with each new point.
         seed: For criteria that draw.
         forks: The model and `test` made ready.
+        engine: Who works the points off; None does it here. Every engine computes the same numbers.
         **options: Further arguments of `Forks`.
 
     Raises:
-        RequestError: A ratio is no share, or a layer that was named cannot be swept.
+        RequestError: A ratio is no share, or a layer or group that was named cannot be swept.
         CheckpointError: The file of rows is of another sweep.
+
+    Example:
+        >>> from secateur.domains.classification import load
+        >>> from secateur.zoo import models
+        >>> net = models["resnet20"](width=1 / 8, in_channels=1, image_size=8)
+        >>> test = load("digits").validation
+        >>> found = sensitivity(net, test, (0.5,), by="groups", layers=["conv1"], criterion="l1")
+        >>> [(point.ratio, point.count) for point in found.by_layer["conv1"]]
+        [(0.0, 0), (0.5, 1)]
     """
     if not ratios or not all(0 <= ratio <= 1 for ratio in ratios):
         raise RequestError(f"ratios are {list(ratios)}", do="pass shares from 0 to 1, such as 0.5")
+    if by not in BY:
+        raise RequestError(f"by is '{by}'", do=f"choose one of {', '.join(BY)}")
     own = Forks(model, test, **options) if forks is None else forks
     chosen = as_criterion(criterion)
     batches = list(data) if data is not None else None
@@ -117,45 +149,103 @@ def sensitivity(
     told = {
         "sweep": "sensitivity",
         "criterion": chosen.name,
-        "where": where,
+        **({"where": where} if by == "layers" else {"by": by}),
         "seed": seed,
         "data": None if batches is None else fingerprint_of(batches),
     }
     known = Rows(None if rows is None else Path(rows), {**told, **fingerprint(model, test)}, "point")
-    curves: dict[str, tuple[Point, ...]] = {}
-    skipped: dict[str, str] = {}
+    images = test.batches(own.batch_size) if batches is None else batches
+    kind = _Layers(own, where, chosen, images, seed) if by == "layers" else _Groups(own, chosen, images, seed)
     try:
-        for layer in _layers(own.model) if layers is None else layers:
-            try:
-                place = own.find(layer, where)
-            except RequestError as error:
-                if layers is not None:
-                    raise
-                skipped[layer] = str(error).partition("\n")[0]
-                continue
-            missing = [ratio for ratio in wanted if f"{layer} {ratio:g}" not in known.known]
-            if missing:
-                images = test.batches(own.batch_size) if batches is None else batches
-                scores = score_channels(own.model, own.graph, place, chosen, images, own.example, seed)
-                order = scores.argsort(stable=True).tolist()
-                takes = [round(ratio * place.size) for ratio in missing]
-                found = own.counts(place, [order[:count] for count in takes])
-                for ratio, count, counted in zip(missing, takes, found, strict=True):
-                    point = Point(layer, ratio, count, float(metric(counted)))
-                    known.add({"point": f"{layer} {ratio:g}", **asdict(point)})
-                    if on_point is not None:
-                        on_point(point)
-            curves[layer] = tuple(_point(known.known[f"{layer} {ratio:g}"]) for ratio in wanted)
+        places, skipped = _places(kind, layers)
+        jobs, points = _jobs(kind, places, wanted, known)
+        for number, at, counted in (engine or LocalEngine()).map(own, jobs):
+            name, ratio, count = points[number][at]
+            point = Point(name, ratio, count, float(metric(counted)))
+            known.add({"point": f"{name} {ratio:g}", **asdict(point)})
+            if on_point is not None:
+                on_point(point)
     finally:
         if forks is None:
             own.close()
-    return Curves(chosen.name, curves, skipped)
+    curves = {name: tuple(_point(known.known[f"{name} {ratio:g}"]) for ratio in wanted) for name in places}
+    return Curves(chosen.name, curves, skipped | kind.unscored, by)
+
+
+class _Layers:
+    """The layers of a model, each by itself."""
+
+    def __init__(
+        self, forks: Forks, where: str, criterion: Criterion, images: Iterable[Any], seed: int
+    ) -> None:
+        self.forks, self.where, self.criterion, self.images, self.seed = forks, where, criterion, images, seed
+        self.unscored: dict[str, str] = {}
+        kinds = (nn.modules.conv._ConvNd, nn.Linear)
+        self.names = [name for name, module in forks.model.named_modules() if isinstance(module, kinds)]
+
+    def find(self, name: str) -> Place:
+        """Where the channels are."""
+        return self.forks.find(name, self.where)
+
+    def scores(self, place: Any) -> Tensor:
+        """One score for each channel."""
+        model, graph, example = self.forks.model, self.forks.graph, self.forks.example
+        return score_channels(model, graph, place, self.criterion, self.images, example, self.seed)
+
+
+class _Groups:
+    """The groups of a model that may be cut."""
+
+    def __init__(self, forks: Forks, criterion: Criterion, images: Iterable[Any], seed: int) -> None:
+        self.groups = couple_graph(forks.graph)
+        self.reading = Reading(self.groups)
+        samples = Samples(images, forks.model, forks.example)
+        scored = score(forks.model, self.groups, criterion, seed, data=samples)
+        self.by_group, self.unscored = scored.by_group, dict(scored.skipped)
+        self.names = list(scored.by_group)
+
+    def find(self, name: str) -> GroupPlace:
+        """Where the channels are."""
+        group = self.groups[name]
+        if name not in self.by_group:
+            why = self.unscored.get(name, group.reason)
+            raise RequestError(f"group {name} cannot be swept: {why}", do="name a group that may be cut")
+        return find_group(self.reading, group)
+
+    def scores(self, place: Any) -> Tensor:
+        """One score for each channel."""
+        return self.by_group[place.name]
+
+
+def _places(kind: _Layers | _Groups, named: Sequence[str] | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Where each layer or group can be zeroed, and why not."""
+    places: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
+    for name in kind.names if named is None else named:
+        try:
+            places[name] = kind.find(name)
+        except RequestError as error:
+            if named is not None:
+                raise
+            skipped[name] = str(error).partition("\n")[0]
+    return places, skipped
+
+
+def _jobs(
+    kind: _Layers | _Groups, places: dict[str, Any], wanted: Sequence[float], known: Rows
+) -> tuple[list[Job], list[list[tuple[str, float, int]]]]:
+    """What is not known yet: a job for each place, and the name, ratio and count of each of its choices."""
+    jobs: list[Job] = []
+    points: list[list[tuple[str, float, int]]] = []
+    for name, place in places.items():
+        missing = [ratio for ratio in wanted if f"{name} {ratio:g}" not in known.known]
+        if missing:
+            order = kind.scores(place).argsort(stable=True).tolist()
+            takes = [round(ratio * place.size) for ratio in missing]
+            jobs.append(Job(place, tuple(tuple(order[:count]) for count in takes)))
+            points.append([(name, ratio, count) for ratio, count in zip(missing, takes, strict=True)])
+    return jobs, points
 
 
 def _point(row: dict[str, Any]) -> Point:
     return Point(row["layer"], row["ratio"], row["count"], row["value"])
-
-
-def _layers(model: nn.Module) -> list[str]:
-    kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    return [name for name, module in model.named_modules() if isinstance(module, kinds)]

@@ -17,7 +17,7 @@ from secateur.capture.calls import record_calls
 from secateur.capture.replay import Replay, Tape, record_tape
 from secateur.errors import CaptureError, PathError, RequestError
 from secateur.graph.node import Graph
-from secateur.sweep.places import Place, find_place
+from secateur.sweep.places import GroupPlace, Place, Spot, find_place
 from secateur.sweep.stored import State, Stored
 from secateur.train.classifier import Part, choose_device, require_classifier
 
@@ -80,8 +80,9 @@ class Forks:
         self.part = part
         self.batch_size = batch_size
         self.at_once = fork_size // batch_size
+        self.options = {"batch_size": batch_size, "fork_size": fork_size, "memory_bytes": memory_bytes}
         self._stored = Stored(memory_bytes, folder)
-        self._place: Place | None = None
+        self._place: Place | GroupPlace | None = None
         self._tapes: dict[int, Tape] = {}
         images = self._images(next(iter(part.batches(min(batch_size, len(part)))))[0])
         self.example = images
@@ -101,12 +102,20 @@ class Forks:
         self._stored.clear()
         self._place = None
 
-    def counts(self, place: Place, choices: Sequence[Sequence[int]]) -> Iterator[Counts]:
+    def step(self, choices: int) -> int:
+        """How many of some choices run together: as even as can be, so that one tape serves all."""
+        return -(-choices // -(-choices // self.at_once))
+
+    def counts(
+        self, place: Place | GroupPlace, choices: Sequence[Sequence[int]], step: int | None = None
+    ) -> Iterator[Counts]:
         """Classify all images once for each choice of channels to be zeroed.
 
         Args:
             place: Where they are zeroed.
             choices: Indices of channels; an empty choice is the model as it is.
+            step: How many choices run together; None for what `step` says. With the same number, a choice is
+                computed bit for bit as beside others.
 
         Yields:
             The counts of each choice, in order; as soon as the choices that run together are done.
@@ -117,7 +126,7 @@ class Forks:
         """
         if not choices:
             return
-        step = -(-len(choices) // -(-len(choices) // self.at_once))  # as even as can be: one tape serves all
+        step = self.step(len(choices)) if step is None else step
         with torch.inference_mode():
             if place != self._place:
                 self._fill(place, step)
@@ -147,41 +156,60 @@ class Forks:
         moved = images.to(self.device)
         return moved.contiguous(memory_format=torch.channels_last) if moved.ndim == 4 else moved
 
-    def _fill(self, place: Place, times: int) -> None:
+    def _fill(self, place: Place | GroupPlace, times: int) -> None:
         """Make the calls before a place for every batch, and see that a fork without zeros is the model."""
         self.close()
         for number, (images, labels) in enumerate(self.part.batches(self.batch_size)):
-            images = self._images(images)
+            images = self._filled_up(self._images(images))
             replay = Replay(self._tape(len(images)), self.model, images)
-            replay.advance(place.position)
+            first = place.spots[0]
+            replay.advance(first.position)
             state = State(dict(replay.values), labels.cpu())
-            if not bool(torch.isfinite(state.values[place.value]).all()):
+            if not bool(torch.isfinite(state.values[first.value]).all()):
                 raise CaptureError(
-                    f"layer {place.layer} returns NaN or infinity on batch {number} of the images",
+                    f"layer {place.name} returns NaN or infinity on batch {number} of the images",
                     do="mend the weights up to that layer, or the images",
                 )
             if number == 0:
-                self._require_same(place, state, times, self.model(images))
+                self._require_same(place, state, times, images)
             self._stored.add(state)
         self._place = place
 
-    def _require_same(self, place: Place, state: State, times: int, expected: Tensor) -> None:
-        found = self._fork(place, state, [()] * times)
-        for logits in found:
-            if not torch.allclose(
-                logits, expected.float(), rtol=1e-3, atol=1e-3 * float(expected.abs().max())
-            ):
+    def _size(self, state: State) -> int:
+        """How many images a state is of, those that fill it up included."""
+        return len(state.labels) if self.at_once == 1 else len(self.example)
+
+    def _filled_up(self, images: Tensor) -> Tensor:
+        """A last batch, which is short, with images once more behind it: then the same tapes serve it."""
+        missing = len(self.example) - len(images)
+        if self.at_once == 1 or missing <= 0:
+            return images
+        repeats = -(-missing // len(images))
+        return self._images(torch.cat([images, torch.cat([images] * repeats)[:missing]]))
+
+    def _require_same(self, place: Place | GroupPlace, state: State, times: int, images: Tensor) -> None:
+        expected = self.model(images).float()
+        near = 1e-3 * float(expected.abs().max())
+        for logits in self._fork(place, state, [()] * times):
+            if not torch.allclose(logits, expected, rtol=1e-3, atol=near):
                 raise PathError(
-                    f"the calls behind {place.layer} compute something else for {times} batches at once",
+                    f"the calls behind {place.name} compute something else for {times} batches at once",
                     do="the model mixes the samples of a batch; pass fork_size=batch_size",
                 )
+        some = -(-len(images) // 2)
+        alone = self.model(images[:some]).float() if self.at_once > 1 else expected[:some]
+        if not torch.allclose(alone, expected[:some], rtol=1e-3, atol=near):
+            raise PathError(
+                f"the model computes something else for {some} images than for {len(images)}",
+                do="the model mixes the samples of a batch; pass fork_size=batch_size",
+            )
 
-    def _together(self, place: Place, choices: Sequence[Sequence[int]]) -> list[Counts]:
+    def _together(self, place: Place | GroupPlace, choices: Sequence[Sequence[int]]) -> list[Counts]:
         total: Tensor | None = None
         for state in self._stored:
             logits = self._fork(place, state, choices)
             answers, classes = logits.argmax(-1).cpu(), max(logits.shape[-1], self.part.num_classes)
-            cells = (state.labels * classes + answers).unsqueeze(-1)
+            cells = (state.labels * classes + answers[:, : len(state.labels)]).unsqueeze(-1)
             found = torch.zeros(len(choices), classes * classes, dtype=torch.int64)
             for row, cell in zip(found, cells, strict=True):
                 row += torch.bincount(cell.flatten(), minlength=classes * classes)
@@ -190,9 +218,9 @@ class Forks:
         squares = total.reshape(len(choices), classes, classes)
         return [Counts(square[: self.part.num_classes]) for square in squares]
 
-    def _fork(self, place: Place, state: State, choices: Sequence[Sequence[int]]) -> Tensor:
+    def _fork(self, place: Place | GroupPlace, state: State, choices: Sequence[Sequence[int]]) -> Tensor:
         """The logits of each choice, shape (choices, images, classes)."""
-        images = len(state.labels)
+        images = self._size(state)
         tape, base = self._tape(images * len(choices)), self._tape(images)
         copies: dict[int, Tensor] = {}
         values: dict[int, Tensor] = {}
@@ -202,23 +230,30 @@ class Forks:
                 held = tensor.to(self.device)
                 copies[id(tensor)] = held.clone() if dim is None else torch.cat([held] * len(choices), dim)
             values[value] = copies[id(tensor)]
-        masked = values[place.value]
-        for number, channels in enumerate(choices):
-            if len(channels) > 0:
-                index = torch.as_tensor(channels, device=self.device)
-                share = len(masked) // len(choices)
-                masked.narrow(0, number * share, share).index_fill_(place.dim, index, 0)
-        replay = Replay.standing_at(tape, self.model, place.position, values)
+        replay = Replay.standing_at(tape, self.model, place.spots[0].position, values)
+        for spot in place.spots:
+            replay.advance(spot.position)
+            dim = _batch_dim(base.graph, tape.graph, spot.value, len(choices))
+            self._zero(replay.values[spot.value], 0 if dim is None else dim, spot, choices)
         end, slot = _producer(tape.graph)
         replay.advance(end + 1)
         logits: Tensor = replay.results[slot]
         return logits.float().reshape(len(choices), images, -1)
 
+    def _zero(self, values: Tensor, batch_dim: int, spot: Spot, choices: Sequence[Sequence[int]]) -> None:
+        share = values.shape[batch_dim] // len(choices)
+        for number, channels in enumerate(choices):
+            if len(channels) > 0:
+                index = torch.as_tensor(spot.positions(channels), device=self.device)
+                values.narrow(batch_dim, number * share, share).index_fill_(spot.dim, index, 0)
+
     def _tape(self, images: int) -> Tape:
         if images not in self._tapes:
             repeats = -(-images // len(self.example))
             inputs = torch.cat([self.example] * repeats)[:images]
-            graph, _, failure = record_calls(self.model, self._images(inputs), "fake")
+            graph, failure = self.graph, None
+            if images != len(self.example):
+                graph, _, failure = record_calls(self.model, self._images(inputs), "fake")
             same = failure is None and [n.op for n in graph.nodes] == [n.op for n in self.graph.nodes]
             if not same or len(graph.values) != len(self.graph.values):
                 raise PathError(

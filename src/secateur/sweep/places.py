@@ -1,18 +1,64 @@
-"""Places: where in a record the channels of a layer can be zeroed, and where they are activations."""
+"""Places: where in a record the channels of a layer or a group can be zeroed, and where they act."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from secateur.capture.calls import ModuleCall
+from secateur.couple import Group
 from secateur.errors import RequestError
 from secateur.graph.node import Graph, Node, Ref, refs_in
+from secateur.score.values import Reading
 
 WHERE = ("removed", "output")
 """After the norm that follows the layer, as if the channels were cut; or what the layer itself returns."""
 
 _NORMS = frozenset(f"aten.{name}" for name in ("batch_norm", "instance_norm", "group_norm", "layer_norm"))
 _SUMS = frozenset(f"aten.{name}{end}" for name in ("add", "sub", "mul", "div") for end in ("", "_"))
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One value in which channels are zeroed.
+
+    Attributes:
+        position: Index of the first node after the value is made.
+        value: The value.
+        dim: Which of its dims holds the channels.
+        where: For each channel its positions in that dim; None if channel c is at c.
+    """
+
+    position: int
+    value: int
+    dim: int
+    where: tuple[tuple[int, ...], ...] | None = None
+
+    def positions(self, channels: Sequence[int]) -> list[int]:
+        """Where some channels are.
+
+        Example:
+            >>> Spot(0, 0, 1, ((0, 1), (2, 3))).positions([1])
+            [2, 3]
+        """
+        if self.where is None:
+            return list(channels)
+        return [position for channel in channels for position in self.where[channel]]
+
+
+@dataclass(frozen=True)
+class GroupPlace:
+    """Where the channels of a group are: in what reads them, after norm and activation.
+
+    Attributes:
+        name: The group.
+        size: How many channels it has.
+        spots: The values, in the order in which they are made; a replay forks at the first.
+    """
+
+    name: str
+    size: int
+    spots: tuple[Spot, ...]
 
 
 @dataclass(frozen=True)
@@ -36,6 +82,44 @@ class Place:
     size: int
     activation: int
     scale: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The layer."""
+        return self.layer
+
+    @property
+    def spots(self) -> tuple[Spot, ...]:
+        """The one value."""
+        return (Spot(self.position, self.value, self.dim),)
+
+
+def find_group(reading: Reading, group: Group) -> GroupPlace:
+    """Find the channels of a group.
+
+    Zeroed where they are read, after norm and activation, they bring nothing, as if they were cut; but norms
+    that take statistics over channels (layer norm) still count them.
+
+    Args:
+        reading: Finds activations in the record.
+        group: The group.
+
+    Raises:
+        RequestError: Nothing reads its channels.
+    """
+    makers = {
+        ref.value: node.index for node in reading.graph.nodes for ref in node.outputs if ref is not None
+    }
+    spots = sorted(
+        (
+            Spot(makers[read.value] + 1, read.value, read.dim, tuple(map(tuple, read.places.tolist())))
+            for read in reading.of(group)
+        ),
+        key=lambda spot: spot.position,
+    )
+    if not spots:
+        raise RequestError(f"nothing reads the channels of group {group.name}", do="choose another group")
+    return GroupPlace(group.name, group.size, tuple(spots))
 
 
 def find_place(

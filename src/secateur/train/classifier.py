@@ -5,7 +5,7 @@ images come from. Neither has a test part: what is trained cannot see it.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -52,7 +52,7 @@ class Data(Protocol):
         """What the best epoch is chosen by."""
 
 
-def logits_of(model: nn.Module, images: Tensor, num_classes: int) -> Float[Tensor, "n classes"]:
+def logits_of(model: Callable[[Tensor], Any], images: Tensor, num_classes: int) -> Float[Tensor, "n classes"]:
     """Run a classifier and make sure that it is one.
 
     Args:

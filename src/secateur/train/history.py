@@ -21,6 +21,8 @@ class EpochRecord:
             the penalised ones, or all where there is no penalty.
         gammas: Histogram of their magnitudes, in the bins of `secateur.penalise.sparsity.GAMMA_EDGES`.
         seconds: Wall time of training and validation.
+        distillation: Mean distance to the teacher while it was trained, weighted as it counts in the loss; 0
+            without one.
     """
 
     epoch: int
@@ -33,11 +35,13 @@ class EpochRecord:
     near_zero_share: float
     gammas: tuple[int, ...]
     seconds: float
+    distillation: float = 0.0
 
     def __str__(self) -> str:
         sparsity = f"  near zero {self.near_zero_share * 100:.0f} %" if any(self.gammas) else ""
+        distillation = f" + teacher {self.distillation:.4f}" if self.distillation else ""
         return (
-            f"epoch {self.epoch}  lr {self.lr:.2g}  loss {self.train_loss:.4f}  "
+            f"epoch {self.epoch}  lr {self.lr:.2g}  loss {self.train_loss:.4f}{distillation}  "
             f"accuracy {self.train_accuracy * 100:.2f} % train, {self.val_accuracy * 100:.2f} % validation"
             f"{sparsity}  {self.seconds:.1f} s"
         )

@@ -4,6 +4,8 @@ Each step is
 
     loss.backward();  unscale the gradients;  penalty.step();  optimizer.step()
 
+where the loss is the cross entropy, or what `train/distil.py` makes of it with a teacher.
+
 With mixed precision the backward pass multiplies gradients by the loss scale. They are divided by it *before*
 the penalty adds its subgradient (and the optimizer, which sees that, does not divide again), so `s` means the
 same in every precision. A step whose gradients overflowed is skipped whole, penalty included.
@@ -41,6 +43,7 @@ from secateur.train.classifier import (
     surroundings,
 )
 from secateur.train.config import FitConfig
+from secateur.train.distil import Distillation, Distiller
 from secateur.train.evaluation import evaluate_module
 from secateur.train.history import EpochRecord, FitResult, find_best_epoch
 from secateur.train.progress import Reporter
@@ -52,6 +55,7 @@ def fit(
     data: Data,
     config: FitConfig,
     penalty: Penalty | None = None,
+    distillation: Distillation | None = None,
     *,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_checkpoint: Callable[[Path], None] | None = None,
@@ -63,6 +67,7 @@ def fit(
         data: Its `train` and `validation` parts, such as `load("digits")`. A test part is never looked at.
         config: Epochs, learning rate and so on.
         penalty: Acts on parameters of `model`; it is copied together with the model.
+        distillation: A teacher to learn from beside the labels; it is copied, not changed.
         on_epoch: Called with the record of every epoch, after its checkpoint is written.
         on_checkpoint: Called with the folder of each checkpoint before it gets its name, to add files to it.
 
@@ -84,10 +89,10 @@ def fit(
         >>> len(result.history), result.best_epoch, type(result.model).__name__
         (1, 1, 'VGG')
     """
-    _require_own_scales(model, penalty)
+    _require_own_parameters(model, penalty)
     fabric = make_fabric(config.device, config.precision)
     with surroundings(fabric, config.threads):
-        run = _Run(model, data, config, penalty, fabric)
+        run = _Run(model, data, config, penalty, distillation, fabric)
         require_classifier(run.module, data.validation)
         run.resume()
         with Reporter(config, len(run.history)) as reporter:
@@ -109,7 +114,13 @@ class _Run:
     """The moving parts of one run: model, optimizer, history, and the best weights so far."""
 
     def __init__(
-        self, model: nn.Module, data: Data, config: FitConfig, penalty: Penalty | None, fabric: Any
+        self,
+        model: nn.Module,
+        data: Data,
+        config: FitConfig,
+        penalty: Penalty | None,
+        distillation: Distillation | None,
+        fabric: Any,
     ) -> None:
         self.data, self.config, self.fabric = data, config, fabric
         # Together, so that the copied penalty holds the copied model's parameters.
@@ -128,16 +139,20 @@ class _Run:
         )
         self.module, self.optimizer = fabric.setup(self.model, optimizer)
         self.scales = self.penalty.scales if self.penalty is not None else batch_norm_scales(self.model)
+        self.distiller: Distiller | None = None
+        if distillation is not None:
+            self.distiller = Distiller(distillation, self.model, fabric, data, config)
         self.history: tuple[EpochRecord, ...] = ()
         self.best_weights: Mapping[str, Tensor] = {}
 
     def train_epoch(self, reporter: Reporter) -> EpochRecord:
         """Train one more epoch, validate, and add its record to the history."""
         start = time.perf_counter()
-        rate, (loss, right, count) = self._train_steps(reporter)
+        rate, (loss, right, count, distance) = self._train_steps(reporter)
         validation, channels_last = self.data.validation, self.config.channels_last
         after = evaluate_module(self.fabric, self.module, validation, 256, channels_last=channels_last)
         self._require_finite(after.loss, "validation loss")
+        done = (len(self.history) + 1) / self.config.epochs
         record = EpochRecord(
             epoch=len(self.history) + 1,
             lr=rate,
@@ -145,10 +160,11 @@ class _Run:
             train_accuracy=right / count,
             val_loss=after.loss,
             val_accuracy=after.accuracy,
-            penalty=self.penalty.value() if self.penalty is not None else 0.0,
+            penalty=self.penalty.value(done) if self.penalty is not None else 0.0,
             near_zero_share=near_zero_share(self.scales),
             gammas=gamma_histogram(self.scales),
             seconds=time.perf_counter() - start,
+            distillation=distance / count,
         )
         self.history = (*self.history, record)
         if find_best_epoch(self.history) == record.epoch:
@@ -157,7 +173,7 @@ class _Run:
         return record
 
     def _train_steps(self, reporter: Reporter) -> tuple[float, list[float]]:
-        """Go through the training images once; returns the last rate, and [loss, right answers, images]."""
+        """Go through the training images once; returns the last rate, and the sums of `_step`."""
         config, epoch = self.config, len(self.history) + 1
         torch.manual_seed(config.seed * 1_000_003 + epoch)  # dropout and the like
         batches: Any = self.data.train.batches(
@@ -173,32 +189,37 @@ class _Run:
             raise RequestError(f"{len(self.data.train)} training images make no batch", do="use more images")
         reporter.begin_epoch(epoch, steps)
         self.module.train()
-        totals = torch.zeros(3, device=self.fabric.device)  # loss, right, images
+        totals = torch.zeros(4, device=self.fabric.device)
         for step, (images, labels) in enumerate(batches):
-            rate = learning_rate(config, (epoch - 1) * steps + step, config.epochs * steps)
-            totals += self._step(images, labels, rate)
+            done, total = (epoch - 1) * steps + step, config.epochs * steps
+            rate = learning_rate(config, done, total)
+            totals += self._step(images, labels, rate, done / total)
             reporter.advance(step)
             if (step + 1) % 100 == 0 or step + 1 == steps:
-                self._require_finite(totals[0].item(), f"training loss up to step {step + 1}")
+                self._require_finite((totals[0] + totals[3]).item(), f"training loss up to step {step + 1}")
         return rate, totals.tolist()
 
-    def _step(self, images: Tensor, labels: Tensor, rate: float) -> Tensor:
-        """Take one optimizer step; returns summed loss, right answers and number of images."""
+    def _step(self, images: Tensor, labels: Tensor, rate: float, progress: float) -> Tensor:
+        """Take one optimizer step; returns summed loss, right answers, number of images, summed distance."""
         images = images.contiguous(memory_format=memory_format(self.config.channels_last))
         images, labels = self.fabric.to_device((images, labels))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        logits = logits_of(self.module, images, self.data.train.num_classes)
+        if self.distiller is None:
+            logits, distance = logits_of(self.module, images, self.data.train.num_classes), None
+        else:
+            logits, distance = self.distiller.run(self.module, images)
         loss = nn.functional.cross_entropy(logits, labels)
-        self.fabric.backward(loss)
+        self.fabric.backward(loss if self.distiller is None else self.distiller.blend(loss, distance))
         if self.penalty is not None:
             self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
-            self.penalty.step()
+            self.penalty.step(progress)
         self.optimizer.step()
         right = (logits.detach().argmax(1) == labels).sum()
         count = torch.tensor(len(labels), device=loss.device)
-        return torch.stack([loss.detach() * len(labels), right, count])
+        apart = torch.zeros_like(loss) if distance is None else distance
+        return torch.stack([loss.detach() * count, right, count, apart.detach() * count])
 
     def _require_finite(self, loss: float, name: str) -> None:
         if math.isfinite(loss):
@@ -246,11 +267,9 @@ class _Run:
         recipe: dict[str, Any] = self.config.recipe()
         recipe["training images"] = len(self.data.train)
         recipe["validation images"] = len(self.data.validation)
-        recipe["penalty"] = None
-        if self.penalty is not None:
-            recipe["penalty"] = type(self.penalty).__name__
-            recipe["s"] = self.penalty.strength
-            recipe["penalised scales"] = sum(scale.numel() for scale in self.penalty.scales)
+        recipe |= {"penalty": None} if self.penalty is None else self.penalty.recipe()
+        if self.distiller is not None:
+            recipe |= self.distiller.recipe
         return recipe
 
     def result(self, like: nn.Module) -> FitResult:
@@ -267,9 +286,9 @@ class _Run:
         return FitResult(self.model, self.history, best, kept)
 
 
-def _require_own_scales(model: nn.Module, penalty: Penalty | None) -> None:
+def _require_own_parameters(model: nn.Module, penalty: Penalty | None) -> None:
     own = {id(parameter) for parameter in model.parameters()}
-    if penalty is not None and not all(id(scale) in own for scale in penalty.scales):
+    if penalty is not None and not all(id(parameter) in own for parameter in penalty.parameters):
         do = "build the penalty from the parameters of the very model that is fitted"
         raise RequestError("the penalty acts on parameters that are not the model's", do=do)
 

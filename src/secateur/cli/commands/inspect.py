@@ -48,6 +48,7 @@ def inspect(
         "params": cost.params,
         "macs": cost.macs,
         "size_bytes": cost.size_bytes,
+        "memory_bytes": cost.memory_bytes,
         "nodes": len(groups.graph.nodes),
         "groups": [
             {

@@ -30,6 +30,7 @@ from secateur.cli.options import (
 )
 from secateur.domains.classification.images import labelled
 from secateur.errors import RequestError
+from secateur.explain import explain
 from secateur.penalise.scales import prunable_scales
 from secateur.penalise.sparsity import near_zero_share
 from secateur.pipeline import couple
@@ -57,6 +58,17 @@ def prune(
     macs: Annotated[float | None, typer.Option(help="MACs that may stay: a share or a count.")] = None,
     params: Annotated[
         float | None, typer.Option(help="Parameters that may stay: a share or a count.")
+    ] = None,
+    size_bytes: Annotated[
+        str | None, typer.Option(help="Bytes of the model that may stay: a share, a count, or 2MB.")
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Bytes that a forward pass may need, weights and activations: as --size-bytes."),
+    ] = None,
+    latency_ms: Annotated[
+        str | None,
+        typer.Option(help="Milliseconds that a forward pass may take on this machine, or a share: 50%."),
     ] = None,
     channels: Annotated[
         list[str] | None, typer.Option(help="Share to remove by group, 'layer4.*=0.8'; may be repeated.")
@@ -96,6 +108,7 @@ def prune(
     data_dir: DataDir = None,
     download: Download = False,
     check: Annotated[bool, typer.Option(help="Prove that masked == cut.")] = True,
+    why: Annotated[bool, typer.Option("--explain", help="Say of each group why it has its width.")] = False,
     input_shape: InputShape = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -124,6 +137,9 @@ def prune(
         ratio=ratio,
         macs=macs,
         params=params,
+        size_bytes=size_bytes,
+        memory=memory,
+        latency_ms=latency_ms,
         channels=_shares(channels),
         criterion=choose(
             criterion, aggregate=aggregate, normalise=normalise, **model_arguments(option, "--option")
@@ -140,7 +156,12 @@ def prune(
     )
     plan = result.plan.after(opened.plan).model_copy(update={"command": command_line()})
     folder = save_model(result.model, plan, save)
-    emit(_numbers(replace(result, plan=plan), str(folder)), f"{result}\nwrote {folder}", as_json=as_json)
+    numbers, text = _numbers(replace(result, plan=plan), str(folder)), f"{result}\nwrote {folder}"
+    if why:
+        explanation = explain(plan)
+        numbers["explanation"] = explanation.to_dict()
+        text += f"\n{explanation}"
+    emit(numbers, text, as_json=as_json)
 
 
 def _drawn(
@@ -176,6 +197,7 @@ def _numbers(result: Result, folder: str) -> dict[str, object]:
     return {
         "requested": result.plan.requested,
         "achieved_ratio": result.plan.achieved,
+        "account": None if result.plan.account is None else result.plan.account.model_dump(mode="json"),
         "before": vars(result.before),
         "after": vars(result.after),
         "verdict": verdict.status if verdict else None,

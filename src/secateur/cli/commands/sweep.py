@@ -27,9 +27,19 @@ from secateur.cli.options import (
     say,
 )
 from secateur.domains.classification import Splits
-from secateur.domains.classification.images import calibration
+from secateur.domains.classification.images import labelled
 from secateur.errors import RequestError
-from secateur.sweep import Forks, block_sweep, channel_sweep, feature_maps, sensitivity
+from secateur.sweep import (
+    Engine,
+    Forks,
+    LocalEngine,
+    RayEngine,
+    block_sweep,
+    channel_sweep,
+    feature_maps,
+    sensitivity,
+)
+from secateur.sweep.curves import BY
 from secateur.train.classifier import make_fabric, surroundings
 
 
@@ -45,8 +55,11 @@ def sweep(
         int, typer.Option(min=0, help="Draw the mean feature maps of so many channels of --layer.")
     ] = 64,
     ratios: Annotated[
-        str | None, typer.Option(help="Sweep every layer by shares, with commas, such as 0.25,0.5.")
+        str | None, typer.Option(help="Sweep every layer or group by shares, with commas, such as 0.25,0.5.")
     ] = None,
+    by: Annotated[
+        str, typer.Option(help="What --ratios sweeps: layers, groups (all coupled layers), or layers,groups.")
+    ] = "layers",
     blocks: Annotated[
         bool, typer.Option("--blocks", help="Zero the last convolution of each residual block.")
     ] = False,
@@ -67,6 +80,12 @@ def sweep(
     memory_mb: Annotated[
         int, typer.Option(min=0, help="Activations kept in memory, in MB; the rest goes to disk.")
     ] = 1024,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: over a Ray cluster, as RAY_ADDRESS says or on this machine.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers of --engine ray; one for each CPU if not given.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = None,
@@ -83,6 +102,11 @@ def sweep(
         raise RequestError("nothing to sweep was named", do="pass --layer, --ratios or --blocks")
     numbers = [int(number) for number in _numbers("--counts", counts, int)]
     shares = None if ratios is None else _numbers("--ratios", ratios, float)
+    kinds = _kinds(by)
+    if engine not in ("local", "ray"):
+        raise RequestError(f"--engine is '{engine}'", do="choose one of local, ray")
+    if workers is not None and engine == "local":
+        raise RequestError("--workers is for --engine ray", do="add --engine ray, or leave --workers out")
     parts = load_data(data, data_dir, download, seed)
     opened = open_placed(model, data_arguments(parts, model, model_arguments(arg)), seed, device)
     save.mkdir(parents=True, exist_ok=True)
@@ -96,17 +120,19 @@ def sweep(
             memory_bytes=memory_mb * 10**6,
             folder=save,
         )
-        scored = calibration(parts.train, score_images, seed) if score_images else None
+        scored = labelled(parts.train, score_images, seed) if score_images else None
         asked = {"criterion": criterion, "data": scored, "seed": seed}
-        session = _Session(opened.model, parts, save, forks, where)
+        works = RayEngine(workers, device=device) if engine == "ray" else LocalEngine()
+        session = _Session(opened.model, parts, save, forks, where, works)
         try:
             if layer is not None:
                 session.channels(layer, numbers, maps, asked)
-            if shares is not None:
-                session.curves(shares, asked)
+            for kind in kinds if shares is not None else ():
+                session.curves(shares or [], kind, asked)
             if blocks:
                 session.blocks()
         finally:
+            works.close()
             forks.close()
     session.told["written"] = [str(path) for path in session.written]
     wrote = f"wrote {', '.join(session.told['written'])}"
@@ -116,12 +142,15 @@ def sweep(
 class _Session:
     """The sweeps of one command, which share the model and the images."""
 
-    def __init__(self, model: Any, parts: Splits, save: Path, forks: Forks, where: str) -> None:
+    def __init__(
+        self, model: Any, parts: Splits, save: Path, forks: Forks, where: str, engine: Engine
+    ) -> None:
         self.model = model
         self.parts = parts
         self.save = save
         self.forks = forks
         self.where = where
+        self.engine = engine
         self.told: dict[str, Any] = {}
         self.lines: list[str] = []
         self.written: list[Path] = []
@@ -137,6 +166,7 @@ class _Session:
             rows=self.save / "sweep.jsonl",
             on_row=lambda row: say(f"{row.count} channels: {100 * row.accuracy:.2f} % right"),
             forks=self.forks,
+            engine=self.engine,
             **asked,
         )
         rows = [asdict(row) for row in found.rows]
@@ -153,22 +183,25 @@ class _Session:
             self.lines.append(str(shown))
             self.written.append(shown.plot(self.save / "maps.png"))
 
-    def curves(self, ratios: list[float], asked: dict[str, Any]) -> None:
-        """Sweep every layer."""
+    def curves(self, ratios: list[float], by: str, asked: dict[str, Any]) -> None:
+        """Sweep every layer or group."""
+        name = "curves" if by == "layers" else by
         found = sensitivity(
             self.model,
             self.parts.test,
             ratios,
             where=self.where,
-            rows=self.save / "curves.jsonl",
+            rows=self.save / f"{name}.jsonl",
             on_point=lambda point: say(f"{point.layer} at {point.ratio:g}: {100 * point.value:.2f} % right"),
             forks=self.forks,
+            engine=self.engine,
+            by=by,
             **asked,
         )
-        self.told["layers"] = {name: list(map(asdict, points)) for name, points in found.by_layer.items()}
-        self.told["skipped"] = found.skipped
+        self.told[by] = {of: list(map(asdict, points)) for of, points in found.by_layer.items()}
+        self.told["skipped"] = {**self.told.get("skipped", {}), **found.skipped}
         self.lines.append(str(found))
-        self.written += [self.save / "curves.jsonl", found.plot(self.save / "curves.png")]
+        self.written += [self.save / f"{name}.jsonl", found.plot(self.save / f"{name}.png")]
 
     def blocks(self) -> None:
         """Silence every residual block in turn."""
@@ -179,10 +212,18 @@ class _Session:
             rows=self.save / "blocks.jsonl",
             on_row=lambda row: say(f"without {row.layer}: {100 * row.accuracy:.2f} % right"),
             forks=self.forks,
+            engine=self.engine,
         )
         self.told["blocks"] = {"accuracy": found.accuracy, "rows": list(map(asdict, found.rows))}
         self.lines.append(str(found))
         self.written += [self.save / "blocks.jsonl", found.plot(self.save / "blocks.png")]
+
+
+def _kinds(text: str) -> list[str]:
+    kinds = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not kinds or not set(kinds) <= set(BY):
+        raise RequestError(f"--by is '{text}'", do="write layers, groups, or both with a comma")
+    return kinds
 
 
 def _numbers(option: str, text: str, kind: type[int] | type[float]) -> list[float]:

@@ -23,8 +23,11 @@ from secateur.cli.options import (
     model_arguments,
     require_other_folder,
 )
-from secateur.cli.training import Session, run_training
+from secateur.cli.training import Session, Sparsity, run_training
+from secateur.penalise import penalties
 from secateur.sources import open_model
+
+_STRENGTHS = ", ".join(f"{kind.default_strength:g} for {name}" for name, kind in penalties.items())
 
 
 @commands("train")
@@ -39,8 +42,15 @@ def train(
     weight_decay: Annotated[float, typer.Option(help="L2 decay of all parameters.")] = 1e-4,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 64,
     schedule: Annotated[str, typer.Option(help="step (tenfold cut at 50 % and 75 %) or cosine.")] = "step",
-    sparsity: Annotated[str, typer.Option(help="none, or the penalty bn-l1.")] = "none",
-    s: Annotated[float, typer.Option("--s", min=0.0, help="Strength of the penalty.")] = 1e-4,
+    sparsity: Annotated[str, typer.Option(help=f"none, or a penalty: {', '.join(penalties)}.")] = "none",
+    s: Annotated[
+        float | None,
+        typer.Option("--s", min=0.0, help=f"Strength of the penalty; of itself {_STRENGTHS}."),
+    ] = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="Share of the channels that growing-l2 pushes out.")
+    ] = None,
+    criterion: Annotated[str, typer.Option(help="What chooses those channels.")] = "l1",
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = "32-true",
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
     pin_memory: Annotated[bool, typer.Option(help="Page-locked batches, for a GPU.")] = False,
@@ -55,7 +65,10 @@ def train(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a classifier; with --sparsity bn-l1 its unneeded channels are driven to zero.
+    """Train a classifier; with --sparsity its unneeded channels are driven to zero.
+
+    bn-l1 pulls the batch-norm scales, group-lasso whole channels with all that goes along, growing-l2 the
+    share of channels that --ratio names, ever harder.
 
     Example: secateur train zoo:vgg11 --data digits --arg width=0.25 --epochs 30 --lr 0.03
     --schedule cosine --sparsity bn-l1 --s 0.015 --save runs/sparse
@@ -83,4 +96,5 @@ def train(
         "overwrite": overwrite,
         "tensorboard": tensorboard,
     }
-    run_training(Session(opened, parts, settings, sparsity, s), as_json=as_json)
+    penalty = Sparsity(sparsity, s, ratio, criterion)
+    run_training(Session(opened, parts, settings, penalty), as_json=as_json)

@@ -98,7 +98,7 @@ def attention(call: Call) -> list[list[Expr]]:
     shared = call.broadcast(query[:-2], key[:-2], value[:-2])
     call.equate(query[-1], key[-1])
     call.equate(key[-2], value[-2])
-    call.renormalise(key[-2], "statistics are taken over it")
+    call.protect(key[-2], "attention weighs its positions, the tokens, against each other")
     call.count_macs(*shared, query[-2], key[-2], query[-1])
     call.count_macs(*shared, query[-2], key[-2], value[-1])
     if call.arg("scale") is None:

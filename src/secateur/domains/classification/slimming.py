@@ -23,7 +23,7 @@ from secateur.domains.classification.images import Splits, calibration
 from secateur.errors import RequestError
 from secateur.measure import Cost, latency_in_turn
 from secateur.penalise import penalties
-from secateur.penalise.scales import prunable_scales
+from secateur.penalise.scales import penalised_scales, prunable_scales
 from secateur.penalise.sparsity import NEAR_ZERO, Outlook, near_zero_share, reachable_shift
 from secateur.pipeline import couple, measure, prune
 from secateur.plan import Plan
@@ -173,23 +173,7 @@ def fit_sparse(
     Raises:
         RequestError: No prunable channel has a batch-norm scale.
     """
-    scales = penalised_scales(model, couple(model, example), penalty)
-    return fit(model, data, config, penalties[penalty](scales, strength))
-
-
-def penalised_scales(model: nn.Module, groups: Groups, penalty: str = "bn-l1") -> list[nn.Parameter]:
-    """The batch-norm scales that a penalty acts on: those whose channels can be cut.
-
-    Raises:
-        RequestError: There are none.
-    """
-    scales = prunable_scales(model, groups)
-    if not scales:
-        raise RequestError(
-            f"penalty {penalty} has nothing to act on: no prunable channel has a batch-norm scale",
-            do="use a model with batch norm, or another penalty",
-        )
-    return scales
+    return fit(model, data, config, penalties[penalty].of(model, couple(model, example), strength))
 
 
 def cliff_note(share: float, ratio: float) -> str:

@@ -32,6 +32,7 @@ from secateur.penalise.sparsity import batch_norm_scales, near_zero_share
 from secateur.train.checkpoint import checkpoints_to_resume, read_epoch, write_epoch
 from secateur.train.classifier import choose_device, make_fabric, memory_format, surroundings
 from secateur.train.config import FitConfig
+from secateur.train.distil import Teacher
 from secateur.train.progress import Reporter
 
 __all__ = ["Teaching", "fit_detector"]
@@ -134,7 +135,7 @@ class _Run:
         self.average = copy.deepcopy(self.model).eval() if recipe.ema else None
         self.teacher: Any = None
         if teaching.teacher is not None:
-            self.teacher = fabric.setup(copy.deepcopy(teaching.teacher).eval().requires_grad_(False))
+            self.teacher = Teacher(fabric, teaching.teacher, channels_last=recipe.channels_last)
         self.history: tuple[DetectorRecord, ...] = ()
         self.best_weights: Mapping[str, Tensor] = {}
 
@@ -222,9 +223,7 @@ class _Run:
         loss = yolo_loss(maps, self.model.heads, targets, size, box_loss=self.recipe.box_loss)
         if self.teacher is None:
             return loss
-        with torch.no_grad():
-            wanted = self.teacher(images)
-        term = distillation_loss(maps, wanted, self.model.heads)
+        term = distillation_loss(maps, self.teacher(images), self.model.heads)
         return with_distillation(loss, term, self.recipe.distillation)
 
     def _validate(self) -> Evaluation:

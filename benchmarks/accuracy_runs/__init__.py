@@ -1,0 +1,1 @@
+"""The parts of benchmarks/accuracy.py: networks, methods, the page."""

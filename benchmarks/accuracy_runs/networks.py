@@ -1,0 +1,63 @@
+"""The networks of the accuracy benchmark, trained once for each seed and cached."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import VisionTransformer
+
+import secateur as sc
+from secateur.domains.classification import Images, Splits
+from secateur.train import FitConfig, fit
+from secateur.zoo import models as zoo
+
+RATES = {"vgg11": 0.05, "resnet20": 0.05, "vit": 0.03}
+"""Learning rates of the training from the start, by network."""
+
+
+class Transformer(nn.Module):
+    """A vision transformer of 4 layers, 4 heads and width 64; grey images are repeated to three channels."""
+
+    def __init__(self, size: int, classes: int) -> None:
+        super().__init__()
+        self.inner = VisionTransformer(size, size // 4, 4, 4, 64, 128, num_classes=classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify."""
+        return self.inner(x.expand(-1, 3, -1, -1))
+
+
+def make(name: str, data: Splits) -> nn.Module:
+    """A fresh network for a data set."""
+    spec = data.spec
+    if name in zoo:
+        return zoo[name](
+            width=0.25 if name == "vgg11" else 1.0,
+            in_channels=spec.in_channels,
+            num_classes=spec.num_classes,
+            image_size=spec.image_size,
+        )
+    return Transformer(spec.image_size, spec.num_classes)
+
+
+def limited(data: Splits, count: int) -> Splits:
+    """The same data with so many training images, always the same ones; 0 keeps all."""
+    train = data.train
+    if count == 0 or count >= len(train):
+        return data
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
+    return replace(data, train=Images(train.spec, train.pixels[chosen], train.labels[chosen]))
+
+
+def trained(name: str, seed: int, data: Splits, epochs: int, cache: Path) -> nn.Module:
+    """The trained network, from the cache if it is there."""
+    folder = cache / f"{data.spec.name}-{len(data.train)}-{name}-{epochs}-epochs-seed-{seed}"
+    torch.manual_seed(seed)
+    model = make(name, data)
+    if (folder / "plan.json").exists():
+        return sc.load(folder, model).eval()
+    config = FitConfig(epochs, lr=RATES[name], schedule="cosine", seed=seed, threads=1, quiet=True)
+    model = fit(model, data, config).model.eval()
+    sc.save(model, folder)
+    return model

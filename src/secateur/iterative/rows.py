@@ -1,0 +1,79 @@
+"""What pruning in steps reports: a row for each stage, and the result."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from secateur.measure import Cost
+from secateur.plan import Plan
+from secateur.write.checkpoint import save_model
+
+ROWS = "steps.jsonl"
+"""The file of the rows, in the folder of a run."""
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One stage of one step.
+
+    Attributes:
+        name: "step-02 tuned".
+        step: From 1.
+        stage: "cut" (right after it), "recovered" (without training) or "tuned".
+        asked: Share that should be gone after this step, from 0 to 1, of what the budget counts.
+        removed: Share that is gone.
+        params: Parameters that are left.
+        macs: MACs that are left.
+        accuracy: Share of the validation images that are right.
+        loss: Mean cross entropy on them, in nats.
+        seconds: What the stage took.
+        kept_epoch: Of a fine-tuning, the epoch whose weights went on; 0 where all were worse than before it.
+    """
+
+    name: str
+    step: int
+    stage: str
+    asked: float
+    removed: float
+    params: int
+    macs: int
+    accuracy: float
+    loss: float
+    seconds: float
+    kept_epoch: int | None = None
+
+    def __str__(self) -> str:
+        stayed = " (as before the fine-tuning, which was worse)" if self.kept_epoch == 0 else ""
+        return (
+            f"{self.name}: {self.removed * 100:.1f} % gone, {self.params:,} parameters, {self.macs:,} MACs, "
+            f"{self.accuracy * 100:.2f} % of the validation images right{stayed}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Iterated:
+    """What `iterate` returns.
+
+    Attributes:
+        model: The last step's model, fine-tuned.
+        plan: All cuts in a row.
+        rows: For each step: cut, recovered (where anything was), tuned.
+        before: Cost of the model that came in.
+        after: Cost of the last one.
+    """
+
+    model: nn.Module
+    plan: Plan
+    rows: tuple[StageRow, ...]
+    before: Cost
+    after: Cost
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the model and its plan, as `secateur.save` does; returns the folder."""
+        return save_model(self.model, self.plan, folder)
+
+    def __str__(self) -> str:
+        steps = self.rows[-1].step
+        first = f"pruned {self.plan.model} in {steps} steps: {self.before.macs:,} -> {self.after.macs:,} MACs"
+        return "\n".join([first, *map(str, self.rows)])

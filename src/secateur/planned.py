@@ -1,0 +1,96 @@
+"""What a plan is made of: expressions over groups, what each group keeps and why, the budget's account."""
+
+from typing import Annotated, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Frozen(BaseModel):
+    """A part of a plan: it may not change, and a file with unknown fields is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Factors(Frozen):
+    """A row-major product of expressions."""
+
+    product: tuple["Spec", ...]
+
+
+class Terms(Frozen):
+    """A concatenation of expressions."""
+
+    sum: tuple["Spec", ...]
+
+
+Spec: TypeAlias = int | str | Factors | Terms
+
+
+class Why(Frozen):
+    """Why a group has its width.
+
+    Attributes:
+        decided: What decided it: "budget", "floor", "rounding", "asked", or "whole" where nothing had to go.
+        floor: Channels that stay in any case.
+        unrounded: Channels that would stay without rounding.
+        rounding: Why the width was rounded; empty if it was not.
+        highest_removed: The best score among the removed channels; None if none is removed.
+        lowest_kept: The worst score among the kept ones.
+        step: Channels that come or go at once.
+        saves: What the budget would save if the next step went, too; None at the floor.
+        costs: What it would cost to give one step back; None if the group is whole.
+        together: Groups that must keep equal counts with this one.
+    """
+
+    decided: str
+    floor: int
+    unrounded: int
+    rounding: str = ""
+    highest_removed: float | None = None
+    lowest_kept: float | None = None
+    step: int = 1
+    saves: float | None = None
+    costs: float | None = None
+    together: tuple[str, ...] = ()
+
+
+class Account(Frozen):
+    """How a budget was met.
+
+    Attributes:
+        kind: The budget: "ratio", "macs", "params", "size_bytes", "memory", "latency_ms" or "channels".
+        whole: What the uncut model has, in the budget's units.
+        wanted: What should stay.
+        reached: What stays, as it was counted or predicted.
+        criterion: What scored the channels.
+        scope: How channels of different groups compare.
+        measured: For a latency, the measured median of the cut model; None for what is counted.
+        notes: What else there is to say of a prediction.
+    """
+
+    kind: str
+    whole: float
+    wanted: float
+    reached: float
+    criterion: str
+    scope: str
+    measured: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+class PlanGroup(Frozen):
+    """What stays of one group.
+
+    Attributes:
+        name: The group.
+        size: Its channels before.
+        keep: The indices that stay, ascending.
+        members: The tensor dims that hold it.
+        why: Why it has this width; None where no budget chose it.
+    """
+
+    name: str
+    size: Annotated[int, Field(ge=1)]
+    keep: tuple[Annotated[int, Field(ge=0)], ...]
+    members: tuple[str, ...] = ()
+    why: Why | None = None

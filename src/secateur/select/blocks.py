@@ -1,0 +1,147 @@
+"""Latency: which widths to choose from, and how far to go down.
+
+Kernels work on blocks of channels (16 floats of a vector register, say), so that time is a staircase: 17
+channels take as long as 32. Where the first channel of a block costs more than half of the block, only whole
+blocks are offered; a multiple that does not pay is not asked for.
+
+The steps from each offered width to the next are taken in the order of the scope, a step at the mean rank of
+its channels, until the predicted time is met. Then the last steps are given back while the time allows it:
+what a layer does not gain in time it keeps in channels.
+
+The order does not divide a score by the time that it saves (Shen et al., "Structural Pruning via
+Latency-Saliency Knapsack", NeurIPS 2022): tried with norms and with first-order losses it cuts the slowest
+layer down to its floor, and costs more accuracy than it saves (docs/decisions/0010-budgets.md).
+"""
+
+from collections.abc import Sequence
+from math import lcm
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.measure.budgeted import Gauge
+from secateur.select.budget import Budget
+from secateur.select.units import sequence_of
+from secateur.select.widths import Widths
+
+_MOST_CHOICES = 64
+
+
+def choose_by_latency(
+    widths: Widths, budget: Budget, scope: str, gauge: Gauge
+) -> tuple[list[int], float, dict[int, str]]:
+    """Choose the width of each unit by what it saves in time.
+
+    Args:
+        widths: Kept counts and their latency; it is told which widths are offered.
+        budget: The latency that may stay.
+        scope: How channels of different groups compare.
+        gauge: The latency and the block of channels that kernels work on.
+
+    Returns:
+        Channels removed from each unit, the target in milliseconds, and by unit why its width was rounded. If
+        the target is out of reach, the smallest widths that there are.
+    """
+    sizes = [unit.size for unit in widths.units]
+    whole = widths.cost_of(sizes) if gauge.whole_ms is None else gauge.whole_ms
+    target = budget.target(whole)
+    share = min(1.0, max(target / whole, 0.0)) ** 0.5
+    reference = [max(round(share * size), 1) for size in sizes]
+    paid: dict[int, dict[int, str]] = {}
+    for index in range(len(sizes)):
+        offered, paid[index] = _offer(widths, index, reference, gauge.block)
+        widths.restrict(index, offered)
+    kept = _descend(widths, scope, target)
+    notes = {index: paid[index][count] for index, count in enumerate(kept) if count in paid[index]}
+    return [size - count for size, count in zip(sizes, kept, strict=True)], target, notes
+
+
+def _offer(
+    widths: Widths, index: int, reference: Sequence[int], block: int
+) -> tuple[list[int], dict[int, str]]:
+    """The widths of a unit worth choosing from, descending, and why the whole blocks among them are."""
+    unit, step = widths.units[index], widths.steps[index]
+    lowest = min(-(-unit.floor // step) * step, unit.size)
+    every = sorted({unit.size, *range(lowest, unit.size, step)}, reverse=True)
+    block = lcm(block, step)
+
+    def cost(width: int) -> float:
+        return widths.cost_of([*reference[:index], width, *reference[index + 1 :]])
+
+    offered: list[int] = []
+    paid: dict[int, str] = {}
+    while every:
+        top = every[0]
+        start = (top - 1) // block * block
+        inside = [width for width in every if width > start]
+        every = every[len(inside) :]
+        offered.append(top)
+        if len(inside) == 1:
+            continue
+        first, last = cost(inside[-1]), cost(top)
+        if not every:  # nothing below to compare with: the floor is offered if it saves anything
+            offered += inside[1:] if first < 0.98 * last else []
+            continue
+        below = cost(every[0])
+        if first - below > (last - below) / 2:
+            paid[top] = (
+                f"{top} rather than {inside[-1]} to {inside[1]}: one more than {every[0]} costs "
+                f"{first - below:.2g} ms, all of {top} {last - below:.2g} ms"
+            )
+        else:
+            offered += inside[1:]
+    return _thinned(offered), paid
+
+
+def _thinned(offered: list[int]) -> list[int]:
+    """At most so many widths, the first and the last among them."""
+    if len(offered) <= _MOST_CHOICES:
+        return offered
+    chosen = np.linspace(0, len(offered) - 1, _MOST_CHOICES).round().astype(int)
+    return [offered[position] for position in chosen]
+
+
+def _steps(widths: Widths, scope: str) -> list[tuple[int, int, int]]:
+    """Every step from an offered width to the next smaller one, in order: the unit, the width, the next."""
+    found: list[tuple[float, int, int, int]] = []
+    for index, ranks in enumerate(_ranks(widths, scope)):
+        unit = widths.units[index]
+        width = unit.size
+        while (smaller := widths.smaller(index, width)) is not None:
+            rank = float(ranks[unit.size - width : unit.size - smaller].mean())
+            found.append((rank, index, width, smaller))
+            width = smaller
+    return [(index, width, smaller) for _, index, width, smaller in sorted(found)]
+
+
+def _descend(widths: Widths, scope: str, target: float) -> list[int]:
+    """Step down until the target is met, or no step is left; then give back what fits, the last first."""
+    kept = [unit.size for unit in widths.units]
+    taken: list[tuple[int, int]] = []
+    cost = widths.cost_of(kept)
+    for index, width, smaller in _steps(widths, scope):
+        if cost <= target:
+            break
+        kept[index] = smaller
+        taken.append((index, width))
+        cost = widths.cost_of(kept)
+    if cost > target:
+        return kept
+    closed: set[int] = set()
+    for index, width in reversed(taken):
+        if index not in closed:
+            trial = [*kept[:index], width, *kept[index + 1 :]]
+            if widths.cost_of(trial) <= target:
+                kept = trial
+            else:
+                closed.add(index)
+    return kept
+
+
+def _ranks(widths: Widths, scope: str) -> list[NDArray[np.float64]]:
+    """For each unit the position in the scope's order of each of its channels, worst first."""
+    found: list[list[int]] = [[] for _ in widths.units]
+    sequence = sequence_of(widths.units, scope)
+    for position, index in enumerate(sequence):
+        found[index].append(position)
+    return [np.array(ranks, dtype=np.float64) for ranks in found]

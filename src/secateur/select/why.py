@@ -1,0 +1,65 @@
+"""Why each group has its width: its threshold and floor, its rounding, and what the next step would do."""
+
+from collections.abc import Mapping, Sequence
+
+from secateur.planned import Why
+from secateur.select.units import Unit
+from secateur.select.widths import Widths
+
+
+def explain_widths(
+    widths: Widths,
+    removed: Sequence[int],
+    kept: Sequence[int],
+    *,
+    is_asked: bool = False,
+    rounding: Mapping[int, str] | None = None,
+) -> dict[str, Why]:
+    """Say of every group why it keeps so many channels.
+
+    Args:
+        widths: Kept counts and their cost.
+        removed: Channels that the budget takes from each unit, before rounding.
+        kept: Channels that each unit keeps.
+        is_asked: The shares were asked for by group: no budget decided.
+        rounding: Further reasons of rounding by the unit's index.
+    """
+    here = widths.cost_of(kept)
+    found: dict[str, Why] = {}
+    for index, unit in enumerate(widths.units):
+        step = widths.steps[index]
+        unrounded = unit.size - removed[index]
+        text = (rounding or {}).get(index, "")
+        if not text and kept[index] != unrounded:
+            text = f"{unrounded} rounded up to a multiple of {step}"
+        less, more = widths.smaller(index, kept[index]), widths.larger(index, kept[index])
+        gone = unit.size - kept[index]
+        why = Why(
+            decided=_decided(unit, kept[index], unrounded, is_asked=is_asked),
+            floor=unit.floor,
+            unrounded=unrounded,
+            rounding=text,
+            highest_removed=float(unit.scores[gone - 1]) if gone else None,
+            lowest_kept=float(unit.scores[gone]),
+            step=kept[index] - less if less is not None else step,
+            saves=None if less is None else here - widths.cost_of(_changed(kept, index, less)),
+            costs=None if more is None else widths.cost_of(_changed(kept, index, more)) - here,
+        )
+        for name in unit.names:
+            others = tuple(other for other in unit.names if other != name)
+            found[name] = why.model_copy(update={"together": others})
+    return found
+
+
+def _changed(kept: Sequence[int], index: int, width: int) -> list[int]:
+    return [*kept[:index], width, *kept[index + 1 :]]
+
+
+def _decided(unit: Unit, kept: int, unrounded: int, *, is_asked: bool) -> str:
+    if unrounded <= unit.floor < unit.size:
+        return "floor"
+    if kept != unrounded:
+        return "rounding"
+    if kept == unit.size:
+        return "whole"
+    return "asked" if is_asked else "budget"

@@ -1,0 +1,143 @@
+"""`finetune` with a teacher, after a recovery, and from scratch; `train` with penalties on groups."""
+
+import json
+
+import pytest
+import torch
+
+import secateur as sc
+from secateur.write.checkpoint import load_plan
+from secateur.zoo import models
+
+QUICK = ("--epochs", 1, "--batch-size", 256)
+
+
+def vgg11(**options):
+    return models["vgg11"](width=0.0625, in_channels=1, image_size=8, **options)
+
+
+@pytest.fixture(scope="module")
+def cut(studio, run, tmp_path_factory):
+    """A fresh cut, nothing absorbed."""
+    folder = tmp_path_factory.mktemp("cut") / "cut"
+    assert run("prune", studio.dense, "--ratio", 0.5, "--save", folder).code == 0
+    return folder
+
+
+def test_a_teacher_is_learned_from(studio, run, cut, tmp_path):
+    plain = run("finetune", cut, *QUICK, "--save", tmp_path / "plain", "--json")
+    words = ("--teacher", studio.dense, "--temperature", 2, "--teacher-features", "feature.*")
+    taught = run("finetune", cut, *QUICK, *words, "--save", tmp_path / "taught", "--json")
+    assert taught.code == 0
+    assert " + teacher " in taught.err
+    assert " + teacher " not in plain.err
+    assert taught.json["loss"] != plain.json["loss"]
+    assert load_plan(tmp_path / "taught") == load_plan(cut)
+    state = json.loads((tmp_path / "taught" / "epoch-0001" / "state.json").read_text())
+    assert state["recipe"]["temperature"] == 2
+    assert "feature.0" in state["recipe"]["features"]
+
+
+def test_recovery_comes_before_training_and_tells_what_it_brought(studio, run, cut, tmp_path):
+    words = ("--teacher", studio.dense, "--teacher-weight", 0, "--recover", "absorb,refit", "--images", 300)
+    outcome = run("finetune", cut, *QUICK, *words, "--save", tmp_path / "out", "--json")
+    assert [one["step"] for one in outcome.json["recovered"]] == ["absorb", "refit"]
+    assert outcome.json["recovered"][1]["after"] < outcome.json["recovered"][0]["before"]
+    assert "refit: output error" in outcome.err
+    assert " + teacher " not in outcome.err
+
+
+def test_what_was_absorbed_is_not_absorbed_again(studio, run, refuse, tmp_path):
+    words = ("finetune", studio.pruned, *QUICK, "--teacher", studio.sparse, "--save", tmp_path / "out")
+    message = refuse(2, *words, "--recover", "absorb")
+    assert "is for a fresh cut" in message
+    assert "use --recover refit" in message
+    assert run(*words, "--recover", "refit").code == 0
+
+
+@pytest.mark.parametrize(("baseline", "name"), [("epochs", "scratch-e"), ("compute", "scratch-b")])
+def test_baselines_start_from_fresh_weights(run, cut, tmp_path, baseline, name):
+    words = ("finetune", cut, *QUICK, "--from-scratch", baseline, "--seed", 3)
+    outcome = run(*words, "--save", tmp_path / "out", "--json")
+    found = outcome.json
+    assert found["baseline"] == name
+    due = 1 if baseline == "epochs" else found["dense_macs"] // found["macs"]
+    assert found["epochs"] == due
+    assert f"{name}: {due} epochs from fresh weights" in outcome.err
+    model = sc.load(tmp_path / "out", vgg11())
+    assert sum(parameter.numel() for parameter in model.parameters()) == found["params"]
+    kept = {name: len(keep) for name, keep in load_plan(cut).keep.items()}
+    assert model.feature[25].out_channels == kept["feature.25"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--from-scratch", "flops"), "unknown baseline 'flops'"),
+        (("--from-scratch", "epochs", "--recover", "refit"), "were both given"),
+        (("--recover", "refit"), "needs the network before the cut"),
+        (("--recover", "refti"), "unknown recovery step 'refti'"),
+        (("--teacher-features", "feature.*"), "without a teacher"),
+        (("--teacher", "{dense}", "--teacher-features", "layer4.*"), "fits 'layer4.*'"),
+        (("--teacher", "{dense}", "--temperature", 0), "the temperature is 0"),
+        (("--teacher", "{dense}", "--teacher-weight", 2), "the weight of the teacher is 2"),
+        (("--teacher", "zoo:vgg13", "--teacher-features", "*"), "the teacher is not zoo:vgg11"),
+        (("--teacher", "zoo:vgg11"), "the teacher does not accept images of shape"),
+    ],
+)
+def test_bad_requests_are_refused_and_nothing_is_written(studio, refuse, cut, tmp_path, words, message):
+    given = [str(word).format(dense=studio.dense) for word in words]
+    assert message in refuse(2, "finetune", cut, *QUICK, *given, "--save", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unpruned_model_has_no_baseline(studio, refuse, tmp_path):
+    words = ("finetune", studio.dense, "--from-scratch", "epochs", "--save", tmp_path / "out")
+    assert "the model was not pruned" in refuse(2, *words)
+
+
+@pytest.mark.parametrize(
+    "words", [("--sparsity", "group-lasso", "--s", 0.01), ("--sparsity", "growing-l2", "--ratio", 0.5)]
+)
+def test_group_penalties_train_models_with_and_without_batch_norm(run, tmp_path, tiny, words):
+    outcome = run("train", "zoo:vgg11", *tiny, *QUICK, *words, "--save", tmp_path / "out", "--json")
+    assert outcome.code == 0, outcome.err
+    assert f"{words[1]} with s=" in outcome.err
+    assert "channels and all that goes along" in outcome.err
+    model = sc.load(tmp_path / "out", vgg11(gamma=0.5))
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+def test_what_growing_l2_pushed_out_is_what_the_cut_takes(run, tmp_path, tiny):
+    words = ("--sparsity", "growing-l2", "--ratio", 0.4, "--epochs", 12, "--batch-size", 64, "--lr", 0.05)
+    run("train", "zoo:vgg11", *tiny, *words, "--save", tmp_path / "grown")
+    before = run("evaluate", tmp_path / "grown", "--json").json["accuracy"]
+    found = run("prune", tmp_path / "grown", "--ratio", 0.4, "--save", tmp_path / "cut", "--json").json
+    assert found["verdict"] == "exact"
+    after = run("evaluate", tmp_path / "cut", "--json").json["accuracy"]
+    assert before > 0.15
+    assert after == pytest.approx(before, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--sparsity", "growing-l2"), "must know how many channels will go"),
+        (("--sparsity", "group-lasso", "--ratio", 0.5), "pushes no chosen channels out"),
+        (("--ratio", 0.5), "pushes no chosen channels out"),
+        (("--sparsity", "group-laso"), "did you mean 'group-lasso'"),
+        (("--sparsity", "growing-l2", "--ratio", 1.5), "ratio is 1.5"),
+    ],
+)
+def test_bad_penalties_are_refused(refuse, tmp_path, tiny, words, message):
+    given = ("train", "zoo:vgg11", *tiny, *QUICK, *words, "--save", tmp_path / "out")
+    assert message in refuse(2, *given)
+
+
+def test_seeds_decide_the_fresh_weights(run, cut, tmp_path):
+    words = ("finetune", cut, "--epochs", 1, "--lr", 1e-9, "--from-scratch", "epochs")
+    for name, seed in (("one", 1), ("same", 1), ("other", 2)):
+        run(*words, "--seed", seed, "--save", tmp_path / name)
+    one, same, other = (sc.load(tmp_path / name, vgg11()).state_dict() for name in ("one", "same", "other"))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["feature.0.weight"], other["feature.0.weight"])

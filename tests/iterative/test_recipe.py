@@ -1,0 +1,74 @@
+from itertools import pairwise
+
+import pytest
+
+from secateur.errors import RequestError
+from secateur.iterative import SCHEDULES, Recipe
+from secateur.train import FitConfig
+
+TUNE = FitConfig(epochs=1)
+
+
+def recipe(**options):
+    return Recipe(TUNE, **({"ratio": 0.8} | options))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_schedules_rise_at_each_step_and_end_at_what_was_asked(name, steps):
+    shares = [0.0, *recipe(schedule=name, steps=steps).shares(1000)]
+    assert all(after > before for before, after in pairwise(shares))
+    assert shares[-1] == pytest.approx(0.8)
+
+
+def test_each_schedule_keeps_its_promise():
+    linear, geometric, agp = (
+        [0.0, *recipe(schedule=name, steps=5).shares(1000)] for name in ("linear", "geometric", "agp")
+    )
+    of_the_whole = [after - before for before, after in pairwise(linear)]
+    assert of_the_whole == pytest.approx([0.16] * 5)
+    of_the_rest = [(b - a) / (1 - a) for a, b in pairwise(geometric)]
+    assert of_the_rest == pytest.approx([1 - 0.2 ** (1 / 5)] * 5)
+    assert agp == pytest.approx([0.8 * (1 - (1 - step / 5) ** 3) for step in range(6)])
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_floors_of_all_steps_together_are_the_floor(name):
+    asked = recipe(schedule=name, steps=4, min_keep=0.15)
+    shares, kept = [0.0, *asked.shares(1000)], 1.0
+    for before, after in pairwise(shares):
+        kept *= asked.floor(before, after, shares[-1])
+    assert kept == pytest.approx(0.15)
+
+
+def test_counts_are_shares_of_what_there_is():
+    by_share = recipe(ratio=None, macs=0.25, steps=3).shares(4000)
+    assert recipe(ratio=None, macs=1000, steps=3).shares(4000) == pytest.approx(by_share)
+    with pytest.raises(RequestError, match="the params budget is 9,000, the model has 4,000"):
+        recipe(ratio=None, params=9000).shares(4000)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": "cubic"}, "unknown schedule 'cubic'\n  known: linear, geometric, agp"),
+        ({"steps": 0}, "steps is 0"),
+        ({"ratio": None}, "0 budgets were given: none"),
+        ({"macs": 0.5}, "2 budgets were given: ratio, macs"),
+        ({"ratio": 1.0}, "ratio is 1"),
+        ({"ratio": 0.0}, "ratio is 0"),
+        ({"ratio": float("nan")}, "ratio is nan"),
+        ({"ratio": None, "macs": 1.0}, "macs is 1\n"),
+        ({"ratio": None, "params": -3.0}, "params is -3"),
+        ({"min_keep": 1.5}, "min_keep is 1.5"),
+    ],
+)
+def test_senseless_recipes_are_refused(options, message):
+    with pytest.raises(RequestError) as caught:
+        recipe(**options)
+    assert message in f"{caught.value}\n"
+
+
+def test_where_to_save_is_not_for_the_fine_tuning_to_say(tmp_path):
+    with pytest.raises(RequestError, match="each step has a folder of its own"):
+        Recipe(FitConfig(epochs=1, save=tmp_path), ratio=0.5)
