@@ -118,7 +118,7 @@ def test_a_model_compiled_in_place_gives_an_uncompiled_one_with_a_message():
 def test_scripts_are_refused_with_what_to_do():
     script, trace = torch.jit.script(nets.Tied()), torch.jit.trace(nets.Residual().eval(), X)
     partly = nets.Residual()
-    # not a convolution: torch.jit knows builtins by the id of objects that may be gone, and takes a list for one
+    # no convolution: torch.jit knows builtins by the id of objects that may be gone, and takes a list for one
     partly.inner = torch.jit.script(nn.ReLU())
     for model, x, what in (
         (script, torch.randn(2, 4), "model is a RecursiveScriptModule: its Python is gone"),
