@@ -120,6 +120,8 @@ def _reasons(found: Found) -> str:
         parts.append(
             f"judge: {found.get('judged', 'none')} {_text(found.get('judged_why') or '', 80)}".rstrip()
         )
+    if "limit_cpu_seconds" in found:
+        parts.append(f"limit of {found['limit_cpu_seconds']} CPU seconds a phase")
     parts += [_text(limit, 80) for limit in found.get("limits", [])[:1]]
     shown = [entry for entry in found.get("protections", []) if entry["reason"] not in _PLAIN][:3]
     return "; ".join([*parts, *(f"{entry['groups']}x {_text(entry['reason'], 90)}" for entry in shown)])
@@ -170,8 +172,8 @@ INTRODUCTION = """\
 Every architecture of torchvision, one small architecture of every timm module, transformers types with tiny
 configurations, and the networks of the YAML files in `ultralytics`, all with random parameters, on small
 inputs. Each model runs in its own process for each library, one thread, at most {limit} CPU seconds a phase
-and {memory:g} GiB. The settings are the same for all models: half of the channels of all groups together
-(`ratio=0.5`, scope "global", criterion "l2"), nothing protected by hand.
+(another limit stands in its row) and {memory:g} GiB. The settings are the same for all models: half of the
+channels of all groups together (`ratio=0.5`, scope "global", criterion "l2"), nothing protected by hand.
 
 * **captured on**: fake tensors (no arithmetic), or real ones where the model looks at numbers.
 * **left**: share of the parameters that is left.
