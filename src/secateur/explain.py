@@ -1,7 +1,7 @@
 """Explain: why each group of a plan has its width."""
 
 import io
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -12,40 +12,21 @@ from secateur.result import Result
 from secateur.select import Budget
 
 
-@dataclass(frozen=True)
-class GroupReason:
-    """Why one group has its width.
+class GroupReason(Why):
+    """Why one group has its width: what its plan says of it, and two cases more.
 
     Attributes:
         name: The group.
-        size: Its channels before.
+        size: Its channels before; None if it is protected.
         kept: Its channels after.
-        decided: What decided: "budget", "floor", "rounding", "asked" (by name or share, no budget), "whole"
-            (nothing of it had to go), "protected", or "not recorded" where no budget made the plan.
+        decided: As in the plan; or "protected", or "not recorded" where no budget made the plan.
         reason: Why it may not be cut; empty for the others.
-        floor: Channels that stay in any case.
-        highest_removed: The best score among the removed channels; None if none is removed.
-        lowest_kept: The worst score among the kept ones.
-        rounding: Why the width was rounded; empty if it was not.
-        step: Channels that come or go at once.
-        saves: What the budget would save if the next step went, too.
-        costs: What it would cost to give one step back.
-        together: Groups that must keep equal counts with this one.
     """
 
     name: str
-    size: int | None
-    kept: int | None
-    decided: str
+    size: int | None = None
+    kept: int | None = None
     reason: str = ""
-    floor: int | None = None
-    highest_removed: float | None = None
-    lowest_kept: float | None = None
-    rounding: str = ""
-    step: int | None = None
-    saves: float | None = None
-    costs: float | None = None
-    together: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +51,7 @@ class Explanation:
         return {
             "requested": self.requested,
             "account": None if self.account is None else self.account.model_dump(mode="json"),
-            "groups": [asdict(group) | {"together": list(group.together)} for group in self.groups],
+            "groups": [group.model_dump(mode="json") for group in self.groups],
         }
 
     def table(self) -> Table:
@@ -142,7 +123,7 @@ def explain(plan: Plan | Result) -> Explanation:
     cut = tuple(_reason(group, plan.requested) for group in plan.groups)
     named = {group.name for group in plan.groups}
     left = tuple(
-        GroupReason(name=name, size=None, kept=None, decided="protected", reason=reason)
+        GroupReason(name=name, decided="protected", reason=reason)
         for name, reason in plan.reasons.items()
         if name not in named
     )
@@ -150,12 +131,9 @@ def explain(plan: Plan | Result) -> Explanation:
 
 
 def _reason(group: PlanGroup, requested: str) -> GroupReason:
-    why: Why | None = group.why
-    if why is None:
-        decided = "asked" if requested.startswith("keep=") else "not recorded"
-        return GroupReason(group.name, group.size, len(group.keep), decided=decided)
-    held = {name: getattr(why, name) for name in Why.model_fields if name != "unrounded"}
-    return GroupReason(group.name, group.size, len(group.keep), **held)
+    nothing = "asked" if requested.startswith("keep=") else "not recorded"
+    why = group.why or Why(decided=nothing)
+    return GroupReason(name=group.name, size=group.size, kept=len(group.keep), **why.model_dump())
 
 
 def _number(value: float | None) -> str:

@@ -31,7 +31,7 @@ class Why(Frozen):
 
     Attributes:
         decided: What decided it: "budget", "floor", "rounding", "asked", or "whole" where nothing had to go.
-        floor: Channels that stay in any case.
+        floor: Channels that stay in any case; None, as all that follows, where nothing was decided.
         unrounded: Channels that would stay without rounding.
         rounding: Why the width was rounded; empty if it was not.
         highest_removed: The best score among the removed channels; None if none is removed.
@@ -43,12 +43,12 @@ class Why(Frozen):
     """
 
     decided: str
-    floor: int
-    unrounded: int
+    floor: int | None = None
+    unrounded: int | None = None
     rounding: str = ""
     highest_removed: float | None = None
     lowest_kept: float | None = None
-    step: int = 1
+    step: int | None = None
     saves: float | None = None
     costs: float | None = None
     together: tuple[str, ...] = ()

@@ -179,17 +179,17 @@ class _Run:
         """Make one step, or take it from the disk."""
         if self._reopened(step, "tuned", self._folder(step)):
             return
-        stage = "recovered" if self.given.recipe.recover else "cut"
-        if not self._reopened(step, stage, self._folder(step, "cut")):
+        came_in = "recovered" if self.given.recipe.recover else "cut"
+        if not self._reopened(step, came_in, self._folder(step, "cut")):
             self._cut(step)
-        self._tune(step)
+        self._tune(step, self.rows.known[_name(step, came_in)]["accuracy"])
 
     def _folder(self, step: int, *inside: str) -> Path | None:
         return None if self.folder is None else self.folder.joinpath(f"step-{step:02d}", *inside)
 
     def _reopened(self, step: int, stage: str, folder: Path | None) -> bool:
         """Take the model of a stage from the disk, if its row is known."""
-        if folder is None or f"step-{step:02d} {stage}" not in self.rows.known:
+        if folder is None or _name(step, stage) not in self.rows.known:
             return False
         plan, tensors = read_saved(folder)
         model = copy_module(self.given.model)
@@ -253,13 +253,12 @@ class _Run:
                 return None
             raise
 
-    def _tune(self, step: int) -> None:
+    def _tune(self, step: int, came_in: float) -> None:
         """Fine-tune; what comes out goes on unless it is worse than what came in."""
         started, folder, config = time.perf_counter(), self._folder(step), self.given.recipe.finetune
         if folder is not None:
             config = replace(config, save=folder, resume=last_folder(folder) is not None)
         fitted = fit(self.model, self.given.data, config, distillation=self.given.distillation)
-        came_in = self._row(step, "recovered", started).accuracy
         kept = fitted.kept_epoch if fitted.kept.val_accuracy >= came_in else 0
         self.model = fitted.model if kept else self.model
         self._save(folder)
@@ -273,7 +272,7 @@ class _Run:
         config = self.given.recipe.finetune
         found = evaluate(self.model, self.given.data.validation, device=config.device, threads=config.threads)
         return StageRow(
-            name=f"step-{step:02d} {stage}",
+            name=_name(step, stage),
             step=step,
             stage=stage,
             asked=self.shares[step - 1],
@@ -301,6 +300,10 @@ class _Run:
         """What came out."""
         rows = tuple(StageRow(**row) for row in self.rows.known.values())
         return Iterated(self.model, self.plan, rows, self.before, self.cost)
+
+
+def _name(step: int, stage: str) -> str:
+    return f"step-{step:02d} {stage}"
 
 
 def _links(plan: Plan, start: Plan) -> list[Plan]:

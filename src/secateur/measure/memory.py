@@ -174,9 +174,8 @@ def _same_memory(schema: Any, returned: Any) -> str | None:
     """The argument that a return shares memory with."""
     if returned.alias_info is None:
         return None
-    is_list = "List" in str(
-        returned.type
-    )  # pieces of `split`: their set is not named, its argument is "a -> *"
+    # pieces of `split`: their set is not named, its argument is "a -> *"
+    is_list = "List" in str(returned.type)
     for argument in schema.arguments:
         alias = argument.alias_info
         if alias is not None and (is_list or alias.before_set & returned.alias_info.before_set):

@@ -51,6 +51,8 @@ class Meter:
         >>> meter = Meter([size_term([rows, columns]), size_term([rows], 2.0)])
         >>> meter.at({}), meter.at({rows: 3})
         (48.0, 18.0)
+        >>> meter.move({columns: 2}), meter.move({columns: 4})      # rows are still 3
+        (12.0, 18.0)
     """
 
     def __init__(
@@ -69,9 +71,17 @@ class Meter:
         """The cost when each axis keeps so many positions; axes not named stay whole."""
         changed = {axis for axis, left in kept.items() if self._kept.get(axis, axis.size) != left}
         changed |= {axis for axis, left in self._kept.items() if axis not in kept and left != axis.size}
-        for index in {index for axis in changed for index in self._of_axis.get(axis, ())}:
-            self._each[index] = self._terms[index].at(kept)
         self._kept = dict(kept)
+        return self._measured(changed)
+
+    def move(self, few: Kept) -> float:
+        """The cost after a few axes have changed and the others keep what was asked last."""
+        self._kept.update(few)
+        return self._measured(few)
+
+    def _measured(self, changed: Iterable[Axis]) -> float:
+        for index in {index for axis in changed for index in self._of_axis.get(axis, ())}:
+            self._each[index] = self._terms[index].at(self._kept)
         return float(self._join(self._each))
 
 

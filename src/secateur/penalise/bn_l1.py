@@ -18,9 +18,8 @@ import torch
 from torch import nn
 
 from secateur.couple import Groups
-from secateur.errors import RequestError
 from secateur.penalise import penalties
-from secateur.penalise.scales import penalised_scales
+from secateur.penalise.scales import penalised_scales, require_all_channels
 
 
 @penalties("bn-l1")
@@ -76,11 +75,7 @@ class BnL1:
         Raises:
             RequestError: No prunable channel has a batch-norm scale, or `keep` was passed.
         """
-        if keep is not None:
-            raise RequestError(
-                "bn-l1 acts on all scales, but was told which channels will stay",
-                do="leave keep out, or choose growing-l2",
-            )
+        require_all_channels("bn-l1", keep)
         return cls(penalised_scales(model, groups), strength)
 
     @property

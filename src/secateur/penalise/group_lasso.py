@@ -23,9 +23,8 @@ import torch
 from torch import nn
 
 from secateur.couple import Groups
-from secateur.errors import RequestError
 from secateur.penalise import penalties
-from secateur.penalise.scales import prunable_scales
+from secateur.penalise.scales import prunable_scales, require_all_channels
 from secateur.penalise.slices import Channels, coupled_slices, distinct, require_strength
 
 
@@ -78,11 +77,7 @@ class GroupLasso:
         Raises:
             RequestError: No group can be cut, one is frozen, or `keep` was passed.
         """
-        if keep is not None:
-            raise RequestError(
-                "group-lasso acts on all channels, but was told which will stay",
-                do="leave keep out, or choose growing-l2",
-            )
+        require_all_channels("group-lasso", keep)
         scales = prunable_scales(model, groups)
         return cls(coupled_slices(model, groups), strength, tuple(scales))
 

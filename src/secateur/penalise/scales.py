@@ -1,5 +1,7 @@
 """Which batch-norm scales a penalty may act on: those whose channels can be cut."""
 
+from collections.abc import Mapping, Sequence
+
 from torch import nn
 
 from secateur.couple import Groups
@@ -47,3 +49,16 @@ def penalised_scales(model: nn.Module, groups: Groups, penalty: str = "bn-l1") -
             do="use a model with batch norm, or the penalty group-lasso",
         )
     return scales
+
+
+def require_all_channels(penalty: str, keep: Mapping[str, Sequence[int]] | None) -> None:
+    """Refuse to be told which channels stay, for a penalty that acts on all of them.
+
+    Raises:
+        RequestError: `keep` was passed.
+    """
+    if keep is not None:
+        raise RequestError(
+            f"{penalty} acts on all channels, but was told which will stay",
+            do="leave keep out, or choose growing-l2",
+        )

@@ -13,7 +13,6 @@ Latency-Saliency Knapsack", NeurIPS 2022): tried with norms and with first-order
 layer down to its floor, and costs more accuracy than it saves (docs/decisions/0010-budgets.md).
 """
 
-from collections.abc import Sequence
 from math import lcm
 
 import numpy as np
@@ -48,26 +47,22 @@ def choose_by_latency(
     share = min(1.0, max(target / whole, 0.0)) ** 0.5
     reference = [max(round(share * size), 1) for size in sizes]
     paid: dict[int, dict[int, str]] = {}
+    widths.cost_of(reference)
     for index in range(len(sizes)):
-        offered, paid[index] = _offer(widths, index, reference, gauge.block)
+        offered, paid[index] = _offer(widths, index, gauge.block)
         widths.restrict(index, offered)
+        widths.move(index, reference[index])
     kept = _descend(widths, scope, target)
     notes = {index: paid[index][count] for index, count in enumerate(kept) if count in paid[index]}
     return [size - count for size, count in zip(sizes, kept, strict=True)], target, notes
 
 
-def _offer(
-    widths: Widths, index: int, reference: Sequence[int], block: int
-) -> tuple[list[int], dict[int, str]]:
+def _offer(widths: Widths, index: int, block: int) -> tuple[list[int], dict[int, str]]:
     """The widths of a unit worth choosing from, descending, and why the whole blocks among them are."""
     unit, step = widths.units[index], widths.steps[index]
     lowest = min(-(-unit.floor // step) * step, unit.size)
     every = sorted({unit.size, *range(lowest, unit.size, step)}, reverse=True)
     block = lcm(block, step)
-
-    def cost(width: int) -> float:
-        return widths.cost_of([*reference[:index], width, *reference[index + 1 :]])
-
     offered: list[int] = []
     paid: dict[int, str] = {}
     while every:
@@ -78,11 +73,11 @@ def _offer(
         offered.append(top)
         if len(inside) == 1:
             continue
-        first, last = cost(inside[-1]), cost(top)
+        first, last = widths.move(index, inside[-1]), widths.move(index, top)
         if not every:  # nothing below to compare with: the floor is offered if it saves anything
             offered += inside[1:] if first < 0.98 * last else []
             continue
-        below = cost(every[0])
+        below = widths.move(index, every[0])
         if first - below > (last - below) / 2:
             paid[top] = (
                 f"{top} rather than {inside[-1]} to {inside[1]}: one more than {every[0]} costs "
@@ -124,17 +119,18 @@ def _descend(widths: Widths, scope: str, target: float) -> list[int]:
             break
         kept[index] = smaller
         taken.append((index, width))
-        cost = widths.cost_of(kept)
+        cost = widths.move(index, smaller)
     if cost > target:
         return kept
     closed: set[int] = set()
     for index, width in reversed(taken):
-        if index not in closed:
-            trial = [*kept[:index], width, *kept[index + 1 :]]
-            if widths.cost_of(trial) <= target:
-                kept = trial
-            else:
-                closed.add(index)
+        if index in closed:
+            continue
+        if widths.move(index, width) <= target:
+            kept[index] = width
+        else:
+            widths.move(index, kept[index])
+            closed.add(index)
     return kept
 
 

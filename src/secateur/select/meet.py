@@ -78,6 +78,7 @@ def _give_back(
     """Give back what was removed, the last taken first, while it fits; a unit that does not fit is done."""
     removed = list(removed)
     kept = widths.kept(removed)
+    widths.cost_of(kept)
     closed: set[int] = set()
     stride = len(taken) // _MOST_STEPS + 1
     for index in reversed(taken):
@@ -85,14 +86,15 @@ def _give_back(
             continue
         back = min(stride, removed[index])
         removed[index] -= back
-        now = widths.kept(removed)[index] if widths.steps[index] > 1 else kept[index] + back
+        now = widths.rounded(index, widths.units[index].size - removed[index])
         if now == kept[index]:
             continue
-        before, kept[index] = kept[index], now
-        if widths.cost_of(kept) > target:
-            kept[index] = before
+        if widths.move(index, now) > target:
+            widths.move(index, kept[index])
             removed[index] += back
             closed.add(index)
-        elif is_even:
+            continue
+        kept[index] = now
+        if is_even:
             closed.add(index)
     return removed

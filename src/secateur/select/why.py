@@ -34,6 +34,9 @@ def explain_widths(
             text = f"{unrounded} rounded up to a multiple of {step}"
         less, more = widths.smaller(index, kept[index]), widths.larger(index, kept[index])
         gone = unit.size - kept[index]
+        saves = None if less is None else here - widths.move(index, less)
+        costs = None if more is None else widths.move(index, more) - here
+        widths.move(index, kept[index])
         why = Why(
             decided=_decided(unit, kept[index], unrounded, is_asked=is_asked),
             floor=unit.floor,
@@ -42,17 +45,13 @@ def explain_widths(
             highest_removed=float(unit.scores[gone - 1]) if gone else None,
             lowest_kept=float(unit.scores[gone]),
             step=kept[index] - less if less is not None else step,
-            saves=None if less is None else here - widths.cost_of(_changed(kept, index, less)),
-            costs=None if more is None else widths.cost_of(_changed(kept, index, more)) - here,
+            saves=saves,
+            costs=costs,
         )
         for name in unit.names:
             others = tuple(other for other in unit.names if other != name)
             found[name] = why.model_copy(update={"together": others})
     return found
-
-
-def _changed(kept: Sequence[int], index: int, width: int) -> list[int]:
-    return [*kept[:index], width, *kept[index + 1 :]]
 
 
 def _decided(unit: Unit, kept: int, unrounded: int, *, is_asked: bool) -> str:

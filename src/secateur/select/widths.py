@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import ceil, lcm
+from operator import mul
 
 from secateur.couple import Groups
 from secateur.graph.axes import Axis
@@ -23,8 +24,10 @@ class Widths:
         self.units = units
         self.steps = [lcm(round_to, unit.multiple) for unit in units]
         self._axes = [tuple(groups[name].axis for name in unit.names) for unit in units]
+        self._groups = [len(unit.names) for unit in units]
         self._meter = meter
         self._offered: dict[int, list[int]] = {}
+        self._now: list[int] = []
 
     def restrict(self, index: int, offered: Sequence[int]) -> None:
         """Let a unit keep only these counts."""
@@ -47,10 +50,12 @@ class Widths:
 
     def kept(self, removed: Sequence[int]) -> list[int]:
         """Kept counts, rounded up."""
-        return [
-            min(ceil((unit.size - count) / step) * step, unit.size)
-            for unit, count, step in zip(self.units, removed, self.steps, strict=True)
-        ]
+        return [self.rounded(index, unit.size - removed[index]) for index, unit in enumerate(self.units)]
+
+    def rounded(self, index: int, count: int) -> int:
+        """The count that a unit keeps where so many should stay."""
+        step = self.steps[index]
+        return min(ceil(count / step) * step, self.units[index].size)
 
     def indices(self, kept: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """The best channels of each group."""
@@ -66,9 +71,20 @@ class Widths:
 
     def cost_of(self, kept: Sequence[int]) -> float:
         """What stays, in the budget's units, when each unit keeps so many channels."""
+        self._now = list(kept)
         if self._meter is None:
-            return float(sum(count * len(unit.names) for unit, count in zip(self.units, kept, strict=True)))
+            return self._channels()
         counts: dict[Axis, int] = {}
         for axes, count in zip(self._axes, kept, strict=True):
             counts.update(dict.fromkeys(axes, count))
         return self._meter.at(counts)
+
+    def move(self, index: int, count: int) -> float:
+        """The cost after one unit has changed and the others keep what was asked last: a small step."""
+        self._now[index] = count
+        if self._meter is None:
+            return self._channels()
+        return self._meter.move(dict.fromkeys(self._axes[index], count))
+
+    def _channels(self) -> float:
+        return float(sum(map(mul, self._now, self._groups)))

@@ -15,9 +15,10 @@ from secateur.graph.node import Graph, Node, Ref, refs_in
 from secateur.sweep.draw import draw_bars
 from secateur.sweep.engine import Engine, Job, LocalEngine
 from secateur.sweep.forks import Forks
-from secateur.sweep.rows import Rows, fingerprint
+from secateur.sweep.rows import fingerprint
 from secateur.train.classifier import Part
 from secateur.write.figures import percent, points
+from secateur.write.rows import Rows
 
 _ADDS = ("aten.add", "aten.add_")
 

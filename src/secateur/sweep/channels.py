@@ -22,9 +22,10 @@ from secateur.sweep.draw import draw_curves
 from secateur.sweep.engine import Engine, Job, LocalEngine
 from secateur.sweep.forks import Forks
 from secateur.sweep.rank import score_channels
-from secateur.sweep.rows import Rows, fingerprint
+from secateur.sweep.rows import fingerprint
 from secateur.train.classifier import Part
 from secateur.write.figures import percent, points
+from secateur.write.rows import Rows
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from secateur.sweep.engine import Engine, Job, LocalEngine
 from secateur.sweep.forks import Forks
 from secateur.sweep.places import GroupPlace, Place, find_group
 from secateur.sweep.rank import score_channels
-from secateur.sweep.rows import Rows, fingerprint, fingerprint_of
+from secateur.sweep.rows import fingerprint
 from secateur.train.classifier import Part
 from secateur.write.figures import percent
+from secateur.write.rows import Rows, fingerprint_of
 
 BY = ("layers", "groups")
 """What a curve is of."""

@@ -5,9 +5,7 @@ import hashlib
 from torch import nn
 
 from secateur.train.classifier import Part
-from secateur.write.rows import Rows, bytes_of, fingerprint_of
-
-__all__ = ["Rows", "fingerprint", "fingerprint_of"]
+from secateur.write.rows import bytes_of
 
 
 def fingerprint(model: nn.Module, part: Part) -> dict[str, str]:
