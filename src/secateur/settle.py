@@ -29,6 +29,7 @@ from secateur.check import (
     scalars_that_differ,
     verify,
 )
+from secateur.check.numbers import mask_model
 from secateur.couple import Groups
 from secateur.cut import follow_integers, hold_scalars
 from secateur.errors import CheckError, CutError, UnstablePathError
@@ -192,7 +193,8 @@ class Settler:
         In float64, so that rounding decides nothing.
         """
         inputs = cast_inputs(self.example_inputs, torch.float64)
-        found = regroup(self.model, inputs, groups, keep_masks(groups, plan), torch.float64)
+        keep = keep_masks(groups, plan)
+        found = regroup(mask_model(copy_module(self.model), groups, keep), inputs, groups, keep)
         if found is None:
             return None
         again, masks = found

@@ -198,13 +198,13 @@ def test_wrong_shapes_and_nan_fail_the_comparison():
     groups, plan = _solved(model, x, {"inner": (0, 2, 5)})
     keep = {groups["inner"].axis: np.isin(np.arange(6), (0, 2, 5))}
     cut = plan.apply(model)
-    assert compare_numbers(model, cut, x, groups, keep, 0)[0] < 1e-12
+    assert compare_numbers(lambda: copy.deepcopy(model), cut, x, groups, keep, 0)[0] < 1e-12
     cut.head = nn.Linear(32, 4)
-    assert compare_numbers(model, cut, x, groups, keep, 0)[0] == float("inf")
+    assert compare_numbers(lambda: copy.deepcopy(model), cut, x, groups, keep, 0)[0] == float("inf")
     broken = plan.apply(model)
     with torch.no_grad():
         broken.head.bias.fill_(float("nan"))
-    error, tolerance = compare_numbers(model, broken, x, groups, keep, 0)
+    error, tolerance = compare_numbers(lambda: copy.deepcopy(model), broken, x, groups, keep, 0)
     assert not error <= tolerance
 
 
@@ -227,10 +227,10 @@ def test_random_values_show_what_the_real_ones_hide():
     groups, plan = _solved(model, IMAGE, {"conv": (0, 1)})
     other = make_plan(model, groups, {"conv": (2, 3)})
     keep = {groups["conv"].axis: np.isin(np.arange(6), (0, 1))}
-    assert compare_numbers(model, other.apply(model), IMAGE, groups, keep, 0)[0] == 0
+    assert compare_numbers(lambda: copy.deepcopy(model), other.apply(model), IMAGE, groups, keep, 0)[0] == 0
     drawn = randomised(model, 0)
-    assert compare_numbers(drawn, plan.apply(drawn), IMAGE, groups, keep, 0)[0] < 1e-12
-    assert compare_numbers(drawn, other.apply(drawn), IMAGE, groups, keep, 0)[0] > 1e-3
+    assert compare_numbers(lambda: copy.deepcopy(drawn), plan.apply(drawn), IMAGE, groups, keep, 0)[0] < 1e-12
+    assert compare_numbers(lambda: copy.deepcopy(drawn), other.apply(drawn), IMAGE, groups, keep, 0)[0] > 1e-3
 
 
 def test_randomised_models_are_new_and_sound():

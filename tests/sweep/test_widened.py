@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.check.numbers import masked_copy
+from secateur.check.numbers import mask_model
 from secateur.errors import CheckpointError, RequestError
 from secateur.score import score
 from secateur.sweep import block_sweep, channel_sweep, feature_maps, sensitivity
@@ -73,7 +73,7 @@ def masked(model, groups, name, removed):
     group = groups[name]
     kept = torch.ones(group.size, dtype=torch.bool)
     kept[removed] = False
-    return masked_copy(model, groups, {group.axis: kept.numpy()}, torch.float32)
+    return mask_model(copy.deepcopy(model), groups, {group.axis: kept.numpy()}, torch.float32)
 
 
 @pytest.mark.parametrize("name", ["conv1", "layer1.0.conv1", "layer3.0.conv2"])

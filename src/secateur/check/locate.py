@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture import Step, follow
+from secateur.capture.copies import copy_module
 from secateur.capture.inputs import map_inputs
-from secateur.check.numbers import Masker, drawn_inputs, masked_copy, results_of
+from secateur.check.numbers import Masker, drawn_inputs, mask_model, results_of
 from secateur.couple import Groups
 from secateur.errors import CaptureError
 from secateur.graph.axes import Axis
@@ -46,10 +47,10 @@ def first_difference(
     """
     inputs = drawn_inputs(example_inputs, seed, torch.float64)
     masker = Masker(groups, keep)
-    reference = masked_copy(model, groups, keep)
+    reference = mask_model(copy_module(model), groups, keep)
     try:
         ours = _sums(reference, inputs, groups.graph, masker)
-        theirs = _sums(masked_copy(cut, groups, {}), inputs, cut_graph, Step.run)
+        theirs = _sums(mask_model(copy_module(cut), groups, {}), inputs, cut_graph, Step.run)
     except (CaptureError, RuntimeError, TypeError):
         return None
     for node, one, two in zip(groups.graph.nodes, ours, theirs, strict=False):

@@ -9,7 +9,7 @@ to 3).
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +29,12 @@ TOLERANCE = 1e-9
 
 _LOOSE_TOLERANCE = 1e-4
 
+Make: TypeAlias = Callable[[], nn.Module]
+"""Makes a model anew; the user of what it makes may change it."""
+
 
 def compare_numbers(
-    model: nn.Module,
+    make: Make,
     cut: nn.Module,
     example_inputs: Any,
     groups: Groups,
@@ -42,7 +45,7 @@ def compare_numbers(
     """Compare a cut model with the masked original on random inputs.
 
     Args:
-        model: The original; not changed.
+        make: Makes the original anew; each result is masked in place and let go before the cut model runs.
         cut: The cut model with the same parameter values; not changed.
         example_inputs: Inputs whose shapes and integer values are used.
         groups: The groups of the original.
@@ -57,31 +60,40 @@ def compare_numbers(
         PathError: The original takes another path than in its record. Where numbers decide the path, pass
             groups of a record on the same numbers (`regroup`).
     """
-    reference = masked_copy(model, groups, keep, dtype)
-    return compare_runs(reference, cut, example_inputs, groups.graph, Masker(groups, keep), seed, dtype)
+    return compare_runs(
+        lambda: mask_model(make(), groups, keep, dtype),
+        cut,
+        example_inputs,
+        groups.graph,
+        Masker(groups, keep),
+        seed,
+        dtype,
+    )
 
 
-def masked_copy(
+def mask_model(
     model: nn.Module, groups: Groups, keep: Mapping[Axis, Mask], dtype: torch.dtype = torch.float64
 ) -> nn.Module:
-    """Copy a model in eval mode and set the removed positions of its parameters to zero.
+    """Put a model in eval mode and set the removed positions of its parameters to zero, in place.
 
     What reads a removed channel reads it with weight zero, so this alone computes what the cut model does,
     statistics over a cut axis excepted.
 
     Args:
-        model: The original; not changed.
+        model: A copy of the original; changed.
         groups: Its groups.
         keep: A mask for each cut axis.
-        dtype: The precision of the copy.
+        dtype: The precision to put it in.
+
+    Returns:
+        The model itself.
     """
-    reference = copy_module(model).to(dtype).eval()
-    Masker(groups, keep).mask_parameters(reference)
-    return reference
+    Masker(groups, keep).mask_parameters(model.to(dtype).eval())
+    return model
 
 
 def compare_runs(
-    reference: nn.Module,
+    make_reference: Make,
     cut: nn.Module,
     example_inputs: Any,
     graph: Graph,
@@ -92,7 +104,8 @@ def compare_runs(
     """Compare a cut model with a reference that is run step by step, on random inputs.
 
     Args:
-        reference: A copy of the original, in float64 and eval mode.
+        make_reference: Makes the reference, in the precision and in eval mode; it is let go before the cut
+            model runs, as large ones do not fit side by side.
         cut: The cut model; not changed.
         example_inputs: Inputs whose shapes and integer values are used.
         graph: The record of the original.
@@ -107,9 +120,11 @@ def compare_runs(
         PathError: The original takes another path than in its record.
     """
     inputs = drawn_inputs(example_inputs, seed, dtype)
+    reference = make_reference()
     state = state_names(reference)
     with _same_draws(seed):
         expected = output_tensors(follow(reference, _copy(inputs), graph, on_step), state)
+    del reference
     args, kwargs = as_call(_copy(inputs))
     with recording_context(), _same_draws(seed):
         got = output_tensors(copy_module(cut).to(dtype).eval()(*args, **kwargs), state)

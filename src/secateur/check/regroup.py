@@ -7,32 +7,29 @@ the same numbers as the cut one, so it takes the same path. It is recorded on th
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from secateur.capture import record
-from secateur.check.numbers import masked_copy
 from secateur.couple import Groups, couple_graph
 from secateur.graph.axes import Axis
 from secateur.graph.keep import Mask
 
 
 def regroup(
-    model: nn.Module, inputs: Any, groups: Groups, keep: Mapping[Axis, Mask], dtype: torch.dtype
+    reference: nn.Module, inputs: Any, groups: Groups, keep: Mapping[Axis, Mask]
 ) -> tuple[Groups, dict[Axis, Mask]] | None:
     """Record and couple the masked original.
 
     Args:
-        model: The original; not changed.
-        inputs: The inputs of the proof, in its precision.
+        reference: The masked original, in the precision of the proof.
+        inputs: The inputs of the proof.
         groups: The groups of the original.
         keep: A mask for each cut axis.
-        dtype: The precision.
 
     Returns:
         Its groups with their masks; None where it does not run so, or holds other groups.
     """
-    graph, failure = record(masked_copy(model, groups, keep, dtype), inputs, "real")
+    graph, failure = record(reference, inputs, "real")
     if failure is not None:
         return None
     again = couple_graph(graph)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from secateur.check.numbers import compare_numbers, drawn_inputs, randomised
+from secateur.capture.copies import copy_module
+from secateur.check.numbers import Make, compare_numbers, drawn_inputs, mask_model, randomised
 from secateur.check.regroup import regroup
 from secateur.check.verdict import Verdict
 from secateur.couple import Groups
@@ -18,7 +19,7 @@ from secateur.graph.keep import Mask
 from secateur.graph.node import Graph
 from secateur.plan import Plan
 
-Run: TypeAlias = Callable[[nn.Module, nn.Module, int | None, torch.dtype], tuple[float, float]]
+Run: TypeAlias = Callable[[Make, nn.Module, int | None, torch.dtype], tuple[float, float]]
 
 
 def keep_masks(groups: Groups, plan: Plan) -> dict[Axis, Mask]:
@@ -46,17 +47,17 @@ def verify(
     changed = {held for held, mask in keep.items() if not mask.all()}
     renormalised = {group.renormalised for group in groups if group.axis in changed and group.renormalised}
 
-    def run(one: nn.Module, two: nn.Module, seed: int | None, dtype: torch.dtype) -> tuple[float, float]:
+    def run(make: Make, two: nn.Module, seed: int | None, dtype: torch.dtype) -> tuple[float, float]:
         try:
-            return compare_numbers(one, two, example_inputs, groups, keep, seed, dtype)
+            return compare_numbers(make, two, example_inputs, groups, keep, seed, dtype)
         except PathError:
             if groups.graph.substrate != "real":
                 raise
             inputs = drawn_inputs(example_inputs, seed, dtype)
-            found = regroup(one, inputs, groups, keep, dtype)
+            found = regroup(mask_model(make(), groups, keep, dtype), inputs, groups, keep)
             if found is None:
                 raise
-            return compare_numbers(one, two, inputs, *found, None, dtype)
+            return compare_numbers(make, two, inputs, *found, None, dtype)
 
     return prove(model, cut, plan, groups.graph, run, seed, tuple(sorted(renormalised)))
 
@@ -77,8 +78,8 @@ def prove(
         cut: What the plan made of it.
         plan: The plan.
         graph: The record of the original.
-        run: Compares an original with what was made of it, on inputs of a seed (None: the example) in some
-            precision; returns the relative error and the tolerance.
+        run: Compares an original, made anew, with what the plan made of it, on inputs of a seed (None: the
+            example) in some precision; returns the relative error and the tolerance.
         seed: For the random inputs and parameters.
         differences: Where the reference computes otherwise than the original, as words.
 
@@ -89,11 +90,11 @@ def prove(
     failure = None
     compare = _Comparison(run, seed)
     try:
-        proofs.append(compare(model, cut))
-        random_model = randomised(model, seed)
-        random_cut = plan.apply(random_model)
+        proofs.append(compare(lambda: copy_module(model), cut))
+        made = [randomised(model, seed)]
+        random_cut = plan.apply(made[0])
         try:
-            proofs.append(compare(random_model, random_cut))
+            proofs.append(compare(lambda: made.pop() if made else randomised(model, seed), random_cut))
         except PathError as error:
             if graph.substrate != "real":
                 raise
@@ -122,14 +123,14 @@ class _Comparison:
         self.dtype = torch.float64
         self.limits: list[str] = []
 
-    def __call__(self, model: nn.Module, cut: nn.Module) -> tuple[float, float]:
+    def __call__(self, make: Make, cut: nn.Module) -> tuple[float, float]:
         """The relative error and the tolerance.
 
         Raises:
             PathError: The model takes another path than in its record, on the example itself too.
         """
         try:
-            error, tolerance = self._on_some_inputs(model, cut)
+            error, tolerance = self._on_some_inputs(make, cut)
             why = "the model computes no finite number" if math.isnan(error) else ""
         except (RuntimeError, TypeError, NotImplementedError) as failure:
             if self.dtype == torch.float32:
@@ -139,11 +140,11 @@ class _Comparison:
             return error, tolerance
         self.dtype = torch.float32
         self.limits.append(f"proven in float32, as in float64: {why}")
-        return self(model, cut)
+        return self(make, cut)
 
-    def _on_some_inputs(self, model: nn.Module, cut: nn.Module) -> tuple[float, float]:
+    def _on_some_inputs(self, make: Make, cut: nn.Module) -> tuple[float, float]:
         """Random inputs; where those lead the model on another path, the example itself."""
         try:
-            return self.run(model, cut, self.seed, self.dtype)
+            return self.run(make, cut, self.seed, self.dtype)
         except PathError:
-            return self.run(model, cut, None, self.dtype)
+            return self.run(make, cut, None, self.dtype)

@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from secateur.capture import Step
-from secateur.capture.copies import copy_module
 from secateur.check import Deviation, Verdict, compare_records
-from secateur.check.numbers import compare_runs
+from secateur.check.numbers import Make, compare_runs
 from secateur.check.verify import prove
 from secateur.couple import Groups
 from secateur.depth.blocks import Block
@@ -68,9 +67,10 @@ def verify_dropped(
     """
     silencer = _Silencer(blocks)
 
-    def run(one: nn.Module, two: nn.Module, seed: int | None, dtype: torch.dtype) -> tuple[float, float]:
-        reference = copy_module(one).to(dtype).eval()
-        return compare_runs(reference, two, example_inputs, groups.graph, silencer, seed, dtype)
+    def run(make: Make, two: nn.Module, seed: int | None, dtype: torch.dtype) -> tuple[float, float]:
+        return compare_runs(
+            lambda: make().to(dtype).eval(), two, example_inputs, groups.graph, silencer, seed, dtype
+        )
 
     left_out = tuple(
         f"{block.name} goes with what acts on its stream: {groups.graph.nodes[index]}"
