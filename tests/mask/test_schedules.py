@@ -122,47 +122,14 @@ def test_a_transformers_callback_masks_and_is_used_again():
     from secateur.mask.callbacks.transformers import MaskCallback
 
     callback, model = MaskCallback(make), small()
+    state = types.SimpleNamespace(global_step=0)
     for _ in range(2):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-        callback.on_train_begin(None, None, None, model=model, optimizer=optimizer)
+        callback.on_train_begin(None, state, None, model=model, optimizer=optimizer)
         for _ in range(4):
             train(model, 1, optimizer=optimizer)
-            callback.on_step_end(None, None, None, model=model, optimizer=optimizer)
+            callback.on_step_end(None, state, None, model=model, optimizer=optimizer)
         assert mask.report(model).sparsity == 0.5
-
-
-@pytest.mark.filterwarnings("ignore")  # Lightning's own
-def test_a_lightning_callback_is_used_in_two_fits(tmp_path):
-    lightning = pytest.importorskip("lightning.pytorch")
-    from secateur.mask.callbacks.lightning import MaskCallback
-
-    class Module(lightning.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.model = small()
-
-        def training_step(self, batch, index):
-            return (self.model(batch) - batch).square().mean()
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
-
-    module, callback = Module(), MaskCallback(make)
-    for _ in range(2):
-        trainer = lightning.Trainer(
-            max_epochs=2,
-            callbacks=[callback],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            accelerator="cpu",
-            default_root_dir=tmp_path,
-        )
-        trainer.fit(module, torch.utils.data.DataLoader(X, batch_size=4))
-        assert callback.stepper.steps == 4
-        assert mask.report(module).sparsity == 0.5
-    copy.deepcopy(module)
 
 
 def test_ultralytics_callbacks_keep_the_averaged_masks_exact():

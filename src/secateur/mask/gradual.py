@@ -23,6 +23,14 @@ class Stepper(Protocol):
         """Take note of a training step; tells whether the masks changed."""
         ...
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside the model's state dict: numbers."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another one stood."""
+        ...
+
 
 class Gradual:
     """Masks more and more while a model is trained.

@@ -17,6 +17,7 @@ those of `torch.nn.utils.prune` is hung on the module.
 import copy
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,14 @@ class MaskHook(torch_prune.PruningContainer):
         self.extend(methods)
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
-        """Renew the product; while `listens` is set, sum the gradients of masked entries, too."""
+        """Renew the product; while `listens` is set, sum the gradients of masked entries, too.
+
+        Where others made a new parameter of the product (batch norm was fused into it), the mask has had its
+        effect, and goes.
+        """
+        if _is_replaced(module, self._tensor_name):
+            _detach(module, self)
+            return
         super().__call__(module, inputs)
         if self._module is None or self._module() is None:  # it was unpickled
             self.watch(module)
@@ -93,6 +101,19 @@ class MaskHook(torch_prune.PruningContainer):
     def __repr__(self) -> str:
         made_by = ", ".join(type(method).__name__ for method in self._pruning_methods)
         return f"MaskHook({self._tensor_name!r}{': ' if made_by else ''}{made_by})"
+
+
+def _is_replaced(module: nn.Module, parameter: str) -> bool:
+    """Whether a masked tensor was set to a parameter of its own, by others."""
+    return module._parameters.get(parameter) is not None
+
+
+def _detach(module: nn.Module, hook: MaskHook) -> None:
+    """Take a mask off, and leave the tensor as it is."""
+    del module._parameters[hook._tensor_name + ORIG], module._buffers[hook._tensor_name + MASK]
+    for key, held in list(module._forward_pre_hooks.items()):
+        if held is hook:
+            del module._forward_pre_hooks[key]
 
 
 class _Refresh:
@@ -149,12 +170,41 @@ def masked_tensors(model: nn.Module) -> Iterator[Masked]:
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, torch_prune.BasePruningMethod):
                 tensor = hook._tensor_name
+                if _is_replaced(module, tensor):
+                    continue
                 yield Masked(f"{name}.{tensor}" if name else tensor, module, tensor)
 
 
 def is_masked(model: nn.Module) -> bool:
     """Whether some tensor of a model has a mask; the same as `torch.nn.utils.prune.is_pruned`."""
     return bool(torch_prune.is_pruned(model))
+
+
+@contextmanager
+def in_order(model: nn.Module) -> Iterator[None]:
+    """Keep the order of parameters while masks come or go: optimizers number their state by it.
+
+    `torch.nn.utils.prune` puts what it touches last.
+
+    Args:
+        model: Whose modules are seen to.
+
+    Example:
+        >>> layer = nn.Linear(3, 2)
+        >>> with in_order(layer):
+        ...     _ = torch_prune.identity(layer, "weight")
+        >>> [name for name, _ in layer.named_parameters()]
+        ['weight_orig', 'bias']
+    """
+    before = [(module, list(module._parameters)) for module in model.modules()]
+    yield
+    for module, names in before:
+        held = module._parameters
+        if list(held) != names:
+            places = {name.removesuffix(ORIG): place for place, name in enumerate(names)}
+            ordered = sorted(held, key=lambda name: places.get(name.removesuffix(ORIG), len(places)))
+            for name in ordered:
+                held[name] = held.pop(name)
 
 
 def attach(
@@ -177,8 +227,9 @@ def attach(
     if hook_of(module, parameter) is None:
         orig = module._parameters[parameter]
         assert orig is not None, "the caller chose an existing parameter"
-        module.register_parameter(parameter + ORIG, orig)
-        del module._parameters[parameter]
+        with in_order(module):
+            module.register_parameter(parameter + ORIG, orig)
+            del module._parameters[parameter]
         module.register_buffer(parameter + MASK, mask.to(orig).clone(memory_format=torch.contiguous_format))
         hook = MaskHook(parameter, methods)
         module.register_forward_pre_hook(hook)

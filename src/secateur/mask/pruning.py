@@ -21,7 +21,7 @@ from secateur.mask.amount import Amount, read_amounts
 from secateur.mask.choose import Selector, Target, choose, parameters_of
 from secateur.mask.criterion import criteria
 from secateur.mask.evidence import Loss, gather_gradients, input_norms
-from secateur.mask.hook import attach, hook_of, renew_uncalled
+from secateur.mask.hook import attach, hook_of, in_order, renew_uncalled
 from secateur.mask.report import Sparsity, sparsity_of
 from secateur.mask.scope import scopes
 from secateur.mask.sparsegpt import sweep_layers
@@ -116,7 +116,7 @@ def prune(
     request = _Request(method, scope, structure, dim, n, loss=loss, options=options)
     request.data = None if data is None else list(data)
     targets, left_alone = request.fitting(choose(model, select, parameters))
-    with _seeded(seed):
+    with in_order(model), _seeded(seed):
         if method == "custom":
             native.custom(targets, _by_name(targets, masks, "masks"))
         elif method == "identity":
@@ -125,8 +125,8 @@ def prune(
             scores = _by_name(targets, importance_scores, "importance_scores") if importance_scores else None
             amounts = request.amounts(amount, sparsity, targets)
             request.apply(model, targets, amounts, scores)
-    if with_bias and request.word == "structured":
-        _mask_biases(targets, dim)
+        if with_bias and request.word == "structured":
+            _mask_biases(targets, dim)
     renew_uncalled(model)
     return sparsity_of(targets, left_alone)
 

@@ -9,7 +9,7 @@ from torch.nn.utils import prune as torch_prune
 
 from secateur.errors import RequestError
 from secateur.mask.choose import Selector, choose
-from secateur.mask.hook import MASK, ORIG, Masked, attach, masked_tensors, refresh, renew_uncalled
+from secateur.mask.hook import MASK, ORIG, Masked, attach, in_order, masked_tensors, refresh, renew_uncalled
 
 
 def remove(
@@ -36,7 +36,7 @@ def remove(
         >>> net = nn.Linear(4, 2)
         >>> _ = prune(net, amount=0.5)
         >>> list(remove(net).state_dict()), int((net.weight == 0).sum())
-        (['bias', 'weight'], 4)
+        (['weight', 'bias'], 4)
     """
     held = list(masked_tensors(model))
     if select is not None:
@@ -51,7 +51,8 @@ def remove(
     if optimizer is not None:
         forget_masked(model, optimizer)
     for one in held:
-        torch_prune.remove(one.module, one.parameter)
+        with in_order(one.module):
+            torch_prune.remove(one.module, one.parameter)
         with torch.no_grad():  # a negative weight times zero is -0.0
             parameter = one.module.get_parameter(one.parameter)
             parameter.add_(0.0)
@@ -155,7 +156,8 @@ def load_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """
     for one in list(masked_tensors(model)):
         if one.name + MASK not in state:
-            torch_prune.remove(one.module, one.parameter)
+            with in_order(one.module):
+                torch_prune.remove(one.module, one.parameter)
     modules = dict(model.named_modules())
     there = {one.name for one in masked_tensors(model)}
     for name, mask in state.items():

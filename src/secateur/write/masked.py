@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
+from secateur.mask.hook import in_order
+
 ORIG, MASK = "_orig", "_mask"
 
 
@@ -34,4 +36,5 @@ def put_masks(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         module = modules.get(path)
         if module is not None and module._parameters.get(parameter) is not None:
             mask = tensors[name + MASK].to(module._parameters[parameter].device)
-            torch_prune.custom_from_mask(module, parameter, mask)
+            with in_order(module):
+                torch_prune.custom_from_mask(module, parameter, mask)
