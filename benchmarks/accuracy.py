@@ -17,13 +17,14 @@ import shlex
 import sys
 import time
 import warnings
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from accuracy_runs.methods import PEERS, Batches, Method, ours, peer
-from accuracy_runs.networks import RATES, limited, trained
+from accuracy_runs.networks import RATES, limited, some, trained
 from accuracy_runs.page import write_page
 from torch import Tensor, nn
 
@@ -74,13 +75,14 @@ class Results:
 def measure(asked: argparse.Namespace) -> None:
     """Fill the missing cells, one after the other."""
     data = load(asked.data, data_dir=asked.data_dir, download=asked.download)
+    data = replace(data, test=some(data.test, asked.test))
     to_train, to_tune = limited(data, asked.train), limited(data, asked.tune)
-    results = Results(asked.out, settings_of(asked, len(to_train.train), len(to_tune.train)))
+    results = Results(asked.out, settings_of(asked, to_train, to_tune))
     example = torch.zeros(1, data.spec.in_channels, data.spec.image_size, data.spec.image_size)
     methods: dict[str, Method] = {name: ours(name, asked.steps) for name in asked.criteria}
     methods |= {name: peer(PEERS[name]) for name in asked.peers}
-    for name in asked.models:
-        for seed in range(asked.seeds):
+    for seed in range(asked.seeds):
+        for name in asked.models:
             model = trained(name, seed, to_train, asked.epochs, asked.cache)
             dense = evaluate(model, data.test, threads=1).accuracy
             batches = labelled(to_train.train, asked.images, seed)
@@ -113,14 +115,15 @@ def run_cell(
     return row
 
 
-def settings_of(asked: argparse.Namespace, train_images: int, tune_images: int) -> dict[str, Any]:
+def settings_of(asked: argparse.Namespace, to_train: Splits, to_tune: Splits) -> dict[str, Any]:
     """What every cell of a result file has in common."""
     return {
         "data": asked.data,
         "epochs": asked.epochs,
         "rates": RATES,
-        "train_images": train_images,
-        "tune_images": tune_images,
+        "train_images": len(to_train.train),
+        "tune_images": len(to_tune.train),
+        "test_images": len(to_train.test),
         "tune_rate": RATE,
         "images": asked.images,
         "steps": asked.steps,
@@ -153,6 +156,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512, help="for criteria and recovery")
     parser.add_argument("--train", type=int, default=0, help="training images of an epoch; 0: all")
     parser.add_argument("--tune", type=int, default=0, help="images of the epoch of fine-tuning; 0: all")
+    parser.add_argument("--test", type=int, default=0, help="test images; 0: all")
     parser.add_argument("--cache", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/accuracy.json"))
     parser.add_argument("--to", type=Path, default=Path("docs/benchmarks/accuracy.md"))

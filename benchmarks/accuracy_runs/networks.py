@@ -43,11 +43,15 @@ def make(name: str, data: Splits) -> nn.Module:
 
 def limited(data: Splits, count: int) -> Splits:
     """The same data with so many training images, always the same ones; 0 keeps all."""
-    train = data.train
-    if count == 0 or count >= len(train):
-        return data
-    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
-    return replace(data, train=Images(train.spec, train.pixels[chosen], train.labels[chosen]))
+    return replace(data, train=some(data.train, count))
+
+
+def some(images: Images, count: int) -> Images:
+    """So many of the images, always the same ones; 0 keeps all."""
+    if count == 0 or count >= len(images):
+        return images
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
+    return Images(images.spec, images.pixels[chosen], images.labels[chosen])
 
 
 def trained(name: str, seed: int, data: Splits, epochs: int, cache: Path) -> nn.Module:

@@ -36,9 +36,10 @@ def write_page(settings: dict[str, Any], rows: list[Row]) -> str:
         f"""VGG-11 at width 1/4, ResNet-20 and a vision transformer of 4 layers on {settings["data"]}, trained
 for {settings["epochs"]} epochs of {settings["train_images"]:,} images; {len(seeds)} seeds. Every criterion of
 secateur and those of Torch-Pruning {settings["torch_pruning"]} cut each network to the same MACs. Test
-accuracy in %: right after the cut; after recovery ({", ".join(settings["steps"])};
-{settings["images"]:,} training images, no labels, no training); and of both after the same epoch of
-fine-tuning on {settings["tune_images"]:,} images. Mean ± standard deviation over the seeds.""",
+accuracy in % on {settings["test_images"]:,} images: right after the cut; after recovery
+({", ".join(settings["steps"])}; {settings["images"]:,} training images, no labels, no training); and of
+both after the same epoch of fine-tuning on {settings["tune_images"]:,} images. Mean ± standard deviation
+over the seeds.""",
         "## What was asked and what came out",
         "\n".join(summary(rows)) or "Not enough cells yet.",
         "## All cells",
