@@ -73,7 +73,8 @@ channels, which the naive loop is told. The dense network has {numbers["dense_ac
 | sweep | {numbers["sweep_cpu_s"]:.1f} | {numbers["sweep_s"]:.1f} |
 | times faster | {numbers["times_faster_cpu"]:.1f} | {numbers["times_faster"]:.1f} |
 
-Values of K at which the accuracies differ: {numbers["counts_that_differ"] or "none"}.
+Values of K at which the accuracies differ: {numbers["counts_that_differ"] or "none"}. The gain is what lies
+before the layer: of an early layer nearly the whole network has to run for each K (docs/LOG.md).
 Where the machine did other work, CPU seconds are the better basis. Threads: {numbers["threads"]}; torch
 {numbers["torch"]}.
 
