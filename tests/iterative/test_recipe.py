@@ -44,7 +44,9 @@ def test_floors_of_all_steps_together_are_the_floor(name):
 def test_counts_are_shares_of_what_there_is():
     by_share = recipe(ratio=None, macs=0.25, steps=3).shares(4000)
     assert recipe(ratio=None, macs=1000, steps=3).shares(4000) == pytest.approx(by_share)
-    with pytest.raises(RequestError, match="the params budget is 9,000, the model has 4,000"):
+    assert recipe(ratio=None, macs="25%", steps=3).shares(4000) == pytest.approx(by_share)
+    assert recipe(ratio=None, size_bytes="1kB", steps=3).shares(4000) == pytest.approx(by_share)
+    with pytest.raises(RequestError, match="params budget is 9,000, the uncut model has 4,000"):
         recipe(ratio=None, params=9000).shares(4000)
 
 
@@ -56,9 +58,10 @@ def test_counts_are_shares_of_what_there_is():
         ({"ratio": None}, "0 budgets were given: none"),
         ({"macs": 0.5}, "2 budgets were given: ratio, macs"),
         ({"ratio": 1.0}, "ratio is 1"),
-        ({"ratio": 0.0}, "ratio is 0"),
+        ({"ratio": 0.0}, "ratio=0 asks for nothing"),
         ({"ratio": float("nan")}, "ratio is nan"),
-        ({"ratio": None, "macs": 1.0}, "macs is 1\n"),
+        ({"ratio": None, "macs": 1.0}, "macs=1 asks for nothing\n"),
+        ({"ratio": None, "memory": "2 apples"}, "memory is '2 apples'"),
         ({"ratio": None, "params": -3.0}, "params is -3"),
         ({"min_keep": 1.5}, "min_keep is 1.5"),
     ],

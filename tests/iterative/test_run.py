@@ -67,11 +67,19 @@ def test_each_step_cuts_its_share_of_what_is_left(net, digits, images):
     assert channels(done.plan.apply(net)) == channels(done.model)
 
 
-@pytest.mark.parametrize(("budget", "figure"), [({"macs": 0.3}, "macs"), ({"params": 12000}, "params")])
+@pytest.mark.parametrize(
+    ("budget", "figure"),
+    [
+        ({"macs": 0.3}, "macs"),
+        ({"params": 12000}, "params"),
+        ({"size_bytes": "50%"}, "size_bytes"),
+        ({"memory": "60%"}, "memory_bytes"),
+    ],
+)
 def test_other_budgets_are_met_in_the_end(net, digits, budget, figure):
     recipe = Recipe(TUNE, steps=2, recover=(), check=False, min_keep=0.0, **budget)
     done = iterate(net, X, digits, recipe)
-    wanted = budget[figure] if budget[figure] > 1 else budget[figure] * getattr(done.before, figure)
+    wanted = recipe.budget.target(getattr(done.before, figure))
     assert getattr(done.after, figure) == pytest.approx(wanted, rel=0.05)
     assert [row.stage for row in done.rows] == ["cut", "tuned"] * 2
 

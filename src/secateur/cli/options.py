@@ -39,6 +39,22 @@ InputShape: TypeAlias = Annotated[
 ]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of everything that draws.")]
 Device: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+Macs: TypeAlias = Annotated[
+    str | None, typer.Option("--macs", help="MACs that may stay: a share (0.5, 50%) or a count (1.5M).")
+]
+Params: TypeAlias = Annotated[
+    str | None, typer.Option("--params", help="Parameters that may stay: a share or a count.")
+]
+SizeBytes: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--size-bytes", help="Bytes of the model that may stay: a share, a count, or 2MB."),
+]
+Memory: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", help="Bytes that a forward pass may need, weights and activations: as --size-bytes."
+    ),
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Threads: TypeAlias = Annotated[
     int | None,

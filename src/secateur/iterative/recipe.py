@@ -7,8 +7,8 @@ asked for:
     geometric    s(k) = 1 - (1 - s)^(k/N)           the same share of what is left at each step
     agp          s(k) = s (1 - (1 - k/N)^3)         much at first, then ever less (automated gradual pruning)
 
-Shares are of what the budget counts: channels for a ratio, MACs or parameters otherwise. The formulas are
-those of the mask schedules in `secateur.mask`.
+Shares are of what the budget counts: channels for a ratio, MACs, parameters or bytes otherwise. The formulas
+are those of the mask schedules in `secateur.mask`.
 
 References:
     Zhu and Gupta, "To Prune, or Not to Prune", 2017, equation 1 (agp). https://arxiv.org/abs/1710.01878
@@ -23,12 +23,22 @@ from typing import Any
 
 from secateur.errors import RequestError
 from secateur.mask.schedule import schedules
+from secateur.measure import Cost
+from secateur.select.budget import Budget
 from secateur.train import FitConfig
 
 SCHEDULES = {"linear": "linear", "geometric": "exponential", "agp": "cubic"}
 """The words for schedules, and the mask schedules whose formulas they are."""
 
-_BUDGETS = ("ratio", "macs", "params")
+_BUDGETS = {
+    "ratio": "",
+    "macs": "macs",
+    "params": "params",
+    "size_bytes": "size_bytes",
+    "memory": "memory_bytes",
+}
+"""The budgets, and where a cost tells what they count; a ratio counts channels. A latency varies from one
+measurement to the next, so no share of it can be said to be gone."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +50,10 @@ class Recipe:
         steps: How many cuts.
         schedule: "linear", "geometric" or "agp".
         ratio: Share of the channels to remove in all; or
-        macs: MACs that may stay, as a share below 1.0 or a count; or
-        params: parameters that may stay, likewise.
+        macs: MACs that may stay, as a share below 1.0, a count or a text such as "50%"; or
+        params: parameters that may stay, likewise; or
+        size_bytes: bytes of parameters and buffers that may stay, likewise, also "2MB"; or
+        memory: bytes that a forward pass on the example inputs may need at once, likewise.
         criterion: As for `prune`, and so are the arguments that follow.
         scope: How channels compare.
         round_to: Kept counts are rounded up to a multiple of this.
@@ -67,8 +79,10 @@ class Recipe:
     steps: int = 5
     schedule: str = "agp"
     ratio: float | None = None
-    macs: float | None = None
-    params: float | None = None
+    macs: float | str | None = None
+    params: float | str | None = None
+    size_bytes: float | str | None = None
+    memory: float | str | None = None
     criterion: Any = "l2"
     scope: str = "global"
     round_to: int = 1
@@ -88,13 +102,9 @@ class Recipe:
         given = [kind for kind in _BUDGETS if getattr(self, kind) is not None]
         if len(given) != 1:
             what = f"{len(given)} budgets were given: {', '.join(given) or 'none'}"
-            raise RequestError(what, do="pass exactly one of ratio, macs, params")
-        if self.ratio is not None and not 0 < self.ratio < 1:
-            what = f"ratio is {self.ratio:g}"
-            raise RequestError(what, ["allowed: 0 < ratio < 1"], "pass a share such as 0.7")
-        if not self.value > 0 or self.value == 1:
-            what = f"{self.budget} is {self.value:g}"
-            raise RequestError(what, do=f"pass the {self.budget} that may stay: a share below 1, or a count")
+            raise RequestError(what, do=f"pass exactly one of {', '.join(_BUDGETS)}")
+        if self.budget.asks_for_nothing:
+            raise RequestError(f"{self.budget} asks for nothing", do="ask for less than the model has")
         if not 0 <= self.min_keep <= 1:
             what = f"min_keep is {self.min_keep:g}"
             raise RequestError(what, ["allowed: 0 to 1"], "pass a share such as 0.1")
@@ -103,14 +113,19 @@ class Recipe:
             raise RequestError(what, do="pass save= to iterate: each step has a folder of its own in it")
 
     @property
-    def budget(self) -> str:
-        """What is counted: "ratio", "macs" or "params"."""
-        return next(kind for kind in _BUDGETS if getattr(self, kind) is not None)
+    def budget(self) -> Budget:
+        """What was asked for in the end."""
+        return Budget.of(**{kind: getattr(self, kind) for kind in _BUDGETS})
 
-    @property
-    def value(self) -> float:
-        """What was asked for, in units of the budget."""
-        return float(getattr(self, self.budget))
+    def counted(self, cost: Cost, channels: int) -> int:
+        """What the budget counts, of a model.
+
+        Args:
+            cost: What the model costs.
+            channels: How many channels its prunable groups have.
+        """
+        figure = _BUDGETS[self.budget.kind]
+        return getattr(cost, figure) if figure else channels
 
     def shares(self, whole: int) -> list[float]:
         """List the share that is gone after each step.
@@ -121,15 +136,9 @@ class Recipe:
         Raises:
             RequestError: More is asked to stay than there is.
         """
-        end = self.value if self.budget == "ratio" else 1 - self._stays(whole)
-        if not 0 < end < 1:
-            what = f"the {self.budget} budget is {self.value:,.0f}, the model has {whole:,}"
-            raise RequestError(what, do="ask for less than the model has")
+        end = 1 - self.budget.target(whole) / whole
         formula = schedules[SCHEDULES[self.schedule]]
         return [formula(step / self.steps, 0.0, end) for step in range(1, self.steps + 1)]
-
-    def _stays(self, whole: int) -> float:
-        return self.value if self.value <= 1 else self.value / whole
 
     def floor(self, before: float, after: float, end: float) -> float:
         """The share of each group that stays in one step, so that `min_keep` of it stays in all.

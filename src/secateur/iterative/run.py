@@ -11,7 +11,7 @@ A stage is known when its row is. A model is on the disk before its row is writt
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -227,10 +227,8 @@ class _Run:
         stays = (1 - share) * self.whole
         if round(self._count() - stays) < 1:
             return None
-        if recipe.budget == "ratio":
-            budget: dict[str, Any] = {"ratio": 1 - stays / self._count()}
-        else:
-            budget = {recipe.budget: int(stays)}
+        kind = recipe.budget.kind
+        budget: dict[str, Any] = {kind: 1 - stays / self._count() if kind == "ratio" else int(stays)}
         gone = self.shares[step - 2] if step > 1 else 0.0
         try:
             return prune(
@@ -293,8 +291,7 @@ class _Run:
 
     def _count(self) -> int:
         """How much is left of what the budget counts."""
-        counts: Mapping[str, int] = {"macs": self.cost.macs, "params": self.cost.params}
-        return counts.get(self.given.recipe.budget, sum(self.groups.values()))
+        return self.given.recipe.counted(self.cost, sum(self.groups.values()))
 
     def result(self) -> Iterated:
         """What came out."""

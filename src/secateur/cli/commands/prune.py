@@ -15,10 +15,14 @@ from secateur.cli.options import (
     Device,
     Download,
     InputShape,
+    Macs,
+    Memory,
     ModelArguments,
     ModelWord,
+    Params,
     Save,
     Seed,
+    SizeBytes,
     command_line,
     emit,
     example_input,
@@ -55,17 +59,10 @@ def prune(
     ratio: Annotated[
         float | None, typer.Option(help="Share of channels to remove, from 0 to below 1.")
     ] = None,
-    macs: Annotated[float | None, typer.Option(help="MACs that may stay: a share or a count.")] = None,
-    params: Annotated[
-        float | None, typer.Option(help="Parameters that may stay: a share or a count.")
-    ] = None,
-    size_bytes: Annotated[
-        str | None, typer.Option(help="Bytes of the model that may stay: a share, a count, or 2MB.")
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(help="Bytes that a forward pass may need, weights and activations: as --size-bytes."),
-    ] = None,
+    macs: Macs = None,
+    params: Params = None,
+    size_bytes: SizeBytes = None,
+    memory: Memory = None,
     latency_ms: Annotated[
         str | None,
         typer.Option(help="Milliseconds that a forward pass may take on this machine, or a share: 50%."),
