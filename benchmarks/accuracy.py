@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from accuracy_runs.methods import PEERS, Batches, Method, ours, peer
-from accuracy_runs.networks import RATES, limited, some, trained
+from accuracy_runs.networks import LONGER, RATES, limited, some, trained
 from accuracy_runs.page import write_page
 from torch import Tensor, nn
 
@@ -121,6 +121,7 @@ def settings_of(asked: argparse.Namespace, to_train: Splits, to_tune: Splits) ->
         "data": asked.data,
         "epochs": asked.epochs,
         "rates": RATES,
+        "longer": LONGER,
         "train_images": len(to_train.train),
         "tune_images": len(to_tune.train),
         "test_images": len(to_train.test),

@@ -12,8 +12,11 @@ from secateur.domains.classification import Images, Splits
 from secateur.train import FitConfig, fit
 from secateur.zoo import models as zoo
 
-RATES = {"vgg11": 0.05, "resnet20": 0.05, "vit": 0.03}
+RATES = {"vgg11": 0.05, "resnet20": 0.05, "vit": 0.1}
 """Learning rates of the training from the start, by network."""
+
+LONGER = {"vit": 3}
+"""Networks that are trained for several times the epochs."""
 
 
 class Transformer(nn.Module):
@@ -56,6 +59,7 @@ def some(images: Images, count: int) -> Images:
 
 def trained(name: str, seed: int, data: Splits, epochs: int, cache: Path) -> nn.Module:
     """The trained network, from the cache if it is there."""
+    epochs *= LONGER.get(name, 1)
     folder = cache / f"{data.spec.name}-{len(data.train)}-{name}-{epochs}-epochs-seed-{seed}"
     torch.manual_seed(seed)
     model = make(name, data)

@@ -44,7 +44,16 @@ def data():
 
 def _score(net, criterion, data, example=EXAMPLE):
     groups = couple_graph(capture(net, example))
-    return score(net, groups, criterion, data=Samples(data, net, example)).by_group
+    raw = choose(criterion, normalise="none")
+    return score(net, groups, raw, data=Samples(data, net, example)).by_group
+
+
+@pytest.mark.parametrize("name", ["taylor", "jacobian", "fisher", "hessian", "obs"])
+def test_groups_compare_by_their_means(name, net, data):
+    groups = sc.couple(net, EXAMPLE)
+    found = score(net, groups, name, data=Samples(data, net, EXAMPLE)).by_group
+    for group, raw in _score(net, name, data).items():
+        torch.testing.assert_close(found[group], raw / raw.mean())
 
 
 def _gated(net, inputs, labels, loss=F.cross_entropy):

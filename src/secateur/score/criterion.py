@@ -103,7 +103,9 @@ def criterion(name: str, *, of: str, normalise: str, is_by_row: bool = False) ->
         name: The word that users choose it by.
         of: What it reads of a group: "weights" or "norm-scales" (one row for each channel), "activations"
             (`Moments`), "ranks" (one for each channel) or "gradients" (`Gradients`, of the whole group).
-        normalise: How scores of different groups are made comparable: "none" where they have one unit.
+        normalise: How scores of different groups are made comparable: "mean" by the group's mean, "none" only
+            where they are shares or gates. One unit is not enough: changes of the loss hold for one channel
+            that goes, and when many go at once by them a layer loses nearly all (docs/LOG.md).
         is_by_row: The score of a row depends on that row alone; large tensors are then scored in pieces.
     """
     source = _SOURCES[of]

@@ -7,7 +7,7 @@ from secateur.score.criterion import criterion
 from secateur.score.view import Gradients
 
 
-@criterion("fisher", of="gradients", normalise="none")
+@criterion("fisher", of="gradients", normalise="mean")
 def fisher(gradients: Gradients) -> Float[Tensor, " channels"]:
     """Take the second-order change of the loss with the diagonal of the empirical Fisher matrix as curvature.
 

@@ -7,7 +7,7 @@ from secateur.score.criterion import criterion
 from secateur.score.view import Gradients
 
 
-@criterion("hessian", of="gradients", normalise="none")
+@criterion("hessian", of="gradients", normalise="mean")
 def hessian(gradients: Gradients) -> Float[Tensor, " channels"]:
     """Take the second-order change of the loss when a channel's slices vanish together.
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from secateur.score.criterion import criterion
 
 
-@criterion("hrank", of="ranks", normalise="max")
+@criterion("hrank", of="ranks", normalise="mean")
 def hrank(ranks: Float[Tensor, " channels"]) -> Float[Tensor, " channels"]:
     """Take the average rank of each channel's feature maps, after norm and activation.
 

@@ -7,7 +7,7 @@ from secateur.score.criterion import criterion
 from secateur.score.view import Gradients
 
 
-@criterion("jacobian", of="gradients", normalise="none")
+@criterion("jacobian", of="gradients", normalise="mean")
 def jacobian(gradients: Gradients) -> Float[Tensor, " channels"]:
     """Take the mean square of the first-order change of each sample's loss.
 

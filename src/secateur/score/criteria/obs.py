@@ -11,7 +11,7 @@ _DAMPING = 1e-3
 """Added to the diagonal, as a share of its mean: F has at most the rank of the number of samples."""
 
 
-@criterion("obs", of="gradients", normalise="none")
+@criterion("obs", of="gradients", normalise="mean")
 def obs(gradients: Gradients) -> Float[Tensor, " channels"]:
     """Take the second-order change of the loss when a channel goes and the others of its group adapt.
 

@@ -7,7 +7,7 @@ from secateur.score.criterion import criterion
 from secateur.score.view import Gradients
 
 
-@criterion("taylor", of="gradients", normalise="none")
+@criterion("taylor", of="gradients", normalise="mean")
 def taylor(gradients: Gradients) -> Float[Tensor, " channels"]:
     """Take how much the loss changes, to first order, when all coupled slices of a channel shrink together.
 

@@ -7,7 +7,7 @@ from secateur.score.criterion import criterion
 from secateur.score.moments import Moments
 
 
-@criterion("vbp", of="activations", normalise="none")
+@criterion("vbp", of="activations", normalise="mean")
 def vbp(moments: Moments) -> Float[Tensor, " channels"]:
     """Take the variance of what each channel says; the mean moves into the bias of the next layer.
 
