@@ -11,7 +11,7 @@ def hrank(ranks: Float[Tensor, " channels"]) -> Float[Tensor, " channels"]:
     """Take the average rank of each channel's feature maps, after norm and activation.
 
     Larger scores mean: keep. A map of low rank holds little information. Groups compare relative to their
-    best channel, as maps of deeper layers are smaller. Groups without maps (linear layers) are left alone.
+    mean, as maps of deeper layers are smaller. Groups without maps (linear layers) are left alone.
 
     Args:
         ranks: The mean rank of each channel's maps over all samples.
