@@ -91,4 +91,9 @@ class MaskCallback(_Exportable, _Callback):
     def _stood(self, state: Any) -> dict[str, Any] | None:
         """Where the stepper of the checkpoint stood."""
         found = state.stateful_callbacks.get(type(self).__name__, {})
+        if isinstance(found, list):
+            raise RequestError(
+                f"the checkpoint is of a training with {len(found)} mask callbacks, and names none of them",
+                do="to resume, drive all steppers from one callback",
+            )
         return cast("dict[str, Any] | None", found.get("attributes", {}).get("stood"))
