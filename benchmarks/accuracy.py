@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--criteria", type=words, default=list(criteria))
     parser.add_argument("--peers", type=words, default=list(PEERS))
     parser.add_argument("--removed", type=lambda text: list(map(float, words(text))), default=[0.3, 0.5, 0.7])
-    parser.add_argument("--steps", type=words, default=["absorb", "refit", "batch-norm"], help="of recovery")
+    parser.add_argument("--steps", type=words, default=["absorb", "refit"], help="of recovery")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--images", type=int, default=512, help="for criteria and recovery")
