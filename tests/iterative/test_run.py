@@ -84,6 +84,12 @@ def test_other_budgets_are_met_in_the_end(net, digits, budget, figure):
     assert [row.stage for row in done.rows] == ["cut", "tuned"] * 2
 
 
+def test_a_budget_out_of_reach_is_named_with_its_step(net, digits):
+    recipe = Recipe(TUNE, steps=2, memory=60, recover=(), check=False)
+    with pytest.raises(RequestError, match=r"step \d of 2, towards memory=60: .*smallest reachable"):
+        iterate(net, X, digits, recipe)
+
+
 def test_no_group_falls_below_the_floor_of_all_steps(net, digits):
     recipe = dataclasses.replace(RECIPE, steps=3, min_keep=0.25, recover=())
     done = iterate(net, X, digits, recipe)

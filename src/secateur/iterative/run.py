@@ -249,7 +249,7 @@ class _Run:
             # Late steps of AGP are small; what they ask for is left to the next one.
             if step < recipe.steps and error.what.endswith(" prunes nothing"):
                 return None
-            raise
+            raise RequestError(f"step {step} of {recipe.steps}, towards {recipe.budget}: {error}") from error
 
     def _tune(self, step: int, came_in: float) -> None:
         """Fine-tune; what comes out goes on unless it is worse than what came in."""
