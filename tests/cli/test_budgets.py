@@ -58,7 +58,7 @@ def test_every_group_says_why(run, tmp_path):
     ("words", "message"),
     [
         (("--size-bytes", "apple"), "size_bytes is 'apple'"),
-        (("--memory", "-5"), "memory is '-5'"),
+        (("--memory", "-5"), "memory is -5"),
         (("--memory", "0"), "memory is 0"),
         (("--size-bytes", "1TB"), "size_bytes budget is 1,000,000,000,000, the uncut model has"),
         (("--size-bytes", "100"), "size_bytes=100 allows 100, the smallest reachable is"),

@@ -48,6 +48,9 @@ def test_counts_are_shares_of_what_there_is():
     assert recipe(ratio=None, size_bytes="1kB", steps=3).shares(4000) == pytest.approx(by_share)
     with pytest.raises(RequestError, match="params budget is 9,000, the uncut model has 4,000"):
         recipe(ratio=None, params=9000).shares(4000)
+    with pytest.raises(RequestError, match="params=4000 asks for nothing"):
+        recipe(ratio=None, params=4000).shares(4000)
+    assert recipe(ratio=None, macs="0.25").as_json() == recipe(ratio=None, macs=0.25).as_json()
 
 
 @pytest.mark.parametrize(

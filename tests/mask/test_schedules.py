@@ -122,7 +122,7 @@ def test_a_transformers_callback_masks_and_is_used_again():
     from secateur.mask.callbacks.transformers import MaskCallback
 
     callback, model = MaskCallback(make), small()
-    state = types.SimpleNamespace(global_step=0)
+    state = types.SimpleNamespace(global_step=0, stateful_callbacks={})
     for _ in range(2):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         callback.on_train_begin(None, state, None, model=model, optimizer=optimizer)

@@ -59,7 +59,7 @@ def hf_fit(tmp_path):
     pytest.importorskip("accelerate")
     transformers = pytest.importorskip("transformers")
 
-    def fit(model, callback, **how):
+    def fit(model, *callbacks, **how):
         arguments = transformers.TrainingArguments(
             output_dir=str(tmp_path),
             max_steps=8,
@@ -69,7 +69,7 @@ def hf_fit(tmp_path):
             use_cpu=True,
             disable_tqdm=True,
         )
-        transformers.Trainer(model, arguments, train_dataset=Rows(), callbacks=[callback]).train(**how)
+        transformers.Trainer(model, arguments, train_dataset=Rows(), callbacks=[*callbacks]).train(**how)
         return model
 
     return fit
@@ -92,8 +92,26 @@ def test_masks_of_a_checkpoint_are_not_lost_in_silence(hf_fit, tmp_path):
     from secateur.mask.callbacks.transformers import MaskCallback
 
     hf_fit(Squares(), MaskCallback(make))
-    with pytest.raises(RequestError, match="the model had none"):
+    with pytest.raises(RequestError, match="masks of 2 tensors"):
         hf_fit(Squares(), MaskCallback(make), resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_a_dense_training_goes_on_with_masks_of_two_callbacks(hf_fit, tmp_path):
+    from secateur.mask.callbacks.transformers import MaskCallback
+
+    def second(model, optimizer):
+        return mask.Gradual(model, sparsity=0.25, end=2, parameters=("bias",), optimizer=optimizer)
+
+    model = hf_fit(Squares(), transformers_nothing())
+    callbacks = [MaskCallback(make), MaskCallback(second, name="biases")]
+    hf_fit(model, *callbacks, resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert [callback.stepper.steps for callback in callbacks] == [5, 5]
+    assert float((model.net[0].weight == 0).float().mean()) > 0.3
+    assert int((model.net[0].bias == 0).sum()) == 4
+
+
+def transformers_nothing():
+    return pytest.importorskip("transformers").TrainerCallback()
 
 
 @pytest.fixture
@@ -167,6 +185,33 @@ def test_a_mask_goes_where_batch_norm_is_fused_into_its_tensor():
     assert fused.weight.count_nonzero() == conv.weight_mask.count_nonzero()
     assert not torch_prune.is_pruned(fused)
     assert set(dict(fused.named_parameters())) == {"weight", "bias"}
+
+
+def test_a_fused_mask_is_gone_for_all_who_ask_before_the_next_run():
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 4, 3).eval(), nn.BatchNorm2d(4).eval()
+    mask.prune(conv, "l1", amount=0.5)
+    fused = fuse_conv_bn_eval(conv, norm)
+    mask.prune(fused, "identity")
+    assert bool(fused.weight_mask.all())
+    assert (fused.weight_orig == 0).sum() == 54
+    assert torch_prune.is_pruned(fused)
+    assert set(dict(fused.named_parameters())) == {"weight_orig", "bias"}
+
+
+def test_a_masked_tensor_cannot_be_set_to_one_without_its_mask():
+    layer = nn.Linear(4, 4)
+    mask.prune(layer, "l1", amount=0.5)
+    layer.weight = nn.Parameter(torch.ones(4, 4))
+    with pytest.raises(RequestError, match="set to a parameter without the mask"):
+        layer(torch.ones(1, 4))
+
+
+def test_two_lightning_callbacks_have_states_of_their_own(lightning_fit):
+    from secateur.mask.callbacks.lightning import MaskCallback
+
+    one, two = MaskCallback(make), MaskCallback(make, name="second")
+    assert one.state_key != two.state_key
 
 
 @pytest.mark.slow

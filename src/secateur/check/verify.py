@@ -1,5 +1,6 @@
 """Verify: the proof by numbers for a plan, with the real and with randomised parameters."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -50,14 +51,15 @@ def verify(
     def run(make: Make, two: nn.Module, seed: int | None, dtype: torch.dtype) -> tuple[float, float]:
         try:
             return compare_numbers(make, two, example_inputs, groups, keep, seed, dtype)
-        except PathError:
+        except PathError as error:
             if groups.graph.substrate != "real":
                 raise
-            inputs = drawn_inputs(example_inputs, seed, dtype)
-            found = regroup(mask_model(make(), groups, keep, dtype), inputs, groups, keep)
-            if found is None:
-                raise
-            return compare_numbers(make, two, inputs, *found, None, dtype)
+            missed = error.with_traceback(None)  # which holds on to the models
+        inputs = drawn_inputs(example_inputs, seed, dtype)
+        found = regroup(mask_model(make(), groups, keep, dtype), inputs, groups, keep)
+        if found is None:
+            raise missed
+        return compare_numbers(make, two, inputs, *found, None, dtype)
 
     return prove(model, cut, plan, groups.graph, run, seed, tuple(sorted(renormalised)))
 
@@ -144,7 +146,6 @@ class _Comparison:
 
     def _on_some_inputs(self, make: Make, cut: nn.Module) -> tuple[float, float]:
         """Random inputs; where those lead the model on another path, the example itself."""
-        try:
+        with contextlib.suppress(PathError):
             return self.run(make, cut, self.seed, self.dtype)
-        except PathError:
-            return self.run(make, cut, None, self.dtype)
+        return self.run(make, cut, None, self.dtype)

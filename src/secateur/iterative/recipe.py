@@ -137,6 +137,8 @@ class Recipe:
             RequestError: More is asked to stay than there is.
         """
         end = 1 - self.budget.target(whole) / whole
+        if end <= 0:
+            raise RequestError(f"{self.budget} asks for nothing", do="ask for less than the model has")
         formula = schedules[SCHEDULES[self.schedule]]
         return [formula(step / self.steps, 0.0, end) for step in range(1, self.steps + 1)]
 
@@ -160,4 +162,7 @@ class Recipe:
         named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         criterion = getattr(self.criterion, "__name__", str(self.criterion))
         finetune = {**self.finetune.recipe(), "keep": self.finetune.keep}
+        for kind in _BUDGETS:
+            del named[kind]
+        named[self.budget.kind] = self.budget.value
         return {**named, "criterion": criterion, "finetune": finetune}

@@ -222,7 +222,7 @@ class _Run:
             self._note(row)
 
     def _pruned(self, step: int) -> Result | None:
-        """Cut the share of a step; None if it is less than one channel."""
+        """Cut the share of a step; None if it is less than one of what the budget counts."""
         recipe, share = self.given.recipe, self.shares[step - 1]
         stays = (1 - share) * self.whole
         if round(self._count() - stays) < 1:

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
+from secateur.errors import RequestError
+
 ORIG, MASK = "_orig", "_mask"
 
 
@@ -53,11 +55,13 @@ class MaskHook(torch_prune.PruningContainer):
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         """Renew the product; while `listens` is set, sum the gradients of masked entries, too.
 
-        Where others made a new parameter of the product (batch norm was fused into it), the mask has had its
-        effect, and goes.
+        Where batch norm was fused into the product, the mask is in it, and goes.
+
+        Raises:
+            RequestError: The tensor was set to another parameter, which the mask does not fit.
         """
-        if _is_replaced(module, self._tensor_name):
-            _detach(module, self)
+        release_fused(module)
+        if self not in module._forward_pre_hooks.values():
             return
         super().__call__(module, inputs)
         if self._module is None or self._module() is None:  # it was unpickled
@@ -103,17 +107,31 @@ class MaskHook(torch_prune.PruningContainer):
         return f"MaskHook({self._tensor_name!r}{': ' if made_by else ''}{made_by})"
 
 
-def _is_replaced(module: nn.Module, parameter: str) -> bool:
-    """Whether a masked tensor was set to a parameter of its own, by others."""
-    return module._parameters.get(parameter) is not None
+def release_fused(module: nn.Module) -> None:
+    """Take masks off tensors that others replaced by a parameter with the mask in it, as fusion does.
 
+    Fusing batch norm scales rows, so masked weights stay zero; a fused bias need not.
 
-def _detach(module: nn.Module, hook: MaskHook) -> None:
-    """Take a mask off, and leave the tensor as it is."""
-    del module._parameters[hook._tensor_name + ORIG], module._buffers[hook._tensor_name + MASK]
-    for key, held in list(module._forward_pre_hooks.items()):
-        if held is hook:
-            del module._forward_pre_hooks[key]
+    Args:
+        module: Changed in place.
+
+    Raises:
+        RequestError: A tensor was set to a parameter that its mask does not fit.
+    """
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if not isinstance(hook, torch_prune.BasePruningMethod):
+            continue
+        name = hook._tensor_name
+        new, mask = module._parameters.get(name), module._buffers.get(name + MASK)
+        if new is None or mask is None:
+            continue
+        if new.dim() > 1 and (new.shape != mask.shape or bool(new.detach()[mask == 0].any())):
+            raise RequestError(
+                f"the masked {name} of {type(module).__name__} was set to a parameter without the mask",
+                do=f"set {name}{ORIG}, or take the mask off first with secateur.mask.remove",
+            )
+        del module._parameters[name + ORIG], module._buffers[name + MASK]
+        del module._forward_pre_hooks[key]
 
 
 class _Refresh:
@@ -158,6 +176,7 @@ class Masked:
 
 def hook_of(module: nn.Module, parameter: str) -> torch_prune.BasePruningMethod | None:
     """The pruning hook on a parameter of a module, ours or one of `torch.nn.utils.prune`."""
+    release_fused(module)
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, torch_prune.BasePruningMethod) and hook._tensor_name == parameter:
             return hook
@@ -167,17 +186,16 @@ def hook_of(module: nn.Module, parameter: str) -> torch_prune.BasePruningMethod 
 def masked_tensors(model: nn.Module) -> Iterator[Masked]:
     """Every tensor with a mask, in the order of the modules; tied ones once for each place."""
     for name, module in model.named_modules():
+        release_fused(module)
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, torch_prune.BasePruningMethod):
                 tensor = hook._tensor_name
-                if _is_replaced(module, tensor):
-                    continue
                 yield Masked(f"{name}.{tensor}" if name else tensor, module, tensor)
 
 
 def is_masked(model: nn.Module) -> bool:
     """Whether some tensor of a model has a mask; the same as `torch.nn.utils.prune.is_pruned`."""
-    return bool(torch_prune.is_pruned(model))
+    return any(True for _ in masked_tensors(model))
 
 
 @contextmanager
@@ -197,14 +215,15 @@ def in_order(model: nn.Module) -> Iterator[None]:
         ['weight_orig', 'bias']
     """
     before = [(module, list(module._parameters)) for module in model.modules()]
-    yield
-    for module, names in before:
-        held = module._parameters
-        if list(held) != names:
-            places = {name.removesuffix(ORIG): place for place, name in enumerate(names)}
-            ordered = sorted(held, key=lambda name: places.get(name.removesuffix(ORIG), len(places)))
-            for name in ordered:
-                held[name] = held.pop(name)
+    try:
+        yield
+    finally:
+        for module, names in before:
+            held = module._parameters
+            if list(held) != names:
+                places = {name.removesuffix(ORIG): place for place, name in enumerate(names)}
+                for name in sorted(held, key=lambda name: places.get(name.removesuffix(ORIG), len(places))):
+                    held[name] = held.pop(name)
 
 
 def attach(
@@ -285,6 +304,7 @@ def renew_uncalled(model: nn.Module) -> None:
 
 def refresh_own(module: nn.Module) -> None:
     """Compute the masked tensors of one module anew."""
+    release_fused(module)
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, torch_prune.BasePruningMethod):
             setattr(module, hook._tensor_name, hook.apply_mask(module))

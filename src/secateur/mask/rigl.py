@@ -139,7 +139,6 @@ class RigL:
         """Go on where another one stood."""
         self.steps = state["steps"]
         self._listen()
-        self._listen()
 
 
 def _dense_gradient(target: Target) -> Tensor | None:

@@ -21,7 +21,7 @@ _TINY = torch.finfo(torch.float64).tiny
 
 @normalisers("none")
 def none(scores: Float[Tensor, " channels"], view: "GroupView") -> Float[Tensor, " channels"]:
-    """Leave scores as they are: those of all groups have one unit, such as a change of the loss."""
+    """Leave scores as they are: shares, gates, or what compares directly."""
     return scores
 
 

@@ -1,5 +1,6 @@
 """Budgets: how much may stay, and how well a choice of widths meets it."""
 
+import contextlib
 import fnmatch
 import math
 import re
@@ -146,6 +147,8 @@ def _amount(kind: str, value: Any) -> tuple[float, bool]:
     """The number that was given, and whether it was written as a share."""
     do = f"pass a number, or a text such as '50%'{_example(kind)}"
     if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value), False
         found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(%|[kMGT]?i?B?|ms)\s*", value)
         word = found[2] if found else ""
         if found is None or (word == "ms") > (kind == "latency_ms") or not _fits(kind, word):

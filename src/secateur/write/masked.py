@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from secateur.mask.hook import in_order
-
-ORIG, MASK = "_orig", "_mask"
+from secateur.mask.hook import MASK, ORIG, in_order
 
 
 def masked_names(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from secateur.mask.gradual import Stepper
-from secateur.mask.hook import refresh
+from secateur.mask.hook import is_masked, refresh
 from secateur.mask.pruning import prune
 
 Make = Callable[[nn.Module, torch.optim.Optimizer], Stepper]
@@ -28,21 +28,29 @@ class MaskCallback(_Base):
         make: Makes the stepper from the module and its first optimizer.
         **select: Which tensors get a mask of ones before a checkpoint is loaded, as for `prune`: those that
             the stepper masks. Needed only where a module without masks is to go on from a checkpoint.
+        name: Tells several mask callbacks of one trainer apart in its checkpoints.
 
     Attributes:
         stepper: The one of the present or last fit.
     """
 
-    def __init__(self, make: Make, **select: Any) -> None:
+    def __init__(self, make: Make, *, name: str = "masks", **select: Any) -> None:
         super().__init__()
         self.make = make
+        self.name = name
         self.select = select
         self.stepper: Stepper | None = None
         self._stood: dict[str, Any] | None = None
 
+    @property
+    def state_key(self) -> str:
+        """Where a checkpoint holds the state of this callback."""
+        return f"secateur.{self.name}"
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Give the module masks, for the trainer to load a checkpoint into."""
-        if self.select:
+        self._stood = None
+        if self.select and stage == "fit" and not is_masked(pl_module):
             prune(pl_module, "identity", **self.select)
 
     def state_dict(self) -> dict[str, Any]:
