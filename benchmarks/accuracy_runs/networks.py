@@ -60,7 +60,8 @@ def some(images: Images, count: int) -> Images:
 def trained(name: str, seed: int, data: Splits, epochs: int, cache: Path) -> nn.Module:
     """The trained network, from the cache if it is there."""
     epochs *= LONGER.get(name, 1)
-    folder = cache / f"{data.spec.name}-{len(data.train)}-{name}-{epochs}-epochs-seed-{seed}"
+    recipe = f"{len(data.train)}-{name}-{epochs}-epochs-rate-{RATES[name]:g}-seed-{seed}"
+    folder = cache / f"{data.spec.name}-{recipe}"
     torch.manual_seed(seed)
     model = make(name, data)
     if (folder / "plan.json").exists():

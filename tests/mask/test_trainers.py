@@ -102,16 +102,12 @@ def test_a_dense_training_goes_on_with_masks_of_two_callbacks(hf_fit, tmp_path):
     def second(model, optimizer):
         return mask.Gradual(model, sparsity=0.25, end=2, parameters=("bias",), optimizer=optimizer)
 
-    model = hf_fit(Squares(), transformers_nothing())
+    model = hf_fit(Squares())
     callbacks = [MaskCallback(make), MaskCallback(second, name="biases")]
     hf_fit(model, *callbacks, resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert [callback.stepper.steps for callback in callbacks] == [5, 5]
     assert float((model.net[0].weight == 0).float().mean()) > 0.3
     assert int((model.net[0].bias == 0).sum()) == 4
-
-
-def transformers_nothing():
-    return pytest.importorskip("transformers").TrainerCallback()
 
 
 @pytest.fixture
@@ -129,11 +125,11 @@ def lightning_fit(tmp_path):
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
-    def fit(module, callback, epochs=4, ckpt_path=None):
+    def fit(module, *callbacks, epochs=4, ckpt_path=None):
         module = module or Module()
         trainer = lightning.Trainer(
             max_epochs=epochs,
-            callbacks=[callback],
+            callbacks=[*callbacks],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -210,8 +206,14 @@ def test_a_masked_tensor_cannot_be_set_to_one_without_its_mask():
 def test_two_lightning_callbacks_have_states_of_their_own(lightning_fit):
     from secateur.mask.callbacks.lightning import MaskCallback
 
-    one, two = MaskCallback(make), MaskCallback(make, name="second")
-    assert one.state_key != two.state_key
+    def second(model, optimizer):
+        return mask.Gradual(model, sparsity=0.25, end=2, parameters=("bias",), optimizer=optimizer)
+
+    callbacks = [MaskCallback(make), MaskCallback(second, name="biases")]
+    whole = lightning_fit(None, *callbacks)
+    assert [callback.stepper.steps for callback in callbacks] == [8, 8]
+    assert int((whole.net[0].bias == 0).sum()) == 4
+    assert float((whole.net[0].weight == 0).float().mean()) > 0.3
 
 
 @pytest.mark.slow

@@ -60,8 +60,8 @@ class MaskHook(torch_prune.PruningContainer):
         Raises:
             RequestError: The tensor was set to another parameter, which the mask does not fit.
         """
-        release_fused(module)
-        if self not in module._forward_pre_hooks.values():
+        if module._parameters.get(self._tensor_name) is not None:
+            release_fused(module)
             return
         super().__call__(module, inputs)
         if self._module is None or self._module() is None:  # it was unpickled
