@@ -77,10 +77,11 @@ def measure(asked: argparse.Namespace) -> None:
     data = load(asked.data, data_dir=asked.data_dir, download=asked.download)
     data = replace(data, test=some(data.test, asked.test))
     to_train, to_tune = limited(data, asked.train), limited(data, asked.tune)
+    to_tune = replace(to_tune, validation=some(data.validation, 256))  # looked at, but nothing hangs on it
     results = Results(asked.out, settings_of(asked, to_train, to_tune))
     example = torch.zeros(1, data.spec.in_channels, data.spec.image_size, data.spec.image_size)
     methods: dict[str, Method] = {name: ours(name, asked.steps) for name in asked.criteria}
-    methods |= {name: peer(PEERS[name]) for name in asked.peers}
+    methods |= {name: peer(*PEERS[name]) for name in asked.peers}
     for seed in range(asked.seeds):
         for name in asked.models:
             model = trained(name, seed, to_train, asked.epochs, asked.cache)
