@@ -374,7 +374,8 @@ def _require_effect(groups: Groups, selection: Selection, budget: Budget) -> Non
     """A request that prunes nothing is an error, unless nothing was asked."""
     if any(len(indices) < groups[name].size for name, indices in selection.keep.items()):
         return
-    if budget.asks_for_nothing:
+    account = selection.account
+    if budget.asks_for_nothing or (account is not None and account.wanted >= account.whole):
         warnings.warn(f"{budget} asks for nothing to be pruned", NoEffectWarning, stacklevel=5)
         return
     raise RequestError(

@@ -224,3 +224,63 @@ def test_a_callable_sees_activations(net, data):
     own = sc.prune(net, EXAMPLE.double(), ratio=0.5, scope="local", criterion=strongest, data=data)
     named = sc.prune(net, EXAMPLE.double(), ratio=0.5, scope="local", criterion="activation-abs", data=data)
     assert own.plan.keep == named.plan.keep
+
+
+class MeanSquare(nn.Module):
+    """nn.RMSNorm, written by hand."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(width))
+
+    def forward(self, x):
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+class Centred(nn.Module):
+    """nn.LayerNorm, written by hand."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(width)), nn.Parameter(torch.rand(width))
+
+    def forward(self, x):
+        mean, variance = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, unbiased=False)
+        return self.weight * (x - mean) / torch.sqrt(variance + 1e-5) + self.bias
+
+
+class Stream(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.stem, self.norm, self.last = nn.Linear(4, 8), norm(8), norm(8)
+        self.inner, self.outer, self.head = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = 5 * self.stem(x)
+        x = x + self.outer(self.inner(self.norm(x)).relu())
+        return self.head(self.last(x))
+
+
+@pytest.mark.parametrize(
+    ("hand", "torchs"), [(MeanSquare, lambda width: nn.RMSNorm(width, eps=1e-6)), (Centred, nn.LayerNorm)]
+)
+def test_a_norm_by_hand_reads_what_a_norm_reads(hand, torchs):
+    torch.manual_seed(0)
+    one, two, x = Stream(hand), Stream(torchs), torch.randn(32, 5, 4, dtype=torch.float64)
+    two.load_state_dict(one.state_dict())
+    found, expected = (
+        _scores(net, "activation-variance", [x], x[:1]) for net in (one.double(), two.double())
+    )
+    for group, scores in expected.items():
+        torch.testing.assert_close(found[group], scores)
+
+
+@pytest.mark.parametrize("name", ["activation-abs", "hrank"])
+def test_a_weight_that_is_computed_is_no_activation(name):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU(), nn.Flatten())
+    net = net.append(nn.Linear(64, 2)).double()
+    data = [torch.randn(8, 3, 8, 8, dtype=torch.float64)]
+    expected = _scores(net, name, data)
+    nn.utils.parametrizations.weight_norm(net[2])
+    torch.testing.assert_close(_scores(net, name, data)["0"], expected["0"])

@@ -129,3 +129,34 @@ def test_what_does_not_fit_is_refused(name, options, message):
 def test_an_order_below_zero_is_refused(net):
     with pytest.raises(RequestError, match="n of criterion ln is -1"):
         sc.prune(net, torch.zeros(1, 3), ratio=0.5, criterion=sc.criterion("ln", n=-1))
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 10])
+def test_equal_scores_are_average_whatever_their_sum_rounds_to(count):
+    equal = torch.full((count,), 0.1, dtype=torch.float64)
+    assert normalisers["gaussian"](equal, None).tolist() == [0.0] * count
+
+
+def test_both_parts_of_complex_weights_count():
+    class Waves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (
+                nn.Linear(*size, bias=False, dtype=torch.complex64) for size in ((3, 6), (6, 2))
+            )
+
+        def forward(self, x):
+            return self.b(self.a(x)).abs()
+
+    torch.manual_seed(0)
+    net = Waves()
+    found = score(
+        net,
+        couple_graph(capture(net, torch.zeros(1, 3, dtype=torch.complex64))),
+        sc.criterion("l1", normalise="none", aggregate="sum"),
+    ).by_group["a"]
+    rows = [
+        torch.view_as_real(net.a.weight).abs().sum((1, 2)),
+        torch.view_as_real(net.b.weight).abs().sum((0, 2)),
+    ]
+    torch.testing.assert_close(found.float(), sum(rows).detach())

@@ -160,25 +160,33 @@ def shadow(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def recording_context() -> Iterator[None]:
-    """Keep composite operators whole, and the fused attention path and the caller's autocast off.
-
-    A cut model that does not run is a normal step of the search; PyTorch's log of it stays silent.
-    """
+def as_written() -> Iterator[None]:
+    """Run models in the precision that they hold, and attention without the fused path of `torch.nn`."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    was_silent, log.disabled = log.disabled, True
     try:
         with ExitStack() as stack:
             for device in _AUTOCAST_DEVICES:
                 if torch.is_autocast_enabled(device):
                     stack.enter_context(torch.autocast(device, enabled=False))
-            stack.enter_context(torch.inference_mode())
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+@contextmanager
+def recording_context() -> Iterator[None]:
+    """Keep composite operators whole, and the fused attention path and the caller's autocast off.
+
+    A cut model that does not run is a normal step of the search; PyTorch's log of it stays silent.
+    """
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    was_silent, log.disabled = log.disabled, True
+    try:
+        with as_written(), torch.inference_mode():
             yield
     finally:
         log.disabled = was_silent
-        torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
 @contextmanager

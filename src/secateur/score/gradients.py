@@ -6,23 +6,24 @@ samples come from `torch.func.vmap`; a model that it cannot transform is differe
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from secateur.capture.batches import Sample, Samples, naming_batch
-from secateur.capture.inputs import as_call, map_inputs
-from secateur.capture.record import shadow
+from secateur.capture.inputs import map_inputs
+from secateur.capture.record import as_written, shadow
 from secateur.errors import CaptureError, RequestError
 from secateur.score.gates import Gates
-from secateur.score.loss import Loss, default_loss
+from secateur.score.loss import Loss, Objective
+from secateur.score.split import Split, find_split
 
 _CHUNK_BYTES = 1 << 28
 """What the gradients of the samples that are differentiated at once may take."""
@@ -56,12 +57,12 @@ class Differentiator:
 
     def __init__(self, model: nn.Module, gates: Gates, loss: Loss | None) -> None:
         self.gates = gates
-        self.loss = loss or default_loss
         with _differentiable():
-            self.model = shadow(model).eval()
+            held = shadow(model).eval()
+            self.objective = Objective(held, loss)
             self.parameters = {
                 name: parameter.detach()
-                for name, parameter in self.model.named_parameters()
+                for name, parameter in held.named_parameters()
                 if parameter.is_floating_point()
             }
 
@@ -75,12 +76,11 @@ class Differentiator:
         count = 0
         for sample in _alike(data):
             with naming_batch(sample.number), _differentiable():
-                size = _size(sample)
                 leaves = self._leaves()
-                gradients = _gradients(self._loss(leaves, sample.inputs, sample.target), leaves)
-                found = self.gates.sums(_times(self.parameters, gradients))
-            _add(total, {name: sums.double() * size for name, sums in found.items()}, sample)
-            count += size
+                loss, weight = self._loss(leaves, sample)
+                found = self.gates.sums(_times(self.parameters, _gradients(loss, leaves)))
+            _add(total, {name: sums.double() * weight for name, sums in found.items()}, sample)
+            count += weight
         return {name: value / count for name, value in total.items()}
 
     def per_sample(self, data: Samples, *, with_gram: bool = False) -> SampleSums:
@@ -97,15 +97,18 @@ class Differentiator:
         diagonal: ByGroup = {}
         gram: ByGroup = {}
         count = 0
+        split: Split | None = None
         for sample in _alike(data):
             with naming_batch(sample.number), _differentiable():
-                for sums, squares in self._of_samples(sample):
+                if split is None or not split.is_known:
+                    split = self._split(sample)
+                for sums, squares in self._of_samples(sample, split):
                     sums = {name: found.double() for name, found in sums.items()}
                     _add(square, {name: found.square().sum(0) for name, found in sums.items()}, sample)
                     _add(diagonal, {name: found.double().sum(0) for name, found in squares.items()}, sample)
                     if with_gram:
                         _add(gram, {name: found.T @ found for name, found in sums.items()}, sample)
-            count += _size(sample)
+            count += split.size(sample.inputs)
         each = ({name: value / count for name, value in found.items()} for found in (square, diagonal, gram))
         return SampleSums(*each)
 
@@ -122,16 +125,15 @@ class Differentiator:
         count = 0
         for sample in _alike(data):
             with naming_batch(sample.number), _differentiable():
-                size = _size(sample)
                 leaves = self._leaves()
-                loss = self._loss(leaves, sample.inputs, sample.target)
+                loss, weight = self._loss(leaves, sample)
                 gradients = _gradients(loss, leaves, create_graph=True)
-                for gates, weight in self._probes(probes, seed):
+                for gates, share in self._probes(probes, seed):
                     found = self._along(gates, gradients, leaves)
-                    scale = {name: gates[name].double() * (weight * size) for name in found}
+                    scale = {name: gates[name].double() * (share * weight) for name in found}
                     part = {name: found[name].double() * scale[name] for name in found}
                     _add(total, part, sample)
-            count += size
+            count += weight
         return {name: value / count for name, value in total.items()}
 
     def _along(
@@ -161,43 +163,45 @@ class Differentiator:
     def _leaves(self) -> dict[str, Tensor]:
         return {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
 
-    def _loss(self, parameters: Mapping[str, Tensor], inputs: Any, target: Any) -> Tensor:
-        args, kwargs = as_call(inputs)
-        output = functional_call(self.model, dict(parameters), args, kwargs)
-        loss = self.loss(output, target)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise RequestError(f"the loss is {got}, not one number", do="return the mean over the batch")
-        return loss.reshape(())
+    def _loss(self, parameters: Mapping[str, Tensor], sample: Sample) -> tuple[Tensor, int]:
+        """The loss of a batch, and what it counts beside others."""
+        output = self.objective.run(parameters, sample.inputs, sample.target)
+        return self.objective.loss(output, sample.target), self.objective.weight(output, sample.target)
 
-    def _of_samples(self, sample: Sample) -> Iterator[tuple[ByGroup, ByGroup]]:
+    def _split(self, sample: Sample) -> Split:
+        with torch.no_grad():
+            return find_split(
+                lambda inputs: self.objective.run(self.parameters, map_inputs(inputs, torch.clone), None),
+                sample.inputs,
+                sample.target,
+                sample.number,
+            )
+
+    def _of_samples(self, sample: Sample, split: Split) -> Iterator[tuple[ByGroup, ByGroup]]:
         """For some samples at a time: the gates' derivatives, and the sums of squares; a row for each."""
-        leaves, spec = pytree.tree_flatten((sample.inputs, sample.target))
-        size = _size(sample)
-        is_split = [_is_split(leaf, size) for leaf in leaves]
-        split = [leaf for leaf, has in zip(leaves, is_split, strict=True) if has]
+        leaves, dims, spec = split.parts(sample.inputs, sample.target)
+        size = split.size(sample.inputs)
 
-        def loss_of(parameters: Mapping[str, Tensor], items: Sequence[Tensor]) -> Tensor:
-            rest = iter(items)
-            whole = [
-                next(rest).unsqueeze(0) if has else leaf for leaf, has in zip(leaves, is_split, strict=True)
-            ]
-            return self._loss(parameters, *pytree.tree_unflatten(whole, spec))
+        def loss_of(parameters: Mapping[str, Tensor], items: Mapping[int, Tensor]) -> Tensor:
+            whole = [items[at].unsqueeze(dims[at]) if at in items else leaf for at, leaf in enumerate(leaves)]
+            inputs, target = pytree.tree_unflatten(whole, spec)
+            return self.objective.loss(self.objective.run(parameters, inputs, target), target)
 
         def reduce(gradients: Mapping[str, Tensor]) -> tuple[ByGroup, ByGroup]:
             entries = _times(self.parameters, gradients)
             squares = {name: entry.square() for name, entry in entries.items()}
             return self.gates.sums(entries), self.gates.sums(squares)
 
-        def by_vmap(items: Sequence[Tensor]) -> tuple[ByGroup, ByGroup]:
+        def by_vmap(items: Mapping[int, Tensor]) -> tuple[ByGroup, ByGroup]:
             return reduce(grad(loss_of)(self.parameters, items))
 
-        held = sum(value.numel() * value.element_size() for value in self.parameters.values())
+        batch = {at: leaves[at] for at in dims}
+        held = sum(value.numel() * max(4, value.element_size()) for value in self.parameters.values())
         chunk = max(1, min(size, _CHUNK_BYTES // max(held, 1)))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)  # an operator that vmap runs in a slow loop
-                found = vmap(by_vmap, chunk_size=chunk)(split)
+                found = vmap(by_vmap, in_dims=(dims,), chunk_size=chunk)(batch)
         except RequestError:
             raise
         except Exception:  # noqa: BLE001 - whatever vmap cannot transform is done sample by sample
@@ -207,25 +211,22 @@ class Differentiator:
             return
         for at in range(size):
             parameters = self._leaves()
-            gradients = _gradients(loss_of(parameters, [leaf[at] for leaf in split]), parameters)
+            one = {place: leaf.select(dims[place], at) for place, leaf in batch.items()}
+            gradients = _gradients(loss_of(parameters, one), parameters)
             yield pytree.tree_map(lambda found: found[None], reduce(gradients))
 
 
 @contextmanager
 def _differentiable() -> Iterator[None]:
     """Gradients on, whatever the caller switched off; attention by operators that all have derivatives."""
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(torch.random.fork_rng())
-            torch.manual_seed(0)  # for models that draw in eval mode
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
+    with ExitStack() as stack:
+        stack.enter_context(as_written())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.random.fork_rng())
+        torch.manual_seed(0)  # for models that draw in eval mode
+        yield
 
 
 def _gradients(loss: Tensor, leaves: Mapping[str, Tensor], **options: Any) -> dict[str, Tensor]:
@@ -241,7 +242,12 @@ def _gradients(loss: Tensor, leaves: Mapping[str, Tensor], **options: Any) -> di
 
 
 def _times(parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: parameter * gradients[name].detach() for name, parameter in parameters.items()}
+    return {name: _wide(held) * _wide(gradients[name].detach()) for name, held in parameters.items()}
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least float32: squares of small products vanish in float16."""
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
 def _add(total: ByGroup, part: Mapping[str, Tensor], sample: Sample) -> None:
@@ -270,13 +276,3 @@ def _alike(data: Samples) -> Iterator[Sample]:
         with torch.inference_mode(False):
             inputs, target = map_inputs((sample.inputs, sample.target), torch.clone)
         yield Sample(sample.number, inputs, target)
-
-
-def _size(sample: Sample) -> int:
-    """How many samples a batch holds: the first dim of its first tensor."""
-    first = next(leaf for leaf in pytree.tree_leaves(sample.inputs) if isinstance(leaf, Tensor))
-    return int(first.shape[0]) if first.ndim else 1
-
-
-def _is_split(leaf: Any, size: int) -> bool:
-    return isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == size

@@ -3,18 +3,26 @@
 With labels: the cross-entropy for class indices, the mean squared error for real targets of the output's
 shape. Without labels: half the mean square of the outputs, so that a channel counts as far as it moves what
 the model says. Or whatever the user passes, `loss(output, target)`, a mean over the samples of a batch.
+
+A model whose `forward` takes `labels` and returns a `loss`, as those of Hugging Face do, is asked for its
+own: a causal language model predicts the next token, which only it knows.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
-from secateur.capture.inputs import output_tensors
+from secateur.capture.inputs import as_call, output_tensors
 from secateur.errors import RequestError
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
+
+_IGNORED = -100
+"""The class index that PyTorch's cross-entropy leaves out."""
 
 
 def default_loss(output: Any, target: Any) -> Tensor:
@@ -43,9 +51,22 @@ def default_loss(output: Any, target: Any) -> Tensor:
     if isinstance(target, Tensor) and target.is_floating_point() and target.shape == first.shape:
         return F.mse_loss(first, target)
     if isinstance(target, Tensor) and not target.is_floating_point() and not target.is_complex():
-        if target.shape == first.shape[:-1]:
+        in_rows = target.shape == first.shape[:-1]
+        in_maps = first.ndim > 2 and target.shape == (first.shape[0], *first.shape[2:])
+        if in_rows and in_maps:
+            raise RequestError(
+                f"outputs of shape {list(first.shape)} may hold classes in their second or in their last dim",
+                do="pass criterion=secateur.criterion(..., loss=callable(output, target))",
+            )
+        if first.shape[-1 if in_rows else 1] == 1 and (in_rows or in_maps):
+            raise RequestError(
+                f"outputs of shape {list(first.shape)} hold one class, whose cross-entropy is always 0",
+                do="pass real labels of the outputs' shape, or "
+                "criterion=secateur.criterion(..., loss=callable(output, target))",
+            )
+        if in_rows:
             return F.cross_entropy(first.flatten(0, -2), target.flatten().long())
-        if first.ndim > 2 and target.shape == (first.shape[0], *first.shape[2:]):
+        if in_maps:
             return F.cross_entropy(first, target.long())
     shape = list(target.shape) if isinstance(target, Tensor) else type(target).__name__
     raise RequestError(
@@ -53,3 +74,54 @@ def default_loss(output: Any, target: Any) -> Tensor:
         ["fitting: class indices, one for each row of outputs, or real values of the outputs' shape"],
         "pass criterion=secateur.criterion(..., loss=callable(output, target)), or batches without labels",
     )
+
+
+class Objective:
+    """The loss of a model as a function of its parameters.
+
+    Args:
+        model: In eval mode.
+        loss: From output and target to the mean loss of the batch; None for the model's own where it is given
+            labels, and for `default_loss` elsewhere.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss | None) -> None:
+        self.model = model
+        self._loss = loss
+        self._takes_labels = loss is None and "labels" in inspect.signature(model.forward).parameters
+
+    def run(self, parameters: Mapping[str, Tensor], inputs: Any, target: Any) -> Any:
+        """The model's output, with its own loss in it if it has one."""
+        args, kwargs = as_call(inputs)
+        if self._takes_labels and target is not None:
+            output = functional_call(self.model, dict(parameters), args, {"labels": target, **kwargs})
+            if _own_loss(output) is not None:
+                return output
+            self._takes_labels = False
+        return functional_call(self.model, dict(parameters), args, kwargs)
+
+    def loss(self, output: Any, target: Any) -> Tensor:
+        """The mean loss of a batch.
+
+        Raises:
+            RequestError: It is not one number, or the target does not fit the output.
+        """
+        own = _own_loss(output) if self._takes_labels and target is not None else None
+        loss = own if own is not None else (self._loss or default_loss)(output, target)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise RequestError(f"the loss is {got}, not one number", do="return the mean over the batch")
+        return loss.reshape(())
+
+    def weight(self, output: Any, target: Any) -> int:
+        """What the loss of a batch counts beside those of others: labels that count, else samples."""
+        if isinstance(target, Tensor) and target.ndim:
+            is_index = not target.is_floating_point() and self._loss is None
+            return int((target != _IGNORED).sum()) if is_index else len(target)
+        first = next(iter(output_tensors(output)), None)
+        return len(first) if first is not None and first.ndim else 1
+
+
+def _own_loss(output: Any) -> Tensor | None:
+    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    return loss if isinstance(loss, Tensor) and loss.numel() == 1 else None

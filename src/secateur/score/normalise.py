@@ -41,7 +41,9 @@ def by_max(scores: Float[Tensor, " channels"], view: "GroupView") -> Float[Tenso
 def gaussian(scores: Float[Tensor, " channels"], view: "GroupView") -> Float[Tensor, " channels"]:
     """Subtract the group's mean and divide by its standard deviation; equal scores become 0."""
     centred = scores - scores.mean()
-    return centred / centred.square().mean().sqrt().clamp_min(_TINY)
+    deviation = centred.square().mean().sqrt()
+    rounding = 16 * torch.finfo(scores.dtype).eps * scores.abs().amax()
+    return torch.where(deviation > rounding, centred / deviation.clamp_min(_TINY), torch.zeros_like(centred))
 
 
 @normalisers("size")

@@ -4,8 +4,12 @@ A channel acts on the rest of a network through the operators that sum over it: 
 linear layer behind a flatten, an attention. What they read is the channel after its norm and activation, and,
 in a residual network, after the addition. From there the search goes back over what only moves numbers about
 or resamples them (pooling, flatten, the mean over all pixels), so that maps are seen at their full size.
+
+No activations are values that no input of the model takes part in (weights that are computed), and no reader
+is a statistic that the same channels are scaled by (the mean of squares in a norm written by hand).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +66,11 @@ class Reading:
         self._maker: dict[int, Node] = {
             ref.value: node for node in self.graph.nodes for ref in node.outputs if ref is not None
         }
+        self._users: dict[int, list[Node]] = {}
+        for node in self.graph.nodes:
+            for value in dict.fromkeys(_values_in(node)):
+                self._users.setdefault(value, []).append(node)
+        self._live = self._from_inputs()
         self._read: dict[Axis, list[tuple[int, int]]] = {}
         sums: dict[int, set[Axis]] = {}
         for index, name, dim in groups.findings.contracted:
@@ -75,17 +84,44 @@ class Reading:
         """The axes in each dim of a value."""
         return [set(axes_in(resolve(expr))) for expr in self.groups.findings.dims[value]]
 
+    def _from_inputs(self) -> frozenset[int]:
+        """The values that an input of the model takes part in."""
+        live = {at for at, value in enumerate(self.graph.values) if value.kind == "input"}
+        for node in self.graph.nodes:
+            if not live.isdisjoint(_values_in(node)):
+                live.update(ref.value for ref in node.outputs if ref is not None)
+        return frozenset(at for at in live if self.graph.values[at].kind == "node")
+
     def _note_reads(self, node: Node, summed: set[Axis]) -> None:
         """An axis is read where it is summed over, or where it goes in and does not come out."""
         made = (self._leaves(ref.value) for ref in node.outputs if ref is not None)
         returned = {leaf for dims in made for leaves in dims for leaf in leaves}
-        for ref in dict.fromkeys(ref for arg in node.args.values() for ref in refs_in(arg)):
-            if self.graph.values[ref.value].kind != "node":
+        for value in dict.fromkeys(_values_in(node)):
+            if value not in self._live:
                 continue
-            for dim, leaves in enumerate(self._leaves(ref.value)):
+            for dim, leaves in enumerate(self._leaves(value)):
                 for leaf in leaves:
-                    if leaf in summed or leaf not in returned:
-                        self._read.setdefault(leaf, []).append((ref.value, dim))
+                    if (leaf in summed or leaf not in returned) and not self._is_statistic(node, leaf):
+                        self._read.setdefault(leaf, []).append((value, dim))
+
+    def _is_statistic(self, node: Node, leaf: Axis) -> bool:
+        """Whether what a node makes of one value next meets, unmixed with others, the same channels."""
+        fresh, seen = [node], {node.index}
+        while fresh:
+            node = fresh.pop()
+            if len(set(_values_in(node))) > 1:
+                continue  # a sum with weights, or of two activations
+            for user in (
+                user for ref in node.outputs if ref is not None for user in self._users.get(ref.value, ())
+            ):
+                made = {ref.value for ref in node.outputs if ref is not None}
+                others = set(_values_in(user)) - made
+                if any(leaf in leaves for value in others & self._live for leaves in self._leaves(value)):
+                    return True
+                if user.index not in seen:
+                    seen.add(user.index)
+                    fresh.append(user)
+        return False
 
     def of(self, group: Group) -> tuple[ReadValue, ...]:
         """The activations of a group, in the order of the network; none if nothing reads it."""
@@ -120,3 +156,8 @@ class Reading:
             and len(pixels) == 2
             and all(leaf.structural for expr in pixels for leaf in axes_in(expr)),
         )
+
+
+def _values_in(node: Node) -> Iterator[int]:
+    """The values that a node takes."""
+    return (ref.value for arg in node.args.values() for ref in refs_in(arg))

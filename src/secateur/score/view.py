@@ -273,6 +273,8 @@ def _reader(parameters: Parameters, member: Member, group: Group) -> Callable[[]
 
 def _rows(tensor: Tensor, places: Places, member: Member, group: Group) -> Tensor:
     moved = tensor.movedim(member.dim, 0)
+    if moved.is_complex():
+        moved = torch.view_as_real(moved)
     if not moved.is_floating_point():
         moved = moved.float()
     if places.axis is group.axis:

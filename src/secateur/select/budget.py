@@ -4,7 +4,7 @@ import contextlib
 import fnmatch
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,9 @@ class Budget:
                 do=f"pass exactly one of {', '.join(KINDS)}",
             )
         ((kind, value),) = asked.items()
+        if kind in ("keep", "channels") and not isinstance(value, Mapping):
+            do = "map names of groups to indices" if kind == "keep" else "map patterns of groups to shares"
+            raise RequestError(f"{kind} is {value!r}", do=do)
         if kind == "keep":
             return cls(kind, 0.0, keep={name: tuple(indices) for name, indices in value.items()})
         if kind == "channels":
@@ -72,7 +75,7 @@ class Budget:
         if not 0 < number < math.inf:
             what = "a share or a count" if kind != "latency_ms" else "milliseconds, or a share such as '50%'"
             raise RequestError(f"{kind} is {value}", do=f"pass the {kind} that may stay: {what}")
-        return cls(kind, number, is_share or (number <= 1 and kind != "latency_ms"))
+        return cls(kind, number, (number <= 1 and kind != "latency_ms") if is_share is None else is_share)
 
     def target(self, whole: float) -> float:
         """What may stay, in units of the budget, given the uncut model's.
@@ -111,19 +114,30 @@ class Budget:
         fitting = [share for pattern, share in self.channels.items() if groups[name].matches(pattern)]
         return max(fitting) if fitting else None
 
-    def require_patterns_fit(self, groups: Groups) -> None:
-        """Refuse patterns that fit no group.
+    def require_patterns_fit(self, groups: Groups, free: Collection[str]) -> None:
+        """Refuse patterns that fit no group, or none that can be cut.
+
+        Args:
+            groups: All groups.
+            free: The names of those that can be cut.
 
         Raises:
             RequestError: Naming the pattern.
         """
         for pattern in self.channels:
-            if not any(group.matches(pattern) for group in groups):
+            fitting = [group for group in groups if group.matches(pattern)]
+            if not fitting:
                 near = [group.name for group in groups if fnmatch.fnmatch(group.name, f"*{pattern}*")]
                 raise RequestError(
                     f"channels pattern '{pattern}' fits no group",
                     [f"groups: {', '.join((near or list(groups.by_name))[:8])}, ..."],
                     "give a group's name, or a pattern such as 'layer4.*'",
+                )
+            if not any(group.name in free for group in fitting):
+                raise RequestError(
+                    f"channels pattern '{pattern}' fits no group that can be cut",
+                    [f"{group.name}: {group.reason or 'left alone'}" for group in fitting[:8]],
+                    "lift the protection, choose another criterion, or leave the pattern out",
                 )
 
     def __str__(self) -> str:
@@ -143,12 +157,12 @@ def _require_share(name: str, share: Any) -> None:
         raise RequestError(f"{name} is {share:g}", ["allowed: 0 <= ratio < 1"], "pass a share such as 0.5")
 
 
-def _amount(kind: str, value: Any) -> tuple[float, bool]:
-    """The number that was given, and whether it was written as a share."""
+def _amount(kind: str, value: Any) -> tuple[float, bool | None]:
+    """The number that was given, and whether it was written as a share; None where nothing says so."""
     do = f"pass a number, or a text such as '50%'{_example(kind)}"
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
-            return float(value), False
+            return float(value), None
         found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(%|[kMGT]?i?B?|ms)\s*", value)
         word = found[2] if found else ""
         if found is None or (word == "ms") > (kind == "latency_ms") or not _fits(kind, word):
@@ -159,10 +173,10 @@ def _amount(kind: str, value: Any) -> tuple[float, bool]:
             raise RequestError(f"{kind} is '{value}'", do=do) from error
         if word == "%":
             return number / 100, True
-        return number * _FACTORS[word.removesuffix("B") if word != "ms" else ""], False
+        return number * _FACTORS[word.removesuffix("B") if word != "ms" else ""], False if word else None
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         raise RequestError(f"{kind} is {value!r}", do=do)
-    return float(value), False
+    return float(value), None
 
 
 def _fits(kind: str, word: str) -> bool:

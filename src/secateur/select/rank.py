@@ -24,7 +24,7 @@ from secateur.planned import Account, Why
 from secateur.score import Scores
 from secateur.select.blocks import choose_by_latency
 from secateur.select.budget import Budget
-from secateur.select.meet import meet
+from secateur.select.meet import NEAR, meet
 from secateur.select.units import SCOPES, Unit, sequence_of, units_of
 from secateur.select.why import explain_widths
 from secateur.select.widths import Widths
@@ -85,12 +85,12 @@ def select(
     """
     if scope not in SCOPES:
         raise RequestError(f"unknown scope '{scope}'", do=f"choose one of {', '.join(SCOPES)}")
-    if not 0 <= min_keep <= 1 or round_to < 1:
-        raise RequestError(
-            f"min_keep is {min_keep:g} and round_to is {round_to}", do="0 <= min_keep <= 1 and round_to >= 1"
-        )
+    if not 0 <= min_keep <= 1 or not isinstance(round_to, int) or round_to < 1:
+        what = f"min_keep is {min_keep:g} and round_to is {round_to!r}"
+        raise RequestError(what, do="pass 0 <= min_keep <= 1, and a whole number round_to >= 1")
     reasons = {group.name: group.reason for group in groups if group.reason} | dict(scores.skipped)
     units = units_of(groups, scores, min_keep)
+    reasons |= _left_out(groups, scores, units, reasons)
     if not units:
         why = f"criterion {scores.criterion} fits no free group" if scores.skipped else "no group is free"
         raise RequestError(
@@ -107,6 +107,7 @@ def select(
         removed, wanted = _removed(widths, groups, budget, scope)
         kept = widths.kept(removed)
     reached = widths.cost_of(kept)
+    note = "" if gauge is not None else _difference(reached, wanted)
     return Selection(
         keep=widths.indices(kept),
         reasons=reasons,
@@ -126,17 +127,45 @@ def select(
             reached=reached,
             criterion=scores.criterion,
             scope=scope,
+            notes=(note,) if note else (),
         ),
     )
+
+
+def _left_out(
+    groups: Groups, scores: Scores, units: Sequence[Unit], reasons: Mapping[str, str]
+) -> dict[str, str]:
+    """Scored groups that stay whole with a partner, and why that one stays."""
+    chosen = {name for unit in units for name in unit.names}
+    tied = {name: names for names, _ in groups.ties for name in names}
+    found: dict[str, str] = {}
+    for name in scores.by_group:
+        if name not in chosen:
+            partner = next(other for other in tied[name] if other not in scores.by_group)
+            why = reasons.get(partner, "it has no scores")
+            found[name] = f"must keep as many channels as {partner}: {why}"
+    return found
+
+
+def _difference(reached: float, wanted: float) -> str:
+    """What to say where what stays is not what was asked to stay."""
+    if reached < (1 - NEAR) * wanted:
+        return f"{reached / wanted:.1%} of what may stay does: widths come in steps"
+    if reached > (1 + NEAR) * wanted:
+        return f"{reached / wanted:.1%} of what should stay does: floors and rounding keep the rest"
+    return ""
 
 
 def _removed(widths: Widths, groups: Groups, budget: Budget, scope: str) -> tuple[list[int], float]:
     """Channels that each unit loses, before rounding, and what should stay."""
     units = widths.units
     if budget.kind == "channels":
-        budget.require_patterns_fit(groups)
-        removed = [min(_asked_share(budget, groups, unit), unit.size - unit.floor) for unit in units]
-        return removed, widths.cost(removed)
+        budget.require_patterns_fit(groups, [name for unit in units for name in unit.names])
+        asked = [_asked_share(budget, groups, unit) for unit in units]
+        removed = [min(share, unit.size - unit.floor) for share, unit in zip(asked, units, strict=True)]
+        return removed, _channels(units) - sum(
+            share * len(unit.names) for share, unit in zip(asked, units, strict=True)
+        )
     if budget.kind == "ratio" and scope == "local":
         removed = [min(round(budget.value * unit.size), unit.size - unit.floor) for unit in units]
         return removed, budget.target(_channels(units))

@@ -13,6 +13,9 @@ from secateur.score import Scores
 
 SCOPES = ("global", "local", "isomorphic")
 
+_ROUNDING = 1e-9
+"""0.55 * 100 is a little more than 55."""
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -68,7 +71,7 @@ def units_of(groups: Groups, scores: Scores, min_keep: float) -> list[Unit]:
                 names=names,
                 orders=tuple(orders),
                 scores=np.mean(values, axis=0),
-                floor=min(max(1, ceil(min_keep * size)), size),
+                floor=min(max(1, ceil(min_keep * size - _ROUNDING)), size),
                 signature=_signature(groups[name]),
                 multiple=lcm(*(groups[other].multiple for other in names)),
             )

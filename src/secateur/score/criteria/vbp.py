@@ -11,8 +11,8 @@ from secateur.score.moments import Moments
 def vbp(moments: Moments) -> Float[Tensor, " channels"]:
     """Take the variance of what each channel says; the mean moves into the bias of the next layer.
 
-    Larger scores mean: keep. The same as `activation-variance`, but compared across layers as it is, in one
-    global ranking, as the paper does for the hidden units of all MLPs.
+    Larger scores mean: keep. The same as `activation-variance`, under the name that goes with `absorb`. The
+    paper ranks the hidden units of all MLPs as they are: `criterion("vbp", normalise="none")`.
 
     Args:
         moments: The statistics of one activation of the group, over all samples and pixels of the data.
