@@ -67,6 +67,23 @@ def test_groups_beside_layers_by_a_criterion_of_gradients(run, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"groups.jsonl", "groups.png"}
 
 
+def test_a_layer_without_maps_is_swept_without_them(run, refuse, tmp_path):
+    (tmp_path / "plain.py").write_text(
+        "from torch import nn\n"
+        "def make(**_):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 10))\n"
+    )
+    words = ("sweep", f"{tmp_path}/plain.py:make", "--layer", "1", "--score-images", 64, "--counts", 2)
+    found = run(*words, "--save", tmp_path / "plain")
+    assert found.code == 0, found.err
+    assert "no feature maps: layer 1 makes none" in found.out
+    assert {path.name for path in (tmp_path / "plain").iterdir()} == {"sweep.jsonl", "sweep.png"}
+    assert "no feature maps" not in run(*words, "--maps", 0, "--save", tmp_path / "plain").out
+    message = refuse(2, *words, "--maps", 4, "--save", tmp_path / "asked")
+    assert "--maps is 4, layer 1 makes no maps" in message
+    assert not (tmp_path / "asked" / "sweep.jsonl").exists()  # before any row
+
+
 def test_what_does_not_fit_is_told(refuse, tmp_path):
     assert "--counts is '1;3'" in refuse(2, "sweep", *RESNET, "--counts", "1;3", "--save", tmp_path)
     assert "has 16 channels" in refuse(2, "sweep", *RESNET, "--counts", "17", "--save", tmp_path)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -73,6 +75,40 @@ def test_senseless_recipes_are_refused(options, message):
     with pytest.raises(RequestError) as caught:
         recipe(**options)
     assert message in f"{caught.value}\n"
+
+
+WORDS = """
+import secateur as sc
+from secateur.iterative import Recipe
+from secateur.train import FitConfig
+
+def made(n):
+    return lambda view: view.weights[0].abs().pow(n).sum(1) * (view.name in {"a", "b", "c"})
+
+def told(criterion):
+    return Recipe(FitConfig(epochs=1), ratio=0.5, criterion=criterion).as_json()["criterion"]
+
+found = [told(one) for one in (sc.criterion("l1"), sc.criterion("ln", n=3.0), made(2), made(3))]
+print("; ".join(found))
+"""
+
+
+def test_criteria_are_told_apart_and_alike_when_they_are_made_again():
+    one, other = {}, {}
+    exec(WORDS, one)
+    exec(WORDS, other)
+    assert one["found"] == other["found"]
+    plain, with_options, square, cube = one["found"]
+    assert (plain, with_options) == ("l1", "ln (n=3.0)")
+    assert square != cube
+
+
+@pytest.mark.slow
+def test_criteria_are_told_alike_in_every_process():
+    here = {"__name__": "__main__"}
+    exec(WORDS, here)
+    there = subprocess.run([sys.executable, "-c", WORDS], capture_output=True, text=True, check=True)
+    assert there.stdout.strip() == "; ".join(here["found"])
 
 
 def test_where_to_save_is_not_for_the_fine_tuning_to_say(tmp_path):

@@ -8,7 +8,7 @@ import torch
 import secateur as sc
 from secateur.domains.classification import load
 from secateur.domains.classification.images import labelled
-from secateur.errors import CheckpointError, RequestError
+from secateur.errors import CheckpointError, NoEffectWarning, RequestError
 from secateur.iterative import ROWS, Recipe, iterate, run
 from secateur.train import Distillation, FitConfig, evaluate, fit
 from secateur.write.checkpoint import load_plan
@@ -224,6 +224,34 @@ def test_runs_are_neither_mixed_nor_overwritten_unasked(net, digits, images, tmp
     iterate(net, X, digits, other, calibration=images, save=tmp_path, overwrite=True)
     assert json.loads((tmp_path / ROWS).read_text().splitlines()[0])["ratio"] == 0.5
     assert (tmp_path / "mine").is_dir()
+
+
+def test_a_run_goes_on_with_its_own_criterion_and_images_only(net, digits, tmp_path):
+    recipe = dataclasses.replace(RECIPE, steps=1, recover=(), criterion=sc.criterion("ln", n=3.0))
+    options = {"save": tmp_path, "resume": True}
+    iterate(net, X, digits, recipe, save=tmp_path)
+    iterate(net, X, digits, dataclasses.replace(recipe, criterion=sc.criterion("ln", n=3.0)), **options)
+    shuffled = dataclasses.replace(digits.train, pixels=digits.train.pixels.flip(0))
+    others = {
+        "criterion: ln": (X, digits, dataclasses.replace(recipe, criterion=sc.criterion("ln", n=1.0))),
+        "criterion: .*<lambda>": (X, digits, dataclasses.replace(recipe, criterion=lambda view: view.size)),
+        r"example inputs: \['float32 \[1, 1, 8, 8\]'\]": (X.expand(2, 1, 8, 8), digits, recipe),
+        "training images: ": (X, dataclasses.replace(digits, train=shuffled), recipe),
+    }
+    for message, (example, data, asked) in others.items():
+        with pytest.raises(CheckpointError, match=message):
+            iterate(net, example, data, asked, **options)
+
+
+def test_a_request_below_one_channel_is_told_and_gives_a_copy(net, digits):
+    harmful = dataclasses.replace(TUNE, lr=30.0, batch_size=512, momentum=0.0, weight_decay=0.0)
+    trained = fit(net, digits, dataclasses.replace(TUNE, epochs=2, lr=0.1, batch_size=32)).model
+    recipe = Recipe(harmful, steps=1, ratio=0.0005, recover=(), check=False)
+    with pytest.warns(NoEffectWarning, match="ratio=0.0005 asks for less than one"):
+        done = iterate(trained, X, digits, recipe)
+    assert done.rows[-1].kept_epoch == 0
+    assert done.model is not trained
+    assert same(done.model, trained)
 
 
 def test_what_makes_no_sense_is_refused_before_any_work(net, digits, images, tmp_path):

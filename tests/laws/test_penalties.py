@@ -37,7 +37,9 @@ def channels_by_hand(net):
     shared = [
         [
             *(net.conv.weight[c], net.conv.bias[c], net.norm.weight[c], net.norm.bias[c]),
-            *(net.mix.weight[c], net.mix.weight[:, c], net.deep.weight[:, c], head[:, c]),
+            # the number in row c and column c of mix counts once
+            *(net.mix.weight[c], net.mix.weight[[at for at in range(4) if at != c], c]),
+            *(net.deep.weight[:, c], head[:, c]),
         ]
         for c in range(4)
     ]

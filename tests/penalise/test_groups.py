@@ -7,7 +7,7 @@ from torch import nn
 import secateur as sc
 from secateur.errors import RequestError
 from secateur.penalise import penalties
-from secateur.penalise.slices import coupled_slices
+from secateur.penalise.slices import Channels, Slice, _overlaps, coupled_slices
 
 X = torch.zeros(1, 4)
 KINDS = ("group-lasso", "growing-l2")
@@ -73,8 +73,74 @@ def test_tied_weights_count_once():
     layer = nn.Linear(4, 4, bias=False)
     net = nn.Sequential(nn.Linear(4, 4, bias=False), layer, layer, nn.Linear(4, 2))
     for channels in coupled_slices(net, sc.couple(net, X)):
-        held = [(id(one.parameter), one.dim) for one in channels.slices]
+        held = [(id(one.parameter), one.dim) for one in channels.slices if isinstance(one, Slice)]
         assert len(held) == len(set(held))
+
+
+class Stream(nn.Module):
+    """Adds a square weight's output to its input, whose rows and columns then are of one group."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.square = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        self.out = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.into(x)
+        return self.out(x + torch.relu(self.square(x)))
+
+
+def test_what_row_and_column_share_counts_once():
+    torch.manual_seed(0)
+    net = Stream()
+    (channels,) = coupled_slices(net, sc.couple(net, X))
+    # 4 of into, a row and a column of square with one number in common, 2 of out
+    assert channels.weight**2 == pytest.approx(4 + (4 + 4 - 1) + 2)
+    with torch.no_grad():
+        net.square.weight.copy_(torch.eye(4) * 3)
+        net.into.weight.zero_()
+        net.out.weight.zero_()
+    assert channels.squares().tolist() == [9.0] * 4
+    channels.pull(torch.tensor([1.0, 0.0, 0.0, 2.0]))
+    assert torch.equal(net.square.weight.grad, torch.diag(torch.tensor([3.0, 0.0, 0.0, 6.0])))
+
+
+def test_three_dims_of_one_parameter_share_by_inclusion_and_exclusion():
+    weight = nn.Parameter(torch.arange(27.0).reshape(3, 3, 3))
+    slices = [Slice(weight, dim, None) for dim in range(3)]
+    channels = Channels("cube", 3, (*slices, *_overlaps(slices)))
+    at = torch.stack(torch.meshgrid(*[torch.arange(3)] * 3, indexing="ij"))
+    shares = [weight.detach() * (at == c).any(0) for c in range(3)]
+    assert channels.weight**2 == pytest.approx(27 - 8)
+    assert channels.squares().tolist() == [float(share.square().sum()) for share in shares]
+    channels.pull(torch.tensor([0.0, 1.0, 0.5]))
+    assert torch.equal(weight.grad, shares[1] + 0.5 * shares[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", KINDS)
+def test_squares_in_half_precision_do_not_overflow(name, dtype):
+    net = mlp()
+    with torch.no_grad():
+        net[0].weight.fill_(300.0)  # its square is beyond float16
+    penalty = make(name, net)
+    expected = penalty.value()
+    net.to(dtype)
+    penalty.step()
+    assert penalty.value() == pytest.approx(expected, rel=0.01)
+    assert net[0].weight.grad.dtype == dtype
+    assert (net[0].weight.grad[5] > 0).all()
+
+
+def test_growing_l2_asks_of_the_named_groups_alone_that_they_can_move():
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    net[0].requires_grad_(False)
+    groups = sc.couple(net, X)
+    penalties["growing-l2"].of(net, groups, 1.0, {"2": [0]}).step()
+    assert net[0].weight.grad is None
+    assert net[2].weight.grad[1:].any()
+    with pytest.raises(RequestError, match=r"0\.weight of group 0 is frozen"):
+        penalties["growing-l2"].of(net, groups, 1.0, {"0": [0]})
 
 
 def test_scales_are_those_of_the_prunable_channels():

@@ -1,6 +1,7 @@
 """Blocks, curves and feature maps beside what hooks say."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.check.numbers import mask_model
+from secateur.domains.classification import Images
 from secateur.errors import CheckpointError, RequestError
 from secateur.score import score
 from secateur.sweep import block_sweep, channel_sweep, feature_maps, sensitivity
@@ -40,6 +42,105 @@ def test_a_model_without_blocks_is_refused(images):
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     with pytest.raises(RequestError, match="no residual block"):
         block_sweep(plain, images, device="cpu")
+
+
+class Functional(nn.Module):
+    """A residual block whose convolution is no module of its own."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(width, width, 3, 3) * 0.2)
+
+    def forward(self, x):
+        return x + nn.functional.conv2d(torch.relu(x), self.kernel, padding=1)
+
+
+@pytest.mark.parametrize("where", ["removed", "output"])
+def test_a_branch_without_a_module_is_zeroed_and_the_stream_is_not(images, where):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), Functional(8), nn.ReLU(), nn.Flatten())
+    net.append(nn.Linear(512, 10))
+    (row,) = block_sweep(net, images, where=where, device="cpu").rows
+    assert (row.block, row.layer) == ("1", "1.kernel")
+    without = copy.deepcopy(net)
+    torch.nn.init.zeros_(without[1].kernel)
+    assert row.accuracy == evaluate(without, images, device="cpu").accuracy
+    assert row.accuracy not in {silenced(net, "1", images), row.accuracy + row.drop}
+
+
+class Positioned(nn.Module):
+    """Tokens with a learned position, and a block on them."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.head = nn.Conv2d(1, 12, 2, 2), nn.Linear(12, 10)
+        self.position = nn.Parameter(torch.randn(1, 16, 12))
+        self.mixer = nn.Sequential(nn.Linear(12, 24), nn.GELU(), nn.Linear(24, 12))
+        self.gram = nn.Identity()
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2) + self.position
+        x = x + self.mixer(x)
+        x = x * self.gram(x.unsqueeze(3) * x.unsqueeze(2)).mean(3)
+        return self.head(x.mean(1))
+
+
+def test_a_position_is_no_shortcut(images):
+    some = Images(images.spec, images.pixels[:5], images.labels[:5])
+    found = block_sweep(Positioned(), some, device="cpu", batch_size=1, fork_size=2)
+    assert [row.layer for row in found.rows] == ["mixer.2"]
+
+
+def test_channels_of_a_block_are_no_tokens(images):
+    torch.manual_seed(0)
+    net = Positioned()
+    found = channel_sweep(net, "mixer", images, (6,), device="cpu")
+    assert len(found.scores) == 12
+    without = copy.deepcopy(net)
+    with torch.no_grad():
+        without.mixer[2].weight[list(found.rows[1].removed)] = 0
+        without.mixer[2].bias[list(found.rows[1].removed)] = 0
+    assert found.rows[1].accuracy == evaluate(without, images, device="cpu").accuracy
+    with pytest.raises(RequestError, match=r"gram returns .* its dims with channels are \[2, 3\]"):
+        channel_sweep(net, "gram", images, (6,), device="cpu")
+
+
+def test_points_of_another_order_are_not_taken(resnet, images, tmp_path):
+    layers, calls = ["layer1.0.conv1"], []
+
+    def swept(criterion, name, **options):
+        asked = {"layers": layers, "device": "cpu", "rows": tmp_path / name, "on_point": calls.append}
+        return sensitivity(resnet, images, (0.5,), criterion=criterion, **asked, **options)
+
+    def least(view):
+        return view.weights[0].abs().sum(1) * sign
+
+    sign = 1.0
+    swept(least, "callable")
+    calls.clear()
+    swept(least, "callable")
+    assert calls == []
+    sign = -1.0
+    with pytest.raises(CheckpointError, match="another sweep"):
+        swept(least, "callable")
+    swept(sc.criterion("ln", n=1.0), "options")
+    with pytest.raises(CheckpointError, match=r"criterion: ln \(n=1\.0\) there, ln \(n=4\.0\) here"):
+        swept(sc.criterion("ln", n=4.0), "options")
+    lines = (tmp_path / "callable").read_text().splitlines()
+    changed = json.loads(lines[2]) | {"removed": [0, 1, 2, 3]}  # what the code does not tell, the rows do
+    (tmp_path / "callable").write_text("".join(f"{line}\n" for line in [*lines[:2], json.dumps(changed)]))
+    sign = 1.0
+    with pytest.raises(CheckpointError, match=r"layer1\.0\.conv1 at 0\.5: other channels were zeroed there"):
+        swept(least, "callable")
+
+
+def test_ratios_that_lie_close_are_two_points(images):
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(64, 2001), nn.ReLU(), nn.Linear(2001, 10))
+    ratios = (0.25012490, 0.25012496)
+    points = sensitivity(wide, images, ratios, layers=["1"], criterion="l1", device="cpu").by_layer["1"]
+    assert [point.ratio for point in points] == [0.0, *ratios]
+    assert [point.count for point in points] == [0, 500, 501]
 
 
 def test_curves_are_sweeps_of_each_layer(resnet, images, tmp_path):

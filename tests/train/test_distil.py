@@ -87,6 +87,25 @@ def test_features_hold_the_kept_channels_to_the_teachers(splits, narrow):
     assert near.history[-1].distillation < near.history[0].distillation
 
 
+@pytest.mark.parametrize("layer", ["norm", "deep"])
+def test_features_are_what_the_layer_returns_also_before_an_operator_in_place(narrow, layer):
+    class InPlace(type(narrow)):
+        def forward(self, images):
+            hidden = torch.relu_(self.norm(self.conv(images)))
+            return self.head(torch.relu_(self.deep(hidden)).mean((2, 3)))
+
+    images, module = torch.randn(4, 1, 6, 6), narrow.eval().get_submodule(layer)
+    expected = []
+    handle = module.register_forward_hook(lambda _, __, out: expected.append(out.detach().clone()))
+    narrow.__class__ = InPlace
+    with distil._heard([module]) as heard:
+        narrow(images)
+    handle.remove()
+    assert expected[0].min() < 0
+    assert torch.equal(heard[module].detach(), expected[0])
+    assert heard[module].requires_grad
+
+
 def apart(model, teacher, features, splits):
     """The mean relative distance of the deepest matched layer, in eval mode."""
     images, _ = next(iter(splits.validation.batches(64)))

@@ -4,10 +4,31 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import RequestError
-from secateur.train import matching_channels
+from secateur.train import Distillation, FitConfig, fit, matching_channels
 from secateur.train.features import channel_dim
 
 X = torch.zeros(1, 1, 6, 6)
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.LayerNorm((6, 6, 6))
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, images):
+        return self.head(self.norm(self.conv(images)).mean((2, 3)))
+
+
+def test_a_norm_over_maps_is_matched_by_its_channels(splits):
+    torch.manual_seed(0)
+    teacher = Normed()
+    cut = sc.prune(teacher, X, keep={"conv": [0, 3, 4]}, check=False)
+    features = matching_channels(cut.plan, teacher, ["norm"])
+    assert features == {"norm": (0, 3, 4)}
+    config = FitConfig(epochs=1, batch_size=32, quiet=True, device="cpu")
+    asked = Distillation(teacher, weight=0.0, features=features)
+    assert fit(cut.model, splits, config, distillation=asked).history[0].distillation > 0
 
 
 def test_after_two_cuts_channels_are_those_of_the_uncut_teacher(narrow):
@@ -43,6 +64,7 @@ def test_a_pattern_that_fits_nothing_lists_what_there_is(narrow):
 
 
 def test_where_channels_are_is_known_for_layers_with_weights_only():
-    assert [channel_dim(layer) for layer in (nn.BatchNorm1d(2), nn.LayerNorm(2))] == [1, -1]
+    layers = (nn.BatchNorm1d(2), nn.LayerNorm(2), nn.LayerNorm((2, 5, 5)))
+    assert [channel_dim(layer) for layer in layers] == [1, -1, -3]
     with pytest.raises(RequestError, match="where ReLU has its channels is not known"):
         channel_dim(nn.ReLU())

@@ -24,6 +24,7 @@ from typing import Any
 from secateur.errors import RequestError
 from secateur.mask.schedule import schedules
 from secateur.measure import Cost
+from secateur.score.criterion import describe
 from secateur.select.budget import Budget
 from secateur.train import FitConfig
 
@@ -160,9 +161,8 @@ class Recipe:
     def as_json(self) -> dict[str, Any]:
         """What decides the result, as it stands in the first line of the rows."""
         named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        criterion = getattr(self.criterion, "__name__", str(self.criterion))
         finetune = {**self.finetune.recipe(), "keep": self.finetune.keep}
         for kind in _BUDGETS:
             del named[kind]
         named[self.budget.kind] = self.budget.value
-        return {**named, "criterion": criterion, "finetune": finetune}
+        return {**named, "criterion": describe(self.criterion), "finetune": finetune}

@@ -11,15 +11,18 @@ A stage is known when its row is. A model is on the disk before its row is writt
 import re
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from secateur.capture.copies import copy_module
-from secateur.errors import RequestError
+from secateur.capture.inputs import as_call
+from secateur.errors import NoEffectWarning, RequestError
 from secateur.iterative.recipe import Recipe
 from secateur.iterative.rows import ROWS, Iterated, StageRow
 from secateur.pipeline import couple, measure, prune
@@ -28,7 +31,7 @@ from secateur.recover import choose as choose_steps
 from secateur.result import Result, recover_result
 from secateur.score import require_data
 from secateur.train import Distillation, evaluate, fit, last_folder
-from secateur.train.classifier import Data
+from secateur.train.classifier import Data, Part
 from secateur.write.checkpoint import load_state, read_saved, save_model, weights_of
 from secateur.write.rows import Rows, fingerprint_of
 
@@ -68,7 +71,8 @@ def iterate(
         on_row: Told every new row.
 
     Returns:
-        The model, the plan and the rows.
+        The model, the plan and the rows; where the budget asks for less than one channel a model that was not
+        cut, with a `NoEffectWarning`.
 
     Raises:
         RequestError: The request makes no sense, or `save` holds another run.
@@ -124,14 +128,28 @@ class _Given:
         """What the rows belong to."""
         opening = self.recipe.as_json()
         opening["model"] = fingerprint_of(self.model.state_dict())
-        opening["validation images"] = fingerprint_of(list(self.data.validation.batches(256)))
-        opening["training images"] = len(self.data.train)
+        leaves = pytree.tree_leaves(as_call(self.example_inputs))
+        opening["example inputs"] = [_shaped(leaf) for leaf in leaves]
+        opening["validation images"] = _images(self.data.validation)
+        opening["training images"] = _images(self.data.train)
         opening["calibration"] = None if self.batches is None else fingerprint_of(self.batches)
         opening["teacher"] = None
         if self.distillation is not None:
             asked, state = self.distillation, self.distillation.teacher.state_dict()
             opening["teacher"] = [fingerprint_of(state), asked.temperature, asked.weight]
         return opening
+
+
+def _shaped(leaf: Any) -> str:
+    """A tensor by its type and shape, a plain value as it is, any other by its kind."""
+    if isinstance(leaf, Tensor):
+        return f"{str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}"
+    return str(leaf) if isinstance(leaf, (str, int, float)) else type(leaf).__name__
+
+
+def _images(part: Part) -> str:
+    """How many, and a hash of them; batch by batch, as all need not fit in memory."""
+    return f"{len(part)} {fingerprint_of([fingerprint_of(batch) for batch in part.batches(256)])}"
 
 
 def _rows(given: _Given, folder: Path | None, *, resume: bool, overwrite: bool) -> Rows:
@@ -294,7 +312,12 @@ class _Run:
         return self.given.recipe.counted(self.cost, sum(self.groups.values()))
 
     def result(self) -> Iterated:
-        """What came out."""
+        """What came out; a copy where it is what came in."""
+        if self.plan == self.given.plan:
+            what = f"{self.given.recipe.budget} asks for less than one of what it counts: nothing was cut"
+            warnings.warn(what, NoEffectWarning, stacklevel=3)
+        if self.model is self.given.model:
+            self.model = copy_module(self.model)
         rows = tuple(StageRow(**row) for row in self.rows.known.values())
         return Iterated(self.model, self.plan, rows, self.before, self.cost)
 

@@ -18,8 +18,10 @@ import torch
 from torch import nn
 
 from secateur.couple import Groups
+from secateur.errors import RequestError
 from secateur.penalise import penalties
 from secateur.penalise.scales import penalised_scales, require_all_channels
+from secateur.penalise.slices import require_strength
 
 
 @penalties("bn-l1")
@@ -36,7 +38,7 @@ class BnL1:
         strength: The paper's lambda, `--s` on the command line: loss per unit of gamma, at least 0.
 
     Raises:
-        ValueError: The strength is negative, or a scale does not require a gradient.
+        RequestError: The strength makes no sense, or a scale is frozen.
 
     Example:
         >>> gamma = nn.Parameter(torch.tensor([0.5, -0.2, 0.0]))
@@ -57,10 +59,13 @@ class BnL1:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))
-        if self.strength < 0:
-            raise ValueError(f"the strength of bn-l1 is {self.strength}, it must be at least 0")
-        if not all(scale.requires_grad for scale in self.scales):
-            raise ValueError("a penalised batch-norm scale is frozen (requires_grad is False)")
+        require_strength("bn-l1", self.strength)
+        frozen = sum(not scale.requires_grad for scale in self.scales)
+        if frozen:
+            raise RequestError(
+                f"{frozen} of {len(self.scales)} batch-norm scales are frozen, bn-l1 would not reach them",
+                do="set requires_grad, or protect their groups",
+            )
 
     @classmethod
     def of(
@@ -73,7 +78,7 @@ class BnL1:
         """Make the penalty on the batch-norm scales of all prunable groups.
 
         Raises:
-            RequestError: No prunable channel has a batch-norm scale, or `keep` was passed.
+            RequestError: No prunable channel has a batch-norm scale, one is frozen, or `keep` was passed.
         """
         require_all_channels("bn-l1", keep)
         return cls(penalised_scales(model, groups), strength)

@@ -4,9 +4,10 @@
     subgradient added to theta_c's:  s * sqrt(p_g) * theta_c / |theta_c|        0 where theta_c is 0
 
 theta_c is everything that would be cut with channel c: its row of the kernel, its bias, its scale and shift,
-and the columns of all that reads it; p_g is how many numbers that is. The norm pulls equally hard at any
-distance from zero, as the L1 norm does on one number, but on the channel as a whole, so it works without
-batch norm. With sqrt(p_g) the pull on a single number is about s, whatever the size of the group.
+and the columns of all that reads it; p_g is how many numbers that is, each counted once also where row and
+column of a square weight cross. The norm pulls equally hard at any distance from zero, as the L1 norm does on
+one number, but on the channel as a whole, so it works without batch norm. With sqrt(p_g) the pull on a single
+number is about s, whatever the size of the group.
 
 References:
     Yuan and Lin, "Model Selection and Estimation in Regression with Grouped Variables", JRSS B 2006, equation

@@ -27,7 +27,7 @@ from secateur.couple import Groups
 from secateur.errors import RequestError
 from secateur.penalise import penalties
 from secateur.penalise.scales import prunable_scales
-from secateur.penalise.slices import Channels, coupled_slices, distinct, require_strength
+from secateur.penalise.slices import Channels, coupled_slices, distinct, require_strength, wide
 
 GROWTH = 0.75
 """Share of the run over which the strength grows; then it is held."""
@@ -90,20 +90,21 @@ class GrowingL2:
                 A group that is not named stays whole.
 
         Raises:
-            RequestError: `keep` is missing, names no prunable group or no channel of it, or removes nothing.
+            RequestError: `keep` is missing, names no prunable group or no channel of it or a frozen one, or
+                removes nothing.
         """
         if keep is None:
             raise RequestError(
                 "growing-l2 must know which channels will go",
                 do="pass keep=sc.plan(model, example, ratio=0.5, criterion='l1').keep",
             )
-        channels = [one for one in coupled_slices(model, groups) if one.name in keep]
+        channels = coupled_slices(model, groups, keep)
         _require_known(keep, channels)
         going = tuple(_going(one, keep[one.name]) for one in channels)
         if not any(bool(one.any()) for one in going):
             raise RequestError("growing-l2 has nothing to act on: all channels stay", do="remove some")
         scales = prunable_scales(model, groups)
-        return cls(tuple(channels), going, strength, tuple(scales))
+        return cls(channels, going, strength, tuple(scales))
 
     @property
     def parameters(self) -> tuple[nn.Parameter, ...]:
@@ -123,13 +124,13 @@ class GrowingL2:
         """Add the gradient to the unscaled gradients of all slices of the channels that go."""
         strength = self.strength_at(progress)
         for group, going in zip(self.channels, self.going, strict=True):
-            group.pull(going.to(group.slices[0].parameter) * strength)
+            group.pull(going.to(wide(group.slices[0].parameter)) * strength)
 
     @torch.no_grad()
     def value(self, progress: float = 1.0) -> float:
         """Compute `lambda / 2 * sum |theta|^2` over the channels that go, in units of the loss."""
         squares = (
-            (group.squares() * going.to(group.slices[0].parameter)).sum().item()
+            (group.squares() * going.to(wide(group.slices[0].parameter))).sum().item()
             for group, going in zip(self.channels, self.going, strict=True)
         )
         return self.strength_at(progress) / 2 * sum(squares)

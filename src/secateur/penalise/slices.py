@@ -5,8 +5,9 @@ columns of whatever reads it. `couple` says where; here that is written down onc
 positions, which the training loop can copy along with the model and use without the groups.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from math import sqrt
 
 import torch
@@ -38,12 +39,20 @@ class Slice:
         across = self.parameter.numel() // max(self.parameter.shape[self.dim], 1)
         return across if self.places is None else across * self.places.shape[1]
 
+    @property
+    def indices(self) -> Int64[Tensor, "channels each"]:
+        """Where in the dim each channel lies, on the parameter's device."""
+        places = self.places
+        if places is None:
+            places = torch.arange(self.parameter.shape[self.dim]).unsqueeze(1)
+        return places.to(self.parameter.device)
+
     def squares(self) -> Float[Tensor, " channels"]:
-        """Sum the squares of the numbers that go with each channel."""
+        """Sum the squares of the numbers that go with each channel, in single precision or better."""
         others = [dim for dim in range(self.parameter.ndim) if dim != self.dim]
-        squared = self.parameter.detach().square()
+        squared = wide(self.parameter).square()
         summed = squared.sum(others) if others else squared
-        return summed if self.places is None else summed[self.places.to(summed.device)].sum(1)
+        return summed if self.places is None else summed[self.indices].sum(1)
 
     def pull(self, factors: Float[Tensor, " channels"]) -> None:
         """Add `factor * value` to the gradient of every number, by the factor of its channel."""
@@ -56,9 +65,61 @@ class Slice:
             )
         shape = [1] * parameter.ndim
         shape[self.dim] = -1
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        parameter.grad.addcmul_(parameter.detach(), factors.view(shape).to(parameter.dtype))
+        values = wide(parameter)
+        _gradient(parameter).addcmul_(values, factors.view(shape).to(values.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """What slices of one parameter share: W[c, c] lies in row c and in column c of a square weight.
+
+    Two slices count it twice, so it is taken off; what three share is added again, and so on (inclusion and
+    exclusion). Then each number of a channel counts once.
+
+    Attributes:
+        slices: Slices of the same parameter and channels, by different dims.
+    """
+
+    slices: tuple[Slice, ...]
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter of all of them."""
+        return self.slices[0].parameter
+
+    @property
+    def sign(self) -> int:
+        """Whether it is taken off, -1, or added again, 1."""
+        return -1 if len(self.slices) % 2 == 0 else 1
+
+    @property
+    def entries(self) -> int:
+        """How many numbers of each channel are shared, with the sign."""
+        return self.sign * self._grid(self.parameter)[self._index].flatten(1).shape[1]
+
+    def squares(self) -> Float[Tensor, " channels"]:
+        """Sum the squares of these numbers, with the sign."""
+        return self.sign * self._grid(wide(self.parameter))[self._index].square().flatten(1).sum(1)
+
+    def pull(self, factors: Float[Tensor, " channels"]) -> None:
+        """Add `sign * factor * value` to their gradient."""
+        values = self._grid(wide(self.parameter))[self._index]
+        shaped = factors.view(-1, *[1] * (values.ndim - 1)).to(values.dtype)
+        gradient = self._grid(_gradient(self.parameter))
+        gradient[self._index] += (self.sign * values * shaped).to(gradient.dtype)
+
+    def _grid(self, tensor: Tensor) -> Tensor:
+        """The tensor with the dims of the channels first."""
+        return tensor.detach().movedim([held.dim for held in self.slices], list(range(len(self.slices))))
+
+    @property
+    def _index(self) -> tuple[Tensor, ...]:
+        """Into these dims: for each channel every pair of its positions."""
+        shape = [1] * len(self.slices)
+        return tuple(
+            held.indices.view(-1, *shape[:at], held.indices.shape[1], *shape[at + 1 :])
+            for at, held in enumerate(self.slices)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +129,12 @@ class Channels:
     Attributes:
         name: The group.
         size: How many channels.
-        slices: Every parameter that holds them, once for each dim that does.
+        slices: Every parameter that holds them, once for each dim that does, and what these share.
     """
 
     name: str
     size: int
-    slices: tuple[Slice, ...]
+    slices: tuple[Slice | Overlap, ...]
 
     @property
     def weight(self) -> float:
@@ -93,12 +154,15 @@ class Channels:
             held.pull(factors)
 
 
-def coupled_slices(model: nn.Module, groups: Groups) -> tuple[Channels, ...]:
+def coupled_slices(
+    model: nn.Module, groups: Groups, only: Collection[str] | None = None
+) -> tuple[Channels, ...]:
     """List the channels of the prunable groups with all their slices.
 
     Args:
         model: The model that the groups belong to.
         groups: Its groups.
+        only: Names of those that are wanted; None for all.
 
     Returns:
         One entry for each prunable group that has parameters, in the order of the network.
@@ -122,6 +186,7 @@ def coupled_slices(model: nn.Module, groups: Groups) -> tuple[Channels, ...]:
             [f"{group.name}: {group.reason}" for group in groups if group.reason],
             "protect less, or train without a penalty",
         )
+    found = [channels for channels in found if only is None or channels.name in only]
     for channels in found:
         for held in channels.slices:
             if not held.parameter.requires_grad:
@@ -133,7 +198,7 @@ def coupled_slices(model: nn.Module, groups: Groups) -> tuple[Channels, ...]:
     return tuple(found)
 
 
-def _slices(group: Group, named: dict[str, nn.Parameter]) -> tuple[Slice, ...]:
+def _slices(group: Group, named: dict[str, nn.Parameter]) -> tuple[Slice | Overlap, ...]:
     slices: list[Slice] = []
     first_name: dict[int, str] = {}
     for member in group.members:
@@ -144,7 +209,28 @@ def _slices(group: Group, named: dict[str, nn.Parameter]) -> tuple[Slice, ...]:
         places = Places(member.expr)
         index = None if places.axis is group.axis else torch.from_numpy(places.of(group.axis))
         slices.append(Slice(parameter, member.dim, index))
-    return tuple(slices)
+    return (*slices, *_overlaps(slices))
+
+
+def _overlaps(slices: Sequence[Slice]) -> Iterator[Overlap]:
+    by_parameter: dict[int, list[Slice]] = {}
+    for held in slices:
+        by_parameter.setdefault(id(held.parameter), []).append(held)
+    for several in by_parameter.values():
+        for count in range(2, len(several) + 1):
+            yield from map(Overlap, combinations(several, count))
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The values in single precision or better: squares of half precision overflow at 256."""
+    values = tensor.detach()
+    return values if values.element_size() >= 4 else values.float()
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def distinct(channels: Sequence[Channels]) -> tuple[nn.Parameter, ...]:

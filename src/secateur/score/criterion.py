@@ -5,8 +5,10 @@
 A formula sees one member of a group at a time (a weight, an activation), or all of the group at once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from types import CodeType, FunctionType, NoneType
 from typing import Any, TypeAlias
 
 import torch
@@ -221,3 +223,78 @@ def as_criterion(criterion: str | Scorer | Criterion) -> Criterion:
 
 def _whole(view: GroupView) -> list[GroupView]:
     return [view] if view.members else []
+
+
+def describe(criterion: str | Scorer | Criterion) -> str:
+    """Say what a criterion computes, alike in every process: by this a run that goes on knows its own.
+
+    Args:
+        criterion: A registered name, a `Criterion`, or a callable from a group's view to scores.
+
+    Returns:
+        The name, with what differs from the registered criterion of that name. A callable is told by its name
+        and a hash of its code, constants, defaults and closure; the globals that it reads are not looked at.
+
+    Example:
+        >>> describe("l1"), describe(choose("ln", n=1.5, aggregate="max"))
+        ('l1', 'ln (aggregate=max, n=1.5)')
+        >>> describe(lambda view: view.weights[0]) == describe(lambda view: view.weights[-1])
+        False
+    """
+    found = as_criterion(criterion)
+    own = as_criterion(found.name if found.name in criteria else lambda view: torch.empty(0))
+    names = ("formula", "members", "aggregate", "normalise", "loss")
+    told = {name: getattr(found, name) for name in names if getattr(found, name) != getattr(own, name)}
+    told |= dict(sorted(found.options.items()))
+    shown = ", ".join(f"{name}={_told(value)}" for name, value in told.items())
+    return f"{found.name} ({shown})" if shown else found.name
+
+
+_PLAIN = (str, bytes, int, float, complex, NoneType)
+
+
+def _told(value: Any) -> str:
+    """A plain value as it is, any other by its name and a hash."""
+    if isinstance(value, _PLAIN):
+        return str(value)
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    return f"{name} {hashlib.sha256(_text(value, ()).encode()).hexdigest()[:8]}"
+
+
+def _text(value: Any, within: tuple[Any, ...]) -> str:
+    """All that a value holds, without addresses of memory; `within` is what holds it."""
+    if isinstance(value, _PLAIN):
+        return repr(value)
+    if any(value is held for held in within):
+        return "itself"
+    texts = [_text(part, (*within, value)) for part in _parts(value)]
+    return f"{type(value).__qualname__}({', '.join(sorted(texts) if isinstance(value, Set) else texts)})"
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    match value:
+        case Tensor():
+            numbers = value.detach().cpu().contiguous().flatten()
+            return str(value.dtype), tuple(value.shape), numbers.view(torch.uint8).numpy().tobytes()
+        case CodeType():
+            return value.co_code, value.co_names, value.co_consts
+        case FunctionType():
+            cells = [cell.cell_contents for cell in value.__closure__ or ()]
+            return (
+                value.__module__,
+                value.__qualname__,
+                value.__code__,
+                value.__defaults__,
+                value.__kwdefaults__,
+                cells,
+            )
+        case type():
+            return value.__module__, value.__qualname__, vars(value).get("__call__")
+        case Mapping():
+            return value.items()
+        case list() | tuple() | Set():
+            return value
+    try:
+        return [value.__reduce_ex__(2)]  # as pickle takes an object, a partial or a method apart
+    except TypeError:  # a module, a lock, a generator
+        return [getattr(value, "__name__", "")]

@@ -29,7 +29,8 @@ class BlockRow:
 
     Attributes:
         block: The module that adds.
-        layer: The last layer of its branch, all channels of which are zeroed.
+        layer: The last layer of its branch, all channels of which are zeroed; the name of its weight where
+            the module does more than this one operator.
         accuracy: The share of the images that are classified right without the branch.
         drop: What of the accuracy of the model is lost.
     """
@@ -67,17 +68,18 @@ class BlockSweep:
         return draw_bars(path, shares, self.accuracy, "accuracy with the last layer of a block zeroed")
 
 
-def branch_ends(graph: Graph) -> list[tuple[str, str]]:
+def branch_ends(graph: Graph) -> list[tuple[str, Node]]:
     """Find the residual branches of a record.
 
-    A residual sum adds two values of one shape; the branch is the side with more weights of its own, and the
-    other side, the shortcut, has at most one.
+    A residual sum adds two values of one shape that both come from an input of the model; the branch is the
+    side with more weights of its own, and the other side, the shortcut, has at most one.
 
     Returns:
-        The module that adds, and the module of the last convolution or linear layer of the branch.
+        The module that adds, and the last convolution or linear operator of the branch.
     """
     behind: dict[int, frozenset[int]] = {}
-    found: list[tuple[str, str]] = []
+    from_input = set(graph.inputs)
+    found: list[tuple[str, Node]] = []
     for node in graph.nodes:
         refs = [ref for arg in node.args.values() for ref in refs_in(arg)]
         for made in node.outputs:
@@ -85,15 +87,17 @@ def branch_ends(graph: Graph) -> list[tuple[str, str]]:
                 behind[made.value] = frozenset({node.index}).union(
                     *(behind.get(ref.value, frozenset()) for ref in refs)
                 )
+                if any(ref.value in from_input for ref in refs):
+                    from_input.add(made.value)
         sides = [ref.value for ref in (node.args.get("self"), node.args.get("other")) if isinstance(ref, Ref)]
         if node.op not in _ADDS or len(sides) != 2 or sides[0] == sides[1]:
             continue
-        if graph.values[sides[0]].shape != graph.values[sides[1]].shape:
+        if graph.values[sides[0]].shape != graph.values[sides[1]].shape or not from_input.issuperset(sides):
             continue
         one, two = (behind.get(value, frozenset()) for value in sides)
         branches = sorted((_layers(graph, one - two), _layers(graph, two - one)), key=len)
         if len(branches[1]) > len(branches[0]) and len(branches[0]) <= 1:
-            found.append((node.modules[-1], branches[1][-1].modules[-1]))
+            found.append((node.modules[-1], branches[1][-1]))
     return found
 
 
@@ -139,21 +143,22 @@ def block_sweep(
             {"sweep": "blocks", "where": where, **fingerprint(model, test)},
             "layer",
         )
-        missing = [end for end in ends if end[1] not in known.known]
-        places = [own.find(layer, where) for _, layer in missing]
-        jobs = [Job(place, ((), tuple(range(place.size)))) for place in places]
+        blocks = [(block, own.find_end(node, where)) for block, node in ends]
+        missing = [(block, place) for block, place in blocks if place.layer not in known.known]
+        jobs = [Job(place, ((), tuple(range(place.size)))) for _, place in missing]
         halves: dict[int, dict[int, float]] = {}
         for number, choice, counted in (engine or LocalEngine()).map(own, jobs):
             half = halves.setdefault(number, {})
             half[choice] = counted.accuracy
             if len(half) == 2:
-                row = BlockRow(*missing[number], half[1], half[0] - half[1])
+                block, place = missing[number]
+                row = BlockRow(block, place.layer, half[1], half[0] - half[1])
                 known.add(asdict(row) | {"dense": half[0]})
                 if on_row is not None:
                     on_row(row)
     finally:
         if forks is None:
             own.close()
-    held = [known.known[layer] for _, layer in ends]
+    held = [known.known[place.layer] for _, place in blocks]
     ordered = tuple(BlockRow(row["block"], row["layer"], row["accuracy"], row["drop"]) for row in held)
     return BlockSweep(held[0]["dense"], ordered)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from secateur.capture.batches import Samples
 from secateur.couple import couple_graph
-from secateur.errors import RequestError
+from secateur.errors import CheckpointError, RequestError
 from secateur.score import Criterion, score
-from secateur.score.criterion import Scorer, as_criterion
+from secateur.score.criterion import Scorer, as_criterion, describe
 from secateur.score.values import Reading
 from secateur.sweep.draw import draw_curves
 from secateur.sweep.engine import Engine, Job, LocalEngine
@@ -149,7 +149,7 @@ def sensitivity(
     wanted = sorted({0.0, *map(float, ratios)})
     told = {
         "sweep": "sensitivity",
-        "criterion": chosen.name,
+        "criterion": describe(chosen),
         **({"where": where} if by == "layers" else {"by": by}),
         "seed": seed,
         "data": None if batches is None else fingerprint_of(batches),
@@ -161,15 +161,15 @@ def sensitivity(
         places, skipped = _places(kind, layers)
         jobs, points = _jobs(kind, places, wanted, known)
         for number, at, counted in (engine or LocalEngine()).map(own, jobs):
-            name, ratio, count = points[number][at]
-            point = Point(name, ratio, count, float(metric(counted)))
-            known.add({"point": f"{name} {ratio:g}", **asdict(point)})
+            name, ratio, removed = points[number][at]
+            point = Point(name, ratio, len(removed), float(metric(counted)))
+            known.add({"point": _key(name, ratio), **asdict(point), "removed": removed})
             if on_point is not None:
                 on_point(point)
     finally:
         if forks is None:
             own.close()
-    curves = {name: tuple(_point(known.known[f"{name} {ratio:g}"]) for ratio in wanted) for name in places}
+    curves = {name: tuple(_point(known.known[_key(name, ratio)]) for ratio in wanted) for name in places}
     return Curves(chosen.name, curves, skipped | kind.unscored, by)
 
 
@@ -234,18 +234,35 @@ def _places(kind: _Layers | _Groups, named: Sequence[str] | None) -> tuple[dict[
 
 def _jobs(
     kind: _Layers | _Groups, places: dict[str, Any], wanted: Sequence[float], known: Rows
-) -> tuple[list[Job], list[list[tuple[str, float, int]]]]:
-    """What is not known yet: a job for each place, and the name, ratio and count of each of its choices."""
+) -> tuple[list[Job], list[list[tuple[str, float, list[int]]]]]:
+    """What is not known yet: a job for each place, and the name, ratio and channels of each choice."""
     jobs: list[Job] = []
-    points: list[list[tuple[str, float, int]]] = []
+    points: list[list[tuple[str, float, list[int]]]] = []
     for name, place in places.items():
-        missing = [ratio for ratio in wanted if f"{name} {ratio:g}" not in known.known]
+        order = kind.scores(place).argsort(stable=True).tolist()
+        choices = {ratio: order[: round(ratio * place.size)] for ratio in wanted}
+        _require_same(name, choices, known)
+        missing = [(name, ratio, choices[ratio]) for ratio in wanted if _key(name, ratio) not in known.known]
         if missing:
-            order = kind.scores(place).argsort(stable=True).tolist()
-            takes = [round(ratio * place.size) for ratio in missing]
-            jobs.append(Job(place, tuple(tuple(order[:count]) for count in takes)))
-            points.append([(name, ratio, count) for ratio, count in zip(missing, takes, strict=True)])
+            jobs.append(Job(place, tuple(tuple(removed) for _, _, removed in missing)))
+            points.append(missing)
     return jobs, points
+
+
+def _require_same(name: str, choices: dict[float, list[int]], known: Rows) -> None:
+    """A point that is known zeroed what it would zero now."""
+    for ratio, removed in choices.items():
+        row = known.known.get(_key(name, ratio))
+        if row is not None and row.get("removed") != removed:
+            raise CheckpointError(
+                f"{known.path} holds the rows of another sweep",
+                [f"{name} at {ratio:g}: other channels were zeroed there"],
+                "name another file",
+            )
+
+
+def _key(name: str, ratio: float) -> str:
+    return f"{name} {ratio!r}"
 
 
 def _point(row: dict[str, Any]) -> Point:

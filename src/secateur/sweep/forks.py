@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from secateur.capture.calls import record_calls
 from secateur.capture.replay import Replay, Tape, record_tape
 from secateur.errors import CaptureError, PathError, RequestError
-from secateur.graph.node import Graph
-from secateur.sweep.places import GroupPlace, Place, Spot, find_place
+from secateur.graph.node import Graph, Node
+from secateur.sweep.places import GroupPlace, Place, Spot, find_end, find_place
 from secateur.sweep.stored import State, Stored
 from secateur.train.classifier import Part, choose_device, require_classifier
 
@@ -96,6 +96,10 @@ class Forks:
     def find(self, layer: str, where: str = "removed") -> Place:
         """The place of a layer's channels; see `find_place`."""
         return find_place(self.model, self.graph, self.calls, layer, where)
+
+    def find_end(self, node: Node, where: str = "removed") -> Place:
+        """The place of what one operator makes; see `secateur.sweep.places.find_end`."""
+        return find_end(self.model, self.graph, self.calls, node, where)
 
     def close(self) -> None:
         """Forget what is known at the last fork, on disk too."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from secateur.errors import RequestError
 from secateur.sweep.draw import draw_maps
 from secateur.sweep.forks import Forks
+from secateur.sweep.places import Place
 from secateur.train.classifier import Part
 
 
@@ -50,6 +51,11 @@ class FeatureMaps:
         return draw_maps(path, self.maps, [str(channel) for channel in self.channels], title)
 
 
+def has_maps(forks: Forks, place: Place) -> bool:
+    """Whether the channels of a layer are maps of height and width."""
+    return len(forks.graph.values[place.activation].shape) == 4 and place.dim == 1
+
+
 def feature_maps(
     model: nn.Module, layer: str, part: Part, *, count: int = 64, forks: Forks | None = None, **options: Any
 ) -> FeatureMaps:
@@ -77,10 +83,10 @@ def feature_maps(
         raise RequestError(f"count is {count}", do="pass at least 1")
     own = Forks(model, part, **options) if forks is None else forks
     place = own.find(layer)
-    shape = own.graph.values[place.activation].shape
-    if len(shape) != 4 or place.dim != 1:
+    if not has_maps(own, place):
+        shape = list(own.graph.values[place.activation].shape)
         raise RequestError(
-            f"layer {layer} makes a tensor of shape {list(shape)}, not maps", do="choose a 2-d convolution"
+            f"layer {layer} makes a tensor of shape {shape}, not maps", do="choose a 2-d convolution"
         )
     total = sum(batch.double().sum(0) for batch in own.values(place.activation))
     assert isinstance(total, Tensor), "a part is never empty"

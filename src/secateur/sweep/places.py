@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from secateur.capture.calls import ModuleCall
-from secateur.couple import Group
+from secateur.couple import Group, couple_graph
 from secateur.errors import RequestError
+from secateur.graph.axes import leaves
 from secateur.graph.node import Graph, Node, Ref, refs_in
 from secateur.score.values import Reading
+from secateur.train.features import LAYERS, channel_dim
 
 WHERE = ("removed", "output")
 """After the norm that follows the layer, as if the channels were cut; or what the layer itself returns."""
@@ -135,11 +137,10 @@ def find_place(
         where: One of `WHERE`.
 
     Raises:
-        RequestError: There is no such module, it runs never or several times, returns no tensor, or nothing
-            reads what it returns.
+        RequestError: There is no such module, it runs never or several times, returns no tensor, or one whose
+            channels are in no one dim, or nothing reads what it returns.
     """
-    if where not in WHERE:
-        raise RequestError(f"where is '{where}'", do=f"choose one of {', '.join(WHERE)}")
+    _require_where(where)
     modules = dict(model.named_modules())
     if layer not in modules:
         near = [
@@ -155,7 +156,59 @@ def find_place(
             f"layer {layer} {what}",
             do="choose a layer that runs once in a forward pass and returns one tensor",
         )
-    return _Finder(graph).place(modules[layer], own[0], own[0].output.value, where)
+    value = own[0].output.value
+    dim = _channel_dim(graph, modules[layer], layer, value)
+    return _Finder(graph).place(layer, own[0].end, value, dim, where)
+
+
+def find_end(
+    model: nn.Module, graph: Graph, calls: tuple[ModuleCall, ...], node: Node, where: str = "removed"
+) -> Place:
+    """Find the channels that one convolution or linear operator makes.
+
+    Args:
+        model: The recorded model.
+        graph: Its record.
+        calls: The runs of its modules.
+        node: The operator; in a module that does more than it, the place is named by its weight.
+        where: One of `WHERE`.
+
+    Raises:
+        RequestError: As for `find_place`.
+    """
+    _require_where(where)
+    if any(call.module == node.modules[-1] and call.output == node.outputs[0] for call in calls):
+        return find_place(model, graph, calls, node.modules[-1], where)
+    finder, weight = _Finder(graph), node.args.get("weight")
+    value = finder.made(node)
+    dim = len(graph.values[value].shape) - 1 if node.op.startswith("aten.linear") else 1
+    names = graph.names.get(weight.value, ()) if isinstance(weight, Ref) else ()
+    return finder.place(names[0] if names else str(node), node.index + 1, value, dim, where)
+
+
+def _require_where(where: str) -> None:
+    if where not in WHERE:
+        raise RequestError(f"where is '{where}'", do=f"choose one of {', '.join(WHERE)}")
+
+
+def _channel_dim(graph: Graph, module: nn.Module, layer: str, value: int) -> int:
+    """The dim of what a module returns that holds its channels; of what is no layer, the one with a group."""
+    shape = graph.values[value].shape
+    if len(shape) < 3:
+        return len(shape) - 1
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return 1
+    if isinstance(module, LAYERS):
+        return channel_dim(module) % len(shape)
+    groups = couple_graph(graph)
+    dims = groups.findings.dims[value]
+    found = [dim for dim, expr in enumerate(dims) if not groups.name_of.keys().isdisjoint(leaves(expr))]
+    if len(found) != 1:
+        raise RequestError(
+            f"layer {layer} returns a tensor of shape {list(shape)}, its dims with channels are {found}",
+            do="choose a convolution, a linear layer or a norm",
+        )
+    return found[0]
 
 
 class _Finder:
@@ -166,19 +219,18 @@ class _Finder:
             for value in {ref.value for arg in node.args.values() for ref in refs_in(arg)}:
                 self.readers.setdefault(value, []).append(node)
 
-    def place(self, module: nn.Module, call: ModuleCall, value: int, where: str) -> Place:
-        shape = self.graph.values[value].shape
-        dim = len(shape) - 1 if isinstance(module, nn.Linear) or len(shape) < 3 else 1
-        position, scale, reader = call.end, None, self._only_reader(value)
+    def place(self, layer: str, position: int, value: int, dim: int, where: str) -> Place:
+        scale, reader = None, self._only_reader(value)
         if where == "removed" and reader is not None and reader.op in _NORMS:
             held = reader.args.get("weight")
             scale = held.value if isinstance(held, Ref) and reader.op == "aten.batch_norm" else None
-            position, value = reader.index + 1, self._made(reader)
+            position, value = reader.index + 1, self.made(reader)
         if value not in self.readers:
             raise RequestError(
-                f"nothing reads what layer {call.module} returns", do="choose a layer before the last"
+                f"nothing reads what layer {layer} returns", do="choose a layer before the last"
             )
-        return Place(call.module, position, value, dim, shape[dim], self._activation(value), scale)
+        size = self._shape(value)[dim]
+        return Place(layer, position, value, dim, size, self._activation(value), scale)
 
     def _activation(self, value: int) -> int:
         """Go on over norms and sums up to the first other element-wise operator, which is the activation."""
@@ -186,9 +238,9 @@ class _Finder:
             is_norm_or_sum = node.op in _NORMS or node.op in _SUMS
             if not is_norm_or_sum and not node.is_pointwise:
                 break
-            if node.outputs[0] is None or self._shape(self._made(node)) != self._shape(value):
+            if node.outputs[0] is None or self._shape(self.made(node)) != self._shape(value):
                 break
-            value = self._made(node)
+            value = self.made(node)
             if not is_norm_or_sum:
                 break
         return value
@@ -200,7 +252,8 @@ class _Finder:
     def _shape(self, value: int) -> tuple[int, ...]:
         return self.graph.values[value].shape
 
-    def _made(self, node: Node) -> int:
+    def made(self, node: Node) -> int:
+        """The value that a call with one result makes."""
         ref = node.outputs[0]
         assert ref is not None, "these operators return a tensor"
         return ref.value

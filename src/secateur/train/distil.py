@@ -223,11 +223,14 @@ class Distiller:
 
 @contextlib.contextmanager
 def _heard(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Any]]:
-    """Note what modules return; the hooks are gone when the block ends, however it ends."""
+    """Note what modules return, a copy as the next operator may write into it.
+
+    The hooks are gone when the block ends, however it ends.
+    """
     outputs: dict[nn.Module, Any] = {}
 
     def hear(module: nn.Module, _: Any, output: Any) -> None:
-        outputs[module] = output
+        outputs[module] = output.clone() if isinstance(output, Tensor) else output
 
     handles = [module.register_forward_hook(hear) for module in modules]
     try:

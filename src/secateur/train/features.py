@@ -23,22 +23,27 @@ _FIRST = (
     nn.InstanceNorm3d,
     nn.GroupNorm,
 )
-_LAST = (nn.Linear, nn.LayerNorm)
+LAYERS = (*_FIRST, nn.Linear, nn.LayerNorm)
+"""Layers of which it is known where their channels are."""
 
 
 def channel_dim(module: nn.Module) -> int:
     """The dim of a layer's output that holds its channels.
 
+    A layer norm over several dims, such as (channels, height, width), has them in the first of these.
+
     Raises:
         RequestError: The layer is of no kind for which this is known.
 
     Example:
-        >>> channel_dim(nn.Conv2d(1, 2, 3)), channel_dim(nn.Linear(2, 2))
-        (1, -1)
+        >>> [channel_dim(layer) for layer in (nn.Conv2d(1, 2, 3), nn.Linear(2, 2), nn.LayerNorm((2, 3, 3)))]
+        [1, -1, -3]
     """
     if isinstance(module, _FIRST):
         return 1
-    if isinstance(module, _LAST):
+    if isinstance(module, nn.LayerNorm):
+        return -len(module.normalized_shape)
+    if isinstance(module, nn.Linear):
         return -1
     raise RequestError(
         f"where {type(module).__name__} has its channels is not known",
@@ -76,7 +81,7 @@ def matching_channels(
     layers = {
         name: tensor
         for name, module in teacher.named_modules()
-        if isinstance(module, (*_FIRST, *_LAST)) and (tensor := _shaped_like_output(name, module))
+        if isinstance(module, LAYERS) and (tensor := _shaped_like_output(name, module))
     }
     for pattern in patterns:
         fitting = [name for name in layers if fnmatch.fnmatchcase(name, pattern)]

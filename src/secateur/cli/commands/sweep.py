@@ -40,6 +40,7 @@ from secateur.sweep import (
     sensitivity,
 )
 from secateur.sweep.curves import BY
+from secateur.sweep.maps import has_maps
 from secateur.train.classifier import make_fabric, surroundings
 
 
@@ -52,8 +53,11 @@ def sweep(
     ] = None,
     counts: Annotated[str, typer.Option("--counts", help="How many to zero, with commas.")] = "1,3,5",
     maps: Annotated[
-        int, typer.Option(min=0, help="Draw the mean feature maps of so many channels of --layer.")
-    ] = 64,
+        int | None,
+        typer.Option(
+            min=0, help="Draw the mean feature maps of so many channels of --layer; 64 if it makes maps."
+        ),
+    ] = None,
     ratios: Annotated[
         str | None, typer.Option(help="Sweep every layer or group by shares, with commas, such as 0.25,0.5.")
     ] = None,
@@ -155,8 +159,14 @@ class _Session:
         self.lines: list[str] = []
         self.written: list[Path] = []
 
-    def channels(self, layer: str, counts: list[int], maps: int, asked: dict[str, Any]) -> None:
+    def channels(self, layer: str, counts: list[int], maps: int | None, asked: dict[str, Any]) -> None:
         """Sweep the channels of a layer, and draw its maps."""
+        makes_maps = has_maps(self.forks, self.forks.find(layer, self.where))
+        if maps and not makes_maps:
+            raise RequestError(
+                f"--maps is {maps}, layer {layer} makes no maps",
+                do="leave --maps out, or choose a convolution",
+            )
         found = channel_sweep(
             self.model,
             layer,
@@ -177,8 +187,10 @@ class _Session:
         self.told |= {"scores": found.scores.tolist(), "rows": rows}
         self.lines.append(str(found))
         self.written += [self.save / "sweep.jsonl", found.plot(self.save / "sweep.png")]
-        if maps:
-            shown = feature_maps(self.model, layer, self.parts.test, count=maps, forks=self.forks)
+        if maps is None and not makes_maps:
+            self.lines.append(f"no feature maps: layer {layer} makes none")
+        elif maps != 0:
+            shown = feature_maps(self.model, layer, self.parts.test, count=maps or 64, forks=self.forks)
             self.told["most_active"] = list(shown.channels)
             self.lines.append(str(shown))
             self.written.append(shown.plot(self.save / "maps.png"))
