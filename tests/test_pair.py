@@ -59,3 +59,13 @@ def test_models_that_do_not_belong_together_are_refused(dense):
     dropped = cut.plan.model_copy(update={"dropped": ("feature.4",)})
     with pytest.raises(RequestError, match=r"blocks of the model were dropped: feature\.4"):
         pair(dense, cut.model, dropped, X)
+
+
+def test_a_paired_model_that_was_recovered_absorbs_nothing_more(dense, images):
+    done = sc.recover(sc.prune(dense, X, ratio=0.5), images, ["absorb"])
+    result = pair(dense, done.model, done.plan, X)
+    with pytest.raises(
+        RequestError, match="'absorb' is for a fresh cut, and the model was recovered or trained"
+    ):
+        sc.recover(result, images, ["absorb"])
+    assert [one.step for one in sc.recover(result, images).errors] == ["refit"]

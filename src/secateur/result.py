@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.capture import capture
 from secateur.capture.batches import batches
@@ -24,6 +25,7 @@ from secateur.recover import MEMORY_BYTES, Recovered, Recovery, Subject
 from secateur.recover import choose as choose_steps
 from secateur.recover import recover as run_recovery
 from secateur.recover import table as recovery_table
+from secateur.recover.step import steps as registered
 from secateur.write.checkpoint import save_model
 
 
@@ -124,6 +126,8 @@ def recover_result(
             first item of a tuple. None where the steps can do without.
         steps: Registered recovery steps, run in order: "absorb", "refit", "batch-norm". None for "absorb" and
             "refit", or for "absorb" alone if there is no data; "batch-norm" is for where nothing is refitted.
+            "absorb" adds constants to what is there, so it runs once, first, and on a fresh cut only: of a
+            model that was recovered or trained since, None is for "refit" alone.
         memory_bytes: What the activations of all batches between two layers may take; beyond it a step uses
             fewer batches and says so.
 
@@ -132,7 +136,8 @@ def recover_result(
         before and after each step (`errors`).
 
     Raises:
-        RequestError: A step is unknown or needs data, or the data is none.
+        RequestError: A step is unknown or needs data, or the data is none; or "absorb" does not come first,
+            or the model was recovered or trained since the cut.
         CaptureError: The model does not run on a batch, or computes NaN or infinity on it.
 
     Example:
@@ -147,6 +152,8 @@ def recover_result(
         ['absorb', 'refit']
     """
     chosen = choose_steps(steps, has_data=data is not None)
+    if any(registered[name].needs_fresh for name in chosen):
+        chosen = choose_steps(steps, has_data=data is not None, changed=_changed_since_cut(result))
     subject = Subject(
         original=result.original,
         cut=result.model,
@@ -168,6 +175,18 @@ def recover_result(
     return replace(
         result, model=model, recovered=(*result.recovered, *notes), errors=(*result.errors, *errors)
     )
+
+
+def _changed_since_cut(result: Result) -> str:
+    """The first tensor of a result's model that is not what the cut made; empty for a fresh cut."""
+    fresh = result.plan.apply(result.original).state_dict()
+    for name, held in result.model.state_dict().items():
+        made = fresh.get(name)
+        if isinstance(held, Tensor) and not (
+            isinstance(made, Tensor) and made.dtype == held.dtype and torch.equal(made.to(held.device), held)
+        ):
+            return name
+    return ""
 
 
 def save(result: Result | nn.Module, folder: Path | str, *, packed: bool = False) -> Path:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.errors import RequestError
+from secateur.errors import CaptureError, RequestError
 from secateur.recover.step import steps
 
 
@@ -201,6 +201,225 @@ def test_scales_that_are_not_zero_still_leave_their_shift():
     plain, recovered = cut(model, inputs[0]), cut(model, inputs[0], recover=["absorb"])
     assert max(errors(recovered.model, model, inputs)) < 0.05 * max(errors(plain.model, model, inputs))
     assert [recovery.exact for recovery in recovered.recovered] == [False]
+
+
+# Without data only what no input can move is a constant.
+
+
+@pytest.mark.parametrize("fill", [torch.zeros, torch.ones, torch.randn])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+def test_without_data_the_answer_to_the_example_is_not_taken_for_a_constant(fill, activation):
+    torch.manual_seed(0)
+    model = row(nn.Linear(8, 32), activation(), nn.Linear(32, 3)).eval()
+    plain = sc.prune(model, fill(1, 8), ratio=0.3)
+    better = sc.recover(plain)
+    require_unchanged(better.model, state_of(plain.model))
+    assert [recovery.detail for recovery in better.recovered] == [
+        "left alone: what it lost depends on the input, pass data"
+    ]
+
+
+class Tokens(nn.Module):
+    """Whole numbers go in; the batch norm makes constants, or the table itself is cut."""
+
+    def __init__(self, norm=True):
+        super().__init__()
+        self.table, self.conv = nn.Embedding(11, 3), nn.Conv1d(3, 8, 3)
+        self.norm = nn.BatchNorm1d(8) if norm else nn.Identity()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, tokens):
+        return self.head(self.norm(self.conv(self.table(tokens).transpose(1, 2))).relu().mean(2))
+
+
+@pytest.mark.parametrize("tokens", [torch.arange(22).view(2, 11) % 11, torch.zeros(2, 11).long()])
+@pytest.mark.parametrize("norm", [True, False])
+def test_whole_numbers_are_drawn_anew_where_they_can_be(tokens, norm):
+    torch.manual_seed(0)
+    model = Tokens(norm).double().eval()
+    if norm:
+        with torch.no_grad():
+            model.norm.weight[1::2], model.norm.bias[:] = 0, 0.5
+    result = sc.prune(model, tokens, ratio=0.5, criterion="bn-scale" if norm else "l2", recover=["absorb"])
+    (recovery,) = [one for one in result.recovered if one.layer == "head"]
+    if norm and tokens.any():
+        assert recovery.exact
+        other = torch.randint(0, 11, (5, 11))
+        torch.testing.assert_close(result.model(other), model(other))
+    else:
+        assert recovery.detail.startswith("left alone: what it lost depends on the input")
+
+
+# The inputs are the user's.
+
+
+class Writing(nn.Module):
+    """Writes into its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x.mul_(2).add_(1)
+        return self.b(self.a(x).relu())
+
+
+@pytest.mark.parametrize("steps", [["absorb"], ["absorb", "refit"]])
+def test_a_model_that_writes_into_its_input_does_not_spoil_the_data(steps):
+    torch.manual_seed(0)
+    model = Writing()
+    x = torch.randn(64, 4)
+    given = x.clone()
+    plain = sc.prune(model, torch.zeros(1, 4), ratio=0.5)
+    better = sc.recover(plain, [x], steps)
+    assert torch.equal(x, given)
+    assert better.errors[-1].after < better.errors[0].before
+    sc.recover(plain)
+    assert not plain.example_inputs.any()
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_activations_that_are_not_finite_are_refused_by_name(poison):
+    model = row(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    data = [torch.randn(8, 4) for _ in range(2)]
+    data[1][3] = poison
+    plain = sc.prune(model, torch.zeros(1, 4), ratio=0.5)
+    with pytest.raises(CaptureError, match=r"layer 2 reads NaN or infinity on batch 1 of the data"):
+        sc.recover(plain, data, ["absorb"])
+
+
+# A constant goes nowhere where it was not lost.
+
+
+class TiedBias(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.lost, self.whole = nn.Linear(4, 16), nn.Linear(16, 3), nn.Linear(4, 3)
+        self.whole.bias = self.lost.bias
+
+    def forward(self, x):
+        return self.lost(self.a(x).relu()), self.whole(x)
+
+
+class BiasReadElsewhere(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.lost = nn.Linear(4, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.lost(self.a(x).relu()), x[:, :3] * self.lost.bias
+
+
+class SharedNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.lost = nn.Linear(4, 16), nn.Linear(16, 3, bias=False)
+        self.whole, self.norm = nn.Linear(4, 3, bias=False), nn.BatchNorm1d(3)
+
+    def forward(self, x):
+        return self.norm(self.lost(self.a(x).relu())), self.norm(self.whole(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "place"),
+    [(TiedBias, "its bias"), (BiasReadElsewhere, "its bias"), (SharedNorm, "norm.running_mean")],
+)
+@pytest.mark.parametrize("step", ["absorb", "refit"])
+def test_what_is_also_used_where_nothing_was_lost_takes_no_constant(make, place, step):
+    torch.manual_seed(0)
+    model = make().eval()
+    x = torch.randn(64, 4)
+    result = sc.recover(sc.prune(model, x[:1], ratio=0.5), [x], [step])
+    assert torch.equal(outputs(result.model, x)[1], outputs(model, x)[1])
+    (recovery,) = result.recovered
+    assert recovery.layer == "lost"
+    reason = f"left alone: {place} is also used where this was not lost"
+    assert recovery.detail == reason if step == "absorb" else "takes a constant" in recovery.detail
+
+
+def test_a_batch_norm_over_tokens_takes_no_constant_of_the_channels():
+    """Linear -> BatchNorm1d on [n, tokens, channels] normalises the tokens."""
+    torch.manual_seed(0)
+    for tokens in (5, 3):
+        layers = (nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3, bias=False), nn.BatchNorm1d(tokens))
+        model = row(*layers).eval()
+        x = torch.randn(16, tokens, 4)
+        plain = sc.prune(model, x[:2], ratio=0.5)
+        absorbed, refitted = (sc.recover(plain, [x], [step]) for step in ("absorb", "refit"))
+        assert absorbed.recovered[0].detail == "left alone: no bias and no batch norm takes the constant"
+        assert "no bias and no batch norm takes a constant" in refitted.recovered[0].detail
+        assert torch.equal(refitted.model[3].running_mean, model[3].running_mean)
+        assert refitted.errors[0].after < refitted.errors[0].before
+
+
+# Weights that are no parameter of a layer.
+
+
+class Product(nn.Module):
+    """A parameter that is multiplied with, in one of several ways."""
+
+    def __init__(self, multiply):
+        super().__init__()
+        self.a, self.multiply = nn.Linear(4, 16), multiply
+        self.weight, self.bias = nn.Parameter(torch.randn(16, 3)), nn.Parameter(torch.zeros(3))
+
+    def forward(self, x):
+        return self.multiply(self.a(x).relu(), self.weight, self.bias)
+
+
+def test_addmm_and_products_with_a_parameter_are_layers():
+    torch.manual_seed(0)
+    x = torch.randn(256, 4)
+    model = Product(lambda y, weight, bias: torch.addmm(bias, y, weight))
+    plain = sc.prune(model, x[:2], ratio=0.5)
+    better = sc.recover(plain, [x], ["absorb"])
+    assert "8 inputs went into its bias" in better.recovered[0].detail
+    means = [outputs(net, x)[0].mean(0) for net in (better.model, model)]
+    torch.testing.assert_close(*means)
+    for multiply in (lambda y, weight, bias: y @ weight + bias, lambda y, weight, bias: torch.mm(y, weight)):
+        plain = sc.prune(Product(multiply), x[:2], ratio=0.5)
+        better = sc.recover(plain, [x])
+        assert [(one.step, one.layer) for one in better.recovered] == [
+            ("absorb", "weight"),
+            ("refit", "weight"),
+        ]
+        assert better.errors[1].after < 0.9 * better.errors[1].before
+
+
+def computed(wrap):
+    torch.manual_seed(0)
+    model = row(nn.Linear(4, 16), nn.ReLU(), wrap(nn.Linear(16, 3))).eval()
+    x = torch.randn(64, 4)
+    plain = sc.prune(model, x[:1], ratio=0.5)
+    return model, x, plain, sc.recover(plain, [x])
+
+
+def test_of_a_masked_weight_the_bias_is_filled_and_the_rest_said():
+    model, x, _, better = computed(lambda layer: (sc.mask.prune(layer, amount=0.5), layer)[1])
+    assert [str(one) for one in better.recovered] == [
+        "absorb 2: approximate, 8 inputs went into its bias, the mean of a varying response",
+        "refit 2: approximate, left alone: its weight is computed",
+    ]
+    torch.testing.assert_close(outputs(better.model, x)[0].mean(0), outputs(model, x)[0].mean(0))
+
+
+def old_weight_norm(layer):
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        return nn.utils.weight_norm(layer)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm, old_weight_norm],
+)
+def test_a_normed_weight_is_left_alone_and_said(wrap):
+    """Its norm is another after the cut: the kept inputs count for more, and the lost ones are not all."""
+    _, _, plain, better = computed(wrap)
+    assert [str(one) for one in better.recovered] == [
+        f"{step} 2: approximate, left alone: its weight is computed" for step in ("absorb", "refit")
+    ]
+    require_unchanged(better.model, state_of(plain.model))
 
 
 def test_no_place_for_the_constant_is_said():

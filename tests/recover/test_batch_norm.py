@@ -135,6 +135,62 @@ def test_a_layer_that_is_called_twice_takes_both_calls():
     torch.testing.assert_close(better.model.after.running_var, values.var(1))
 
 
+def test_a_layer_that_is_also_called_where_nothing_was_lost_takes_both_calls():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.lost, self.whole = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 3, 1), nn.Conv2d(3, 3, 1)
+            self.norm, self.behind = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            one = self.lost(torch.relu(self.a(x)))
+            return torch.cat([self.behind(self.norm(5 * self.whole(x))), self.norm(one)], 1)
+
+    model = made(Joined)
+    result = pruned(model)
+    x = torch.randn(32, *Net.shape).double()
+    better = sc.recover(result, [x], ["batch-norm"])
+    with torch.no_grad():
+        cut = result.model
+        values = torch.cat([cut.lost(torch.relu(cut.a(x))), 5 * cut.whole(x)]).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(better.model.norm.running_mean, values.mean(1))
+    torch.testing.assert_close(better.model.norm.running_var, values.var(1))
+    counts = {one.layer: one.detail.split()[4] for one in better.recovered}
+    # What lies behind the other call sees new statistics, too.
+    assert counts == {"norm": f"{values.shape[1]:,}", "behind": f"{values.shape[1] // 2:,}"}
+
+
+class Stream(nn.Module):
+    """A branch whose input and output lie on one axis, as all those of a residual stream."""
+
+    def __init__(self, branch):
+        super().__init__()
+        self.stem, self.branch, self.head = nn.Conv2d(3, 8, 3), branch, nn.Conv2d(8, 3, 1)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        return self.head(x + self.norm(self.branch(x)))
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_layer_behind_a_convolution_of_the_stream_is_reached(kind):
+    model = made(lambda: Stream(kind(8, 8, 3, padding=1)))
+    result = pruned(model)
+    x = torch.randn(32, *Net.shape).double()
+    better = sc.recover(result, [x], ["batch-norm"])
+    assert [recovery.layer for recovery in better.recovered] == ["norm"]
+    with torch.no_grad():
+        seen = result.model.branch(torch.relu(result.model.stem(x)))
+    torch.testing.assert_close(better.model.norm.running_mean, seen.mean((0, 2, 3)))
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_depthwise_convolution_of_the_stream_loses_nothing(kind):
+    model = made(lambda: Stream(kind(8, 8, 3, padding=1, groups=8)))
+    assert sc.recover(pruned(model), [torch.randn(8, *Net.shape).double()], ["batch-norm"]).recovered == ()
+
+
 def test_infinite_activations_are_refused_by_name():
     data = [torch.full((2, *Net.shape), float("inf")).double()]
     with pytest.raises(CaptureError, match=r"what goes into after is not finite on batch 0"):

@@ -119,6 +119,40 @@ def test_data_that_is_none_is_refused(data, message):
         sc.prune(perceptron(), torch.zeros(1, 4), ratio=0.5, data=data, recover=["refit"])
 
 
+def test_absorb_is_for_a_fresh_cut():
+    """It adds constants to what is there; a second time they would be made up for twice."""
+    plain, data = sc.prune(perceptron(), torch.zeros(1, 4), ratio=0.5), data_of()
+    for steps in (["refit", "absorb"], ["absorb", "absorb"], ["batch-norm", "absorb"]):
+        with pytest.raises(
+            RequestError, match=rf"'absorb' is for a fresh cut, and '{steps[0]}' comes before"
+        ):
+            sc.recover(plain, data, steps)
+    for first in ("absorb", "refit"):
+        done = sc.recover(plain, data, [first])
+        for again, steps in ((data, "absorb"), (data, ["absorb", "refit"]), (None, None)):
+            with pytest.raises(RequestError, match="the model was recovered or trained since"):
+                sc.recover(done, again, steps)
+
+
+def test_of_a_recovered_or_trained_model_refit_is_what_runs_of_itself():
+    plain, data = sc.prune(perceptron(), torch.zeros(1, 4), ratio=0.5), data_of()
+    once = sc.recover(plain, data)
+    twice = sc.recover(once, data)
+    assert [one.step for one in twice.errors] == ["absorb", "refit", "refit"]
+    assert twice.errors[-1].after <= once.errors[-1].after
+    with torch.no_grad():
+        plain.model[4].bias += 1  # as training would
+    assert [one.step for one in sc.recover(plain, data).errors] == ["refit"]
+
+
+def test_no_step_gives_a_copy():
+    plain = sc.prune(perceptron(), torch.zeros(1, 4), ratio=0.5)
+    same = sc.recover(plain, data_of(), [])
+    assert same.model is not plain.model
+    assert torch.equal(same.model[0].weight, plain.model[0].weight)
+    assert same.recovered == same.errors == ()
+
+
 def test_an_unknown_step_is_refused_with_a_suggestion():
     plain = sc.prune(perceptron(), torch.zeros(1, 4), ratio=0.5)
     with pytest.raises(RequestError, match=r"unknown recovery step 'refti'(.|\n)*did you mean 'refit'"):

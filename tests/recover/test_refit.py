@@ -451,6 +451,26 @@ def test_beyond_the_memory_limit_fewer_batches_are_used():
     assert torch.equal(better.model[2].weight, same.model[2].weight)
 
 
+def test_one_batch_beyond_the_memory_limit_is_used_and_said():
+    model = seeded(lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)))
+    data = [torch.randn(64, 4).double() for _ in range(2)]
+    plain = sc.prune(model, data[0], ratio=0.5)
+    for given in (data, data[:1]):
+        note = sc.recover(plain, given, ["refit"], memory_bytes=100).recovered[0]
+        assert note.layer == "data"
+        assert note.detail.startswith(f"1 of {len(given)} batches was used, and it alone takes over 0 MiB")
+
+
+def test_a_layer_that_reads_one_sample_without_a_batch_is_refitted():
+    model = seeded(lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)))
+    samples = torch.randn(40, 4).double()
+    plain = sc.prune(model, samples[0], ratio=0.5)
+    one, whole = (sc.recover(plain, data, ["refit"]) for data in ([*samples, samples[0]], [samples]))
+    assert "on 40 positions" in one.recovered[0].detail
+    assert one.errors[0].after < one.errors[0].before
+    torch.testing.assert_close(one.model[2].weight, whole.model[2].weight, rtol=0, atol=0.2)
+
+
 # What may not be harmed.
 
 

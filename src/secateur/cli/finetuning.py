@@ -13,7 +13,7 @@ from secateur.errors import RequestError
 from secateur.pair import pair
 from secateur.pipeline import measure
 from secateur.recover import choose as choose_steps
-from secateur.result import Result, recover_result
+from secateur.result import recover_result
 from secateur.scratch import BASELINES, from_scratch, require_fresh, scratch_epochs
 from secateur.sources import Opened, build, open_model
 from secateur.train import Distillation, matching_channels
@@ -95,25 +95,11 @@ def recovered(
             "pass it as --teacher FOLDER; with --teacher-weight 0 nothing is learned from it",
         )
     result = pair(dense.model, student.model, student.plan, example_of(data))
-    if "absorb" in chosen:
-        _require_fresh_cut(result)
     better = recover_result(result, calibration(data.train, images, seed), chosen)
     for error in better.errors:
         say(str(error))
     told = [{"step": one.step, "before": one.before, "after": one.after} for one in better.errors]
     return replace(student, model=better.model), {"recovered": told}
-
-
-def _require_fresh_cut(result: Result) -> None:
-    """Refuse to absorb what has been absorbed, or what training has made up for."""
-    cut = result.plan.apply(result.original).state_dict()
-    changed = [name for name, value in result.model.state_dict().items() if not torch.equal(value, cut[name])]
-    if changed:
-        raise RequestError(
-            "--recover absorb is for a fresh cut, and the model was recovered or trained since",
-            [f"first difference to the network before the cut: {changed[0]}"],
-            "use --recover refit, which starts from whatever is there",
-        )
 
 
 def scratch(

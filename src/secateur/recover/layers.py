@@ -4,17 +4,26 @@ A step that improves such a layer needs to know where a constant can go (its bia
 batch norm that alone reads it), and what its output is added to before anything but a scale happens to it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor, nn
 
+from secateur.graph.axes import leaves
 from secateur.graph.node import Graph, Node, Ref, refs_in
+from secateur.recover.step import Subject
 
-_LAYERS = {"linear", "addmm", "convolution"} | {
+_LAYERS = {"linear", "addmm", "matmul", "mm", "convolution"} | {
     f"{kind}{rank}d" for kind in ("conv", "conv_transpose") for rank in (1, 2, 3)
 }
+
+_INPUTS_FIRST: Mapping[str, tuple[str, str, str | None]] = {
+    "aten.addmm": ("mat1", "mat2", "self"),
+    "aten.matmul": ("self", "other", None),
+    "aten.mm": ("self", "mat2", None),
+}
+"""What input, weight and bias are called where the weight is laid out (inputs, outputs)."""
 
 _SAME_NUMBERS = {
     *("aten.view", "aten._unsafe_view", "aten.reshape", "aten.flatten", "aten.unflatten"),
@@ -27,22 +36,24 @@ _SAME_NUMBERS = {
 
 @dataclass(frozen=True)
 class Layer:
-    """One call of a layer that is linear in its input, with a weight that is a parameter.
+    """One call of a layer that is linear in its input.
 
     Attributes:
         node: The call.
         input: The value that it reads.
         weight: The value of its weight.
+        is_held: The weight is a parameter, not computed from others (by a mask, a weight norm).
         bias: The value of its bias, a parameter; None if it has none.
         spatial: How many spatial dims it slides over; 0 for a linear layer.
         is_transposed: A transposed convolution.
         inputs_first: The weight is laid out (inputs, outputs), in a linear layer.
-        name: The module that holds the weight.
+        name: The module that holds the weight; of a computed weight the one that makes the call.
     """
 
     node: Node
     input: int
     weight: int
+    is_held: bool
     bias: int | None
     spatial: int
     is_transposed: bool
@@ -55,6 +66,11 @@ class Layer:
         return -1 - self.spatial
 
     @property
+    def arguments(self) -> tuple[str, str]:
+        """What input and weight are called in the call."""
+        return _INPUTS_FIRST.get(self.node.op, ("input", "weight", "bias"))[:2]
+
+    @property
     def output(self) -> int:
         """The value that it makes."""
         output = self.node.outputs[0]
@@ -63,28 +79,36 @@ class Layer:
 
 
 def layer_of(graph: Graph, node: Node) -> Layer | None:
-    """The layer that a node calls; None if it is none, or its weight is computed rather than held."""
-    names = {"aten.addmm": ("mat1", "mat2", "self")}.get(node.op, ("input", "weight", "bias"))
-    found, weight, bias = (node.args.get(name) for name in names)
+    """The layer that a node calls; None if it is none."""
+    names = _INPUTS_FIRST.get(node.op, ("input", "weight", "bias"))
+    found, weight, bias = (node.args.get(name or "") for name in names)
     op = node.op.removeprefix("aten.")
     if op not in _LAYERS or not isinstance(found, Ref) or not isinstance(weight, Ref):
         return None
-    if weight.value not in graph.names:
+    rank = len(graph.values[weight.value].shape)
+    is_held = weight.value in graph.names
+    if op in ("matmul", "mm") and not (is_held and rank == 2):  # of two activations, or of heads
         return None
     if op == "addmm" and (node.args["alpha"] != 1 or node.args["beta"] != 1):
         return None
-    rank = len(graph.values[weight.value].shape)
-    name = graph.names[weight.value][0]
+    name = graph.names[weight.value][0].rpartition(".")[0] or graph.names[weight.value][0] if is_held else ""
     return Layer(
         node=node,
         input=found.value,
         weight=weight.value,
+        is_held=is_held,
         bias=bias.value if isinstance(bias, Ref) and bias.value in graph.names else None,
         spatial=rank - 2,
         is_transposed=op.startswith("conv_transpose") or node.args.get("transposed") is True,
-        inputs_first=op == "addmm",
-        name=name.rpartition(".")[0] or name,
+        inputs_first=node.op in _INPUTS_FIRST,
+        name=name or next(iter(node.modules[::-1]), "") or str(node),
     )
+
+
+def has_lost(subject: Subject, layer: Layer) -> bool:
+    """Whether positions that a layer reads are gone."""
+    channels = subject.groups.findings.dims[layer.input][layer.channels_at]
+    return any(leaf in subject.keep and not subject.keep[leaf].all() for leaf in leaves(channels))
 
 
 class Readers:
@@ -118,9 +142,24 @@ class Readers:
         return readers[0] if len(readers) == 1 and value not in self.graph.outputs else None
 
     def norm_behind(self, layer: Layer) -> Node | None:
-        """The batch norm, with running statistics that are buffers, which alone reads a layer's output."""
+        """The batch norm of a layer's channels, with statistics that are buffers, which alone reads it."""
         reader = self.only(layer.output)
-        return reader if reader is not None and is_batch_norm(self.graph, reader) else None
+        if reader is None or not is_batch_norm(self.graph, reader):
+            return None
+        # Dim 1 is what it normalises; behind a linear layer on tokens that is not the channels.
+        return reader if len(self.graph.values[layer.output].shape) + layer.channels_at == 1 else None
+
+    def is_entrywise(self, value: int) -> bool:
+        """Whether each entry of a tensor is held, or computed from single entries of others: by a mask, say.
+
+        A cut leaves the other entries as they are then; a weight norm takes others for them.
+        """
+        node = self.maker.get(value)
+        if node is None:
+            return True
+        sources = [ref.value for arg in node.args.values() for ref in refs_in(arg)]
+        is_kept = node.is_pointwise or is_move(node) or node.op == "aten.to"
+        return is_kept and all(map(self.is_entrywise, sources))
 
     def path_to_sum(self, layer: Layer) -> tuple[Node, ...]:
         """The calls from a layer to the last addition behind it, each the only reader of the one before.
@@ -191,8 +230,8 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return parameters | dict(model.named_buffers(remove_duplicate=False))
 
 
-def constant_place(readers: Readers, cut: nn.Module, layer: Layer) -> tuple[Tensor, int, str] | None:
-    """Where a layer of the cut model can hold a constant.
+def own_place(readers: Readers, cut: nn.Module, layer: Layer) -> tuple[Tensor, int, str] | None:
+    """Where one call of the cut model can hold a constant, if no other call minds.
 
     Returns:
         The tensor, the sign with which it takes the constant, and how it is called; None if there is none.
@@ -205,3 +244,28 @@ def constant_place(readers: Readers, cut: nn.Module, layer: Layer) -> tuple[Tens
         return None
     name = graph.names[norm.args["running_mean"].value][0]
     return named[name], -1, name
+
+
+def constant_place(
+    readers: Readers, cut: nn.Module, calls: Sequence[Layer]
+) -> tuple[Tensor, int, str] | None:
+    """Where calls of the cut model can together hold a constant.
+
+    Args:
+        readers: Who reads what.
+        cut: The cut model.
+        calls: All that the constant is for.
+
+    Returns:
+        As `own_place`; None if there is none, the calls do not agree, or anything else uses it.
+    """
+    places = [own_place(readers, cut, call) for call in calls]
+    first = places[0]
+    if first is None or any(place is None or place[0] is not first[0] for place in places):
+        return None
+    nodes = {call.node.index for call in calls}
+    nodes |= {norm.index for call in calls if (norm := readers.norm_behind(call)) is not None}
+    tensors = readers.graph.tensors
+    values = {tensors[name] for name, tensor in tensors_of(cut).items() if tensor is first[0]}
+    users = {node.index for value in values for node in readers.of.get(value, [])}
+    return first if users <= nodes else None

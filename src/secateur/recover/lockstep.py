@@ -40,7 +40,7 @@ class Lockstep:
 
     Attributes:
         pairs: One for each batch that is used.
-        note: Why not all batches are used; empty if they are.
+        note: Why not all batches are used, or that the first takes more than it may; else empty.
     """
 
     pairs: tuple[Pair, ...]
@@ -66,6 +66,7 @@ def start(subject: Subject, cut: nn.Module, stops: Sequence[int], *, with_dense:
     pairs: list[Pair] = []
     live = dict.fromkeys(stops, 0)
     batches = subject.data or ()
+    note = ""
     for number, batch in enumerate(batches):
         key = _form(batch)
         found = tapes.get(key)
@@ -76,17 +77,27 @@ def start(subject: Subject, cut: nn.Module, stops: Sequence[int], *, with_dense:
                 tapes[key] = found
         for stop in stops:
             live[stop] += sum(max(tape.bytes_before[stop : stop + 2]) for tape in found)
-        if pairs and max(live.values(), default=0) > limit:
-            return Lockstep(tuple(pairs), _note(len(pairs), len(batches), limit))
+        is_over = max(live.values(), default=0) > limit
+        if pairs and is_over:
+            return Lockstep(tuple(pairs), note or _note(len(pairs), len(batches), limit))
+        if is_over:
+            note = _note_of_first(len(batches), limit)
         runs = [Replay(tape, model, batch) for tape, model in zip(found, models, strict=True)]
         pairs.append(Pair(number, *runs))
-    return Lockstep(tuple(pairs))
+    return Lockstep(tuple(pairs), note)
 
 
 def _note(used: int, given: int, limit: int) -> str:
     return (
         f"{used} of {given} batches were used: between two layers the activations of more would take over "
         f"{limit / 2**20:,.0f} MiB (memory_bytes)"
+    )
+
+
+def _note_of_first(given: int, limit: int) -> str:
+    return (
+        f"1 of {given} batches was used, and it alone takes over {limit / 2**20:,.0f} MiB (memory_bytes) "
+        "between two layers: pass smaller ones"
     )
 
 

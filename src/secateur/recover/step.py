@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from secateur.capture.copies import copy_module
 from secateur.couple import Groups
 from secateur.errors import RequestError
 from secateur.graph.axes import Axis
@@ -99,10 +100,12 @@ class Step:
     Attributes:
         run: From a subject to a new model, and what was done to each layer.
         needs_data: It cannot do without batches.
+        needs_fresh: It adds to what is there, so that nothing may have recovered or trained the model before.
     """
 
     run: "Run"
     needs_data: bool
+    needs_fresh: bool = False
 
 
 Run: TypeAlias = Callable[[Subject], tuple[nn.Module, list[Recovery]]]
@@ -116,34 +119,39 @@ Not "batch-norm": after `refit` the statistics of the dense model fit, and other
 """
 
 
-def step(name: str, *, needs_data: bool = False) -> Callable[[Run], Run]:
+def step(name: str, *, needs_data: bool = False, needs_fresh: bool = False) -> Callable[[Run], Run]:
     """Register a recovery step.
 
     Args:
         name: The word that users choose it by.
         needs_data: It cannot do without batches.
+        needs_fresh: It is for a fresh cut, which nothing has recovered or trained.
     """
 
     def register(run: Run) -> Run:
-        steps.add(name, Step(run, needs_data))
+        steps.add(name, Step(run, needs_data, needs_fresh))
         return run
 
     return register
 
 
-def choose(names: str | Sequence[str] | None, *, has_data: bool) -> tuple[str, ...]:
+def choose(names: str | Sequence[str] | None, *, has_data: bool, changed: str = "") -> tuple[str, ...]:
     """The steps that are asked for.
 
     Args:
         names: Registered names, or one; None for all that can run.
         has_data: Whether there are batches.
+        changed: A tensor of the model that differs from the fresh cut's; empty for a fresh cut.
 
     Raises:
-        RequestError: A step is unknown, or needs data and there are none.
+        RequestError: A step is unknown, needs data and there are none, or is for a fresh cut and the model
+            was recovered or trained since, or would be by the steps before it; or no step can run.
 
     Example:
         >>> choose(None, has_data=False)
         ('absorb',)
+        >>> choose(None, has_data=True, changed="conv.bias")
+        ('refit',)
         >>> choose(["refit"], has_data=False)
         Traceback (most recent call last):
         ...
@@ -152,7 +160,9 @@ def choose(names: str | Sequence[str] | None, *, has_data: bool) -> tuple[str, .
           pass data=, batches of inputs without labels; a few hundred samples do
     """
     if names is None:
-        return tuple(name for name in DEFAULT if has_data or not steps[name].needs_data)
+        able = [name for name in DEFAULT if has_data or not steps[name].needs_data]
+        fresh = [name for name in able if not (changed and steps[name].needs_fresh)]
+        names = fresh or able  # those of which none can run are refused below
     chosen = (names,) if isinstance(names, str) else tuple(names)
     needing = [name for name in chosen if steps[name].needs_data]
     if needing and not has_data:
@@ -161,6 +171,18 @@ def choose(names: str | Sequence[str] | None, *, has_data: bool) -> tuple[str, .
             ["it learns from what flows through the network"],
             "pass data=, batches of inputs without labels; a few hundred samples do",
         )
+    for at, name in enumerate(chosen):
+        if steps[name].needs_fresh and changed:
+            raise RequestError(
+                f"recovery step '{name}' is for a fresh cut, and the model was recovered or trained since",
+                [f"first difference to a fresh cut: {changed}"],
+                "use refit, which starts from whatever is there",
+            )
+        if steps[name].needs_fresh and at > 0:
+            raise RequestError(
+                f"recovery step '{name}' is for a fresh cut, and '{chosen[at - 1]}' comes before it",
+                do=f"name '{name}' once, and first",
+            )
     return chosen
 
 
@@ -177,7 +199,7 @@ def recover(
         A new model, what each step did to each layer, and with data what each step brought.
 
     Raises:
-        RequestError: A step is unknown, or needs data and there are none.
+        RequestError: As `choose`.
     """
     chosen = choose(names, has_data=subject.data is not None)
     done: list[Recovery] = []
@@ -185,6 +207,8 @@ def recover(
     judge = None if subject.data is None else _Judge(subject)
     if judge is not None:
         subject = replace(subject, data=judge.seen)
+    if not chosen:
+        subject = replace(subject, cut=copy_module(subject.cut))
     for name in chosen:
         cut, notes = steps[name].run(subject)
         subject = replace(subject, cut=cut)

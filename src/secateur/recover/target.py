@@ -63,9 +63,8 @@ class Target:
         lost = self._lost_in_sums(pair, now)
         if lost is not None:
             wanted = wanted + lost
-        rows = [
-            tensor.movedim(self.layer.channels_at, -1).flatten(0, -2) for tensor in (wanted, wanted - now)
-        ]
+        at = self.layer.channels_at
+        rows = [tensor.movedim(at, -1).reshape(-1, now.shape[at]) for tensor in (wanted, wanted - now)]
         return rows[0], rows[1]
 
     def _through_norm(self, pair: Pair, wanted: Tensor) -> Tensor:

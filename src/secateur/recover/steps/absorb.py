@@ -8,13 +8,15 @@ act(beta). The next layer L is linear, so cutting the channel takes away
 and its mean over batch and space is added to that layer's bias, or subtracted from the running mean of the
 batch norm behind it. Exact where `lost` is the same everywhere and for every input: constant channels and no
 padding, or maps of one pixel. With padding the border pixels saw fewer of the constants, so there the mean is
-the best constant. Whether it is exact is found out with random inputs, which the mean ignores.
+the best constant. Whether it is exact is found out with random inputs, which the mean ignores; so is whether
+the mean depends on the input, and then the layer is left alone.
 With data, x are real inputs instead (Li et al.'s bias compensation).
 
 The upstream scripts of network slimming throw beta away; this keeps it (Ye et al., "Rethinking the
 Smaller-Norm-Less-Informative Assumption in Channel Pruning", ICLR 2018, section 4, arXiv 1802.00124).
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,22 +30,9 @@ from secateur.capture.copies import copy_module
 from secateur.capture.inputs import map_inputs
 from secateur.capture.record import shadow
 from secateur.errors import CaptureError
-from secateur.graph.axes import leaves
 from secateur.graph.keep import keep_mask, positions
-from secateur.graph.node import Node, Ref
-from secateur.recover.layers import Readers, constant_place, layer_of
+from secateur.recover.layers import Layer, Readers, constant_place, has_lost, layer_of, own_place
 from secateur.recover.step import Recovery, Subject, step
-
-_CHANNELS_AT = {
-    "aten.linear": -1,
-    "aten.conv1d": -2,
-    "aten.conv2d": -3,
-    "aten.conv3d": -4,
-    "aten.conv_transpose1d": -2,
-    "aten.conv_transpose2d": -3,
-    "aten.conv_transpose3d": -4,
-}
-"""Where the channels of input and output lie, for each operator that is linear in its input."""
 
 _PROBES = 2
 """Random inputs on which a response must stay the same to be called constant."""
@@ -54,13 +43,18 @@ _UNIFORM = 1e-5
 
 @dataclass
 class _Lost:
-    """What one layer loses: running sums over everything but the channels."""
+    """What one layer loses: running sums over everything but the channels.
+
+    Attributes:
+        is_known: The mean is that of the data, or the same for every input.
+    """
 
     total: Tensor
     count: int
     low: Tensor
     high: Tensor
     inputs: int
+    is_known: bool = True
 
     @property
     def mean(self) -> Tensor:
@@ -68,8 +62,16 @@ class _Lost:
 
     @property
     def is_uniform(self) -> bool:
-        spread = float((self.high - self.low).max())
-        return spread <= _UNIFORM * max(float(self.high.abs().max()), float(self.low.abs().max()), 1e-12)
+        return self.is_next_to_nothing(self.high - self.low)
+
+    def is_next_to_nothing(self, spread: Tensor) -> bool:
+        """Whether a spread is rounding, beside the response."""
+        size = max(float(self.high.abs().max()), float(self.low.abs().max()), 1e-12)
+        return float(spread.abs().max()) <= _UNIFORM * size
+
+    def widen(self, other: "_Lost") -> None:
+        """Take the spread of another run, and leave the mean as it is."""
+        self.low, self.high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
 
     def with_call(self, other: "_Lost") -> "_Lost":
         """What a layer loses that is called twice: its one bias takes the mean over both calls."""
@@ -79,41 +81,105 @@ class _Lost:
             torch.minimum(self.low, other.low),
             torch.maximum(self.high, other.high),
             self.inputs,
+            self.is_known and other.is_known,
         )
 
 
-@step("absorb")
+@step("absorb", needs_fresh=True)
 def absorb(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
     """Move the constant response of removed channels into the next layer.
 
     Args:
-        subject: The cut model and where it comes from; without data the constants come from batch norm.
+        subject: The cut model, fresh, and where it comes from; without data the constants come from batch
+            norm, and what depends on the input is left alone.
 
     Returns:
         A new model, and for each layer that lost inputs what was done.
+
+    Raises:
+        CaptureError: A layer reads NaN or infinity.
     """
-    watcher = _Watcher(subject)
-    original = shadow(subject.original).eval()
-    if subject.data is None:
-        follow(_silence(subject), subject.example_inputs, subject.groups.graph, watcher)
-        _probe(original, subject, watcher)
-    else:
-        for number, batch in enumerate(subject.data):
-            with naming_batch(number):
-                follow(original, batch, subject.groups.graph, watcher)
+    layers = _layers(subject)
+    lost = _constants(subject, layers) if subject.data is None else _means(subject, layers)
     cut = copy_module(subject.cut)
-    return cut, [_move(subject, cut, node, lost) for node, lost in _by_place(subject, cut, watcher.lost)]
+    readers = Readers(subject.groups.graph)
+    joined = _by_place(readers, cut, layers, lost)
+    return cut, [_move(subject, readers, cut, calls, one) for calls, one in joined]
 
 
-def _by_place(subject: Subject, cut: nn.Module, lost: dict[int, _Lost]) -> list[tuple[Node, _Lost]]:
+def _layers(subject: Subject) -> dict[int, Layer]:
+    """The calls whose input lost positions, by node."""
+    found = (layer_of(subject.groups.graph, node) for node in subject.groups.graph.nodes)
+    return {one.node.index: one for one in found if one is not None and has_lost(subject, one)}
+
+
+def _means(subject: Subject, layers: dict[int, Layer]) -> dict[int, _Lost]:
+    """What is lost on the data."""
+    assert subject.data is not None, "called with data"
+    watcher = _Watcher(subject, layers)
+    original = shadow(subject.original).eval()
+    for number, batch in enumerate(subject.data):
+        watcher.source = f"batch {number} of the data"
+        with naming_batch(number):
+            watcher.run(original, batch)
+    return watcher.lost
+
+
+def _constants(subject: Subject, layers: dict[int, Layer]) -> dict[int, _Lost]:
+    """What is lost whatever the input: one example, of zeros perhaps, makes anything look constant.
+
+    The mean is that with the scales at zero, and known if it is the same on random inputs. The spread is that
+    with the scales as they are: a channel whose scale is small, but not zero, is no constant.
+    """
+    silenced, original = _silence(subject), shadow(subject.original).eval()
+    watcher = _Watcher(subject, layers)
+    watcher.run(silenced, subject.example_inputs)
+    lost = watcher.lost
+    try:
+        for inputs in _draws(subject.example_inputs):
+            still, moving = _Watcher(subject, layers), _Watcher(subject, layers)
+            with naming_batch(0):
+                still.run(silenced, inputs)
+                moving.run(original, inputs)
+            for index, one in lost.items():
+                one.is_known &= still.lost[index].is_next_to_nothing(still.lost[index].mean - one.mean)
+                one.widen(moving.lost[index])
+    except CaptureError:  # its path depends on numbers, so nothing is known to be constant
+        for one in lost.values():
+            one.is_known = False
+    return lost
+
+
+def _draws(example_inputs: Any) -> Iterator[Any]:
+    """Random inputs like the example; whole numbers between its least and its greatest.
+
+    Raises:
+        CaptureError: Its whole numbers are all the same, so there is nothing to draw from.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(leaf: Tensor) -> Tensor:
+        if leaf.is_floating_point() or leaf.is_complex():
+            return torch.randn(leaf.shape, generator=generator, device="cpu").to(leaf)
+        low, high = int(leaf.min()), int(leaf.max())
+        if low == high:
+            raise CaptureError(f"an input holds nothing but {low}")
+        return torch.randint(low, high + 1, leaf.shape, generator=generator, device="cpu").to(leaf)
+
+    for _ in range(_PROBES):
+        yield map_inputs(example_inputs, draw)
+
+
+def _by_place(
+    readers: Readers, cut: nn.Module, layers: dict[int, Layer], lost: dict[int, _Lost]
+) -> list[tuple[list[Layer], _Lost]]:
     """What is lost for each tensor that can hold it; the calls of a shared layer are joined."""
-    joined: dict[int, tuple[Node, _Lost]] = {}
+    joined: dict[int, tuple[list[Layer], _Lost]] = {}
     for index, one in lost.items():
-        node = subject.groups.graph.nodes[index]
-        place = _place(subject, cut, node)
+        place = own_place(readers, cut, layers[index])
         key = -1 - index if place is None else id(place[0])
-        known = joined.get(key)
-        joined[key] = (node, one) if known is None else (known[0], known[1].with_call(one))
+        calls, known = joined.get(key, ([], None))
+        joined[key] = [*calls, layers[index]], one if known is None else known.with_call(one)
     return list(joined.values())
 
 
@@ -133,63 +199,42 @@ def _silence(subject: Subject) -> nn.Module:
     return model
 
 
-def _probe(original: nn.Module, subject: Subject, watcher: "_Watcher") -> None:
-    """Show the watcher random inputs: one example, of zeros perhaps, makes anything look constant.
-
-    With the scales as they are: a channel whose scale is small, but not zero, is no constant.
-    """
-    watcher.counts = False
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(leaf: Tensor) -> Tensor:
-        if not leaf.is_floating_point():
-            return leaf
-        return torch.randn(leaf.shape, generator=generator, device="cpu").to(leaf)
-
-    try:
-        for _ in range(_PROBES):
-            follow(original, map_inputs(subject.example_inputs, draw), subject.groups.graph, watcher)
-    except CaptureError:  # its path depends on numbers, so nothing is known to be constant
-        for lost in watcher.lost.values():
-            lost.high = torch.full_like(lost.high, torch.nan)
-
-
 class _Watcher:
-    """Computes at every linear layer and convolution what its removed inputs contribute.
+    """Computes at every layer that lost inputs what these contribute.
 
     Attributes:
-        counts: Whether what is seen goes into the mean, or only into the spread.
+        source: What the model is run on, in words.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, layers: dict[int, Layer]) -> None:
         self.subject = subject
-        self.counts = True
-        self.changed = {held for held, mask in subject.keep.items() if not mask.all()}
+        self.layers = layers
+        self.source = "the example inputs"
         self.lost: dict[int, _Lost] = {}
 
+    def run(self, model: nn.Module, inputs: Any) -> None:
+        """Watch one run; the inputs are not changed, whatever the model writes into them."""
+        follow(model, map_inputs(inputs, torch.clone), self.subject.groups.graph, self)
+
     def __call__(self, call: Call) -> Any:
-        node = call.node
-        ref = node.args.get("input")
-        if node.op in _CHANNELS_AT and isinstance(ref, Ref) and self._has_weight(node):
-            channels = self.subject.groups.findings.dims[ref.value][_CHANNELS_AT[node.op]]
-            if any(leaf in self.changed for leaf in leaves(channels)):
-                self._watch(call, torch.from_numpy(keep_mask(channels, self.subject.keep)))
+        if call.node.index in self.layers:
+            self._watch(call, self.layers[call.node.index])
         return call.run()
 
-    def _has_weight(self, node: Node) -> bool:
-        weight = node.args["weight"]
-        return isinstance(weight, Ref) and weight.value in self.subject.groups.graph.names
-
-    def _watch(self, call: Call, kept: Tensor) -> None:
-        at = _CHANNELS_AT[call.node.op]
-        named = call.named()
-        inputs = named["input"].double()
-        inputs = inputs.index_fill(inputs.dim() + at, kept.nonzero()[:, 0].to(inputs.device), 0)
-        weight = named["weight"].double()
-        output = call.func(**{**named, "input": inputs, "weight": weight, "bias": None})
+    def _watch(self, call: Call, layer: Layer) -> None:
+        at = layer.channels_at
+        channels = self.subject.groups.findings.dims[layer.input][at]
+        kept = torch.from_numpy(keep_mask(channels, self.subject.keep))
+        output = _linear_part(call, layer, kept)
         rows = output.movedim(at, 0).reshape(output.shape[at], -1).cpu()
         low, high = rows.amin(1), rows.amax(1)
-        total, count = (rows.sum(1), rows.shape[1]) if self.counts else (torch.zeros_like(low), 0)
+        if not bool((low.isfinite() & high.isfinite()).all()):
+            raise CaptureError(
+                f"layer {layer.name} reads NaN or infinity on {self.source}",
+                [str(layer.node)],
+                "leave out what is not finite in the data, or find the layer that overflows",
+            )
+        total, count = rows.sum(1), rows.shape[1]
         known = self.lost.get(call.node.index)
         if known is not None:
             low, high = torch.minimum(low, known.low), torch.maximum(high, known.high)
@@ -197,25 +242,39 @@ class _Watcher:
         self.lost[call.node.index] = _Lost(total, count, low, high, int((~kept).sum()))
 
 
-def _move(subject: Subject, cut: nn.Module, node: Node, lost: _Lost) -> Recovery:
+def _linear_part(call: Call, layer: Layer, kept: Tensor) -> Tensor:
+    """What a layer makes of the removed positions alone, without its bias, in float64."""
+    named = call.named()
+    name, weight_name = layer.arguments
+    inputs, weight = named[name].double(), named[weight_name].double()
+    at = inputs.dim() + layer.channels_at
+    inputs = inputs.index_fill(at, kept.nonzero()[:, 0].to(inputs.device), 0)
+    if layer.inputs_first:
+        return inputs @ weight
+    output: Tensor = call.func(**{**named, name: inputs, weight_name: weight, "bias": None})
+    return output
+
+
+def _move(
+    subject: Subject, readers: Readers, cut: nn.Module, calls: Sequence[Layer], lost: _Lost
+) -> Recovery:
     """Add the lost constant of one layer to its bias, or to the batch norm behind it."""
-    graph, findings = subject.groups.graph, subject.groups.findings
-    name = graph.names[node.args["weight"].value][0]
-    layer = name.rpartition(".")[0] or name
-    place = _place(subject, cut, node)
+    layer = calls[0]
+    found, place = own_place(readers, cut, layer), constant_place(readers, cut, calls)
     if place is None:
-        return Recovery("absorb", layer, False, "left alone: no bias and no batch norm takes the constant")
+        why = "no bias and no batch norm takes the constant"
+        if found is not None:
+            why = f"{found[2]} is also used where this was not lost"
+        return Recovery("absorb", layer.name, False, f"left alone: {why}")
+    if not all(readers.is_entrywise(call.weight) for call in calls):
+        return Recovery("absorb", layer.name, False, "left alone: its weight is computed")
+    if not lost.is_known:
+        why = "what it lost depends on the input, pass data"
+        return Recovery("absorb", layer.name, False, f"left alone: {why}")
     target, sign, described = place
-    output = node.outputs[0]
-    assert output is not None, "a layer returns a tensor"
-    kept = torch.from_numpy(keep_mask(findings.dims[output.value][_CHANNELS_AT[node.op]], subject.keep))
+    channels = subject.groups.findings.dims[layer.output][layer.channels_at]
+    kept = torch.from_numpy(keep_mask(channels, subject.keep))
     with torch.no_grad():
         target += sign * lost.mean[kept].to(target)
     why = "" if lost.is_uniform else ", the mean of a varying response"
-    return Recovery("absorb", layer, lost.is_uniform, f"{lost.inputs} inputs went into {described}{why}")
-
-
-def _place(subject: Subject, cut: nn.Module, node: Node) -> tuple[Tensor, int, str] | None:
-    """The tensor of the cut model that can hold a layer's constant, and the sign it takes it with."""
-    layer = layer_of(subject.groups.graph, node)
-    return None if layer is None else constant_place(Readers(subject.groups.graph), cut, layer)
+    return Recovery("absorb", layer.name, lost.is_uniform, f"{lost.inputs} inputs went into {described}{why}")

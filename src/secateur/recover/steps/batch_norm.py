@@ -14,6 +14,7 @@ References:
     https://arxiv.org/abs/2105.07576
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +22,9 @@ from torch import Tensor, nn
 
 from secateur.capture.copies import copy_module
 from secateur.errors import CaptureError
-from secateur.graph.axes import leaves
+from secateur.graph.axes import Axis, leaves
 from secateur.graph.node import Node, Ref, refs_in
-from secateur.recover.layers import is_batch_norm, tensors_of
+from secateur.recover.layers import is_batch_norm, layer_of, tensors_of
 from secateur.recover.lockstep import Pair, start
 from secateur.recover.step import Recovery, Subject, step
 
@@ -61,10 +62,9 @@ def batch_norm(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
     Raises:
         CaptureError: The model computes NaN or infinity.
     """
-    graph = subject.groups.graph
     cut = copy_module(subject.cut)
-    reached = _reached(subject)
-    nodes = [node for node in graph.nodes if is_batch_norm(graph, node) and _input(node) in reached]
+    nodes = _calls_of_reached(subject)
+    last = {_held(node): node for node in nodes}
     if not nodes:
         return cut, []
     lockstep = start(subject, cut, [node.index for node in nodes], with_dense=False)
@@ -72,7 +72,7 @@ def batch_norm(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
     found: dict[int, _Statistics] = {}
     named = tensors_of(cut)
     for node in nodes:
-        held = node.args["running_mean"].value
+        held = _held(node)
         for pair in lockstep.pairs:
             pair.cut.advance(node.index)
             values = _values(pair, node)
@@ -80,18 +80,35 @@ def batch_norm(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
                 none = torch.zeros_like(values[:, 0])
                 found[held] = _Statistics(0, none, none)
             found[held].add(values)
-        # A layer that is called again takes the values of all calls together in the end.
-        _write(subject, named, node, found[held])
-    return cut, notes + [
-        _told(subject, node, found[node.args["running_mean"].value])
-        for node in {node.args["running_mean"].value: node for node in nodes}.values()
-    ]
+        if node is last[held]:
+            _write(subject, named, node, found[held])
+    return cut, notes + [_told(subject, node, found[held]) for held, node in last.items()]
 
 
-def _reached(subject: Subject) -> set[int]:
-    """The values that are not what they were, even at kept positions: something before them lost an input."""
+def _calls_of_reached(subject: Subject) -> list[Node]:
+    """All calls of each batch norm of which lost channels reach one, as its statistics are those of all."""
+    graph = subject.groups.graph
+    norms = [node for node in graph.nodes if is_batch_norm(graph, node)]
+    found: list[Node] = []
+    while True:
+        reached = _reached(subject, {node.index for node in found})
+        held = {_held(node) for node in norms if _input(node) in reached}
+        calls = [node for node in norms if _held(node) in held]
+        if len(calls) == len(found):
+            return found
+        found = calls
+
+
+def _reached(subject: Subject, renewed: Collection[int]) -> set[int]:
+    """The values that are not what they were, even at kept positions: something before them lost an input.
+
+    Args:
+        subject: The models.
+        renewed: Calls whose statistics change.
+    """
     findings = subject.groups.findings
     changed = {held for held, mask in subject.keep.items() if not mask.all()}
+    summed = _summed(subject)
     reached: set[int] = set()
     for node in subject.groups.graph.nodes:
         sources = [ref.value for arg in node.args.values() for ref in refs_in(arg)]
@@ -99,9 +116,33 @@ def _reached(subject: Subject) -> set[int]:
         read = {leaf for value in sources for dim in findings.dims[value] for leaf in leaves(dim)} & changed
         left = {leaf for value in results for dim in findings.dims[value] for leaf in leaves(dim)}
         statistics = {leaf for dim in findings.renormalised.get(node.index, ()) for leaf in leaves(dim)}
-        if read - left or statistics & changed or reached.intersection(sources):
+        # What is summed over is lost even where the output lies on the same axis, as in x + norm(conv(x)).
+        lost = read - left | (statistics | summed.get(node.index, set())) & changed
+        if lost or node.index in renewed or reached.intersection(sources):
             reached.update(results)
     return reached
+
+
+def _summed(subject: Subject) -> dict[int, set[Axis]]:
+    """The axes that each node sums over."""
+    graph, findings = subject.groups.graph, subject.groups.findings
+    summed: dict[int, set[Axis]] = {}
+    for index, name, at in findings.contracted:
+        ref = graph.nodes[index].args.get(name)
+        if isinstance(ref, Ref):
+            summed.setdefault(index, set()).update(leaves(findings.dims[ref.value][at]))
+    for node in graph.nodes:
+        layer = layer_of(graph, node)
+        # The groups of a transposed convolution return, so its equation calls no input dim a sum.
+        if layer is not None and layer.is_transposed and node.args["groups"] == 1:
+            summed.setdefault(node.index, set()).update(leaves(findings.dims[layer.input][layer.channels_at]))
+    return summed
+
+
+def _held(node: Node) -> int:
+    ref = node.args["running_mean"]
+    assert isinstance(ref, Ref), "is_batch_norm was asked"
+    return ref.value
 
 
 def _input(node: Node) -> int:

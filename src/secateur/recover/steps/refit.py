@@ -35,10 +35,9 @@ from torch import Tensor, nn
 
 from secateur.capture.copies import copy_module
 from secateur.errors import CaptureError
-from secateur.graph.axes import Axis, leaves
 from secateur.graph.keep import keep_mask
 from secateur.recover.gram import Change, Gram, choose_ridge
-from secateur.recover.layers import Layer, Readers, constant_place, layer_of, tensors_of
+from secateur.recover.layers import Layer, Readers, constant_place, has_lost, layer_of, tensors_of
 from secateur.recover.lockstep import Pair, start
 from secateur.recover.patches import Patches, weight_change
 from secateur.recover.step import Recovery, Subject, step
@@ -70,7 +69,7 @@ def refit(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
     """
     cut = copy_module(subject.cut)
     run = _Refit(subject, cut)
-    layers = [layer for layer in run.layers if run.has_lost(layer)]
+    layers = [layer for layer in run.layers if has_lost(subject, layer)]
     notes = [
         Recovery("refit", layer.name, False, f"left alone: {reason}")
         for layer in layers
@@ -156,7 +155,6 @@ class _Refit:
         self.graph = subject.groups.graph
         self.readers = Readers(self.graph)
         self.named = tensors_of(cut)
-        self.changed: set[Axis] = {held for held, mask in subject.keep.items() if not mask.all()}
         found = (layer_of(self.graph, node) for node in self.graph.nodes)
         self.layers = [layer for layer in found if layer is not None]
         self.grams: dict[int, tuple[Gram, Gram]] = {}
@@ -170,22 +168,19 @@ class _Refit:
             calls.setdefault(layer.weight, []).append(layer)
         return calls
 
-    def has_lost(self, layer: Layer) -> bool:
-        """Whether positions that the layer summed over are gone."""
-        channels = self.subject.groups.findings.dims[layer.input][layer.channels_at]
-        return any(leaf in self.changed for leaf in leaves(channels))
-
     def weight_of(self, layer: Layer) -> Tensor:
         return self.named[self.graph.names[layer.weight][0]]
 
     def obstacle(self, layer: Layer) -> str:
         """Why a layer cannot be refitted; empty if it can."""
+        if not layer.is_held:
+            return "its weight is computed"
         calls = self.calls[layer.weight]
         readers = self.readers.of[layer.weight]
         others = [node for node in readers if all(node is not call.node for call in calls)]
         if others:
             return f"its weight is also used by {others[0]}"
-        if any(not self.has_lost(call) for call in calls):
+        if any(not has_lost(self.subject, call) for call in calls):
             return "it is also called on an input that lost nothing"
         blocks = self._blocks(layer)
         if blocks > _MOST_BLOCKS:
@@ -209,23 +204,10 @@ class _Refit:
     def _blocks(self, layer: Layer) -> int:
         return -(-self._features(layer) // _WIDEST)
 
-    def place(self, layer: Layer) -> tuple[Tensor, int, str] | None:
-        """Where the constant goes: nowhere, if the calls of a shared layer do not agree or others use it."""
-        calls = self.calls[layer.weight]
-        places = [constant_place(self.readers, self.cut, call) for call in calls]
-        first = places[0]
-        if first is None or any(place is None or place[0] is not first[0] for place in places):
-            return None
-        nodes = {call.node.index for call in calls}
-        nodes |= {norm.index for call in calls if (norm := self.readers.norm_behind(call)) is not None}
-        values = {self.graph.tensors[name] for name, tensor in self.named.items() if tensor is first[0]}
-        users = {node.index for value in values for node in self.readers.of.get(value, [])}
-        return first if users <= nodes else None
-
     def refit(self, layer: Layer, pairs: tuple[Pair, ...]) -> None:
         """Refit one layer at which all batches stand."""
         target = Target(self.subject, self.readers, layer)
-        place = self.place(layer)
+        place = constant_place(self.readers, self.cut, self.calls[layer.weight])
         done = self.done.get(layer.weight)
         if done is None:
             done = self.done[layer.weight] = _Done(
