@@ -28,7 +28,7 @@ def pair(original: nn.Module, model: nn.Module, plan: Plan, example_inputs: Any)
         example_inputs: Inputs of both, as for `prune`.
 
     Returns:
-        A result without a proof, for `recover`.
+        A result without a proof, for `recover`; "absorb" refuses it if the model was recovered or trained.
 
     Raises:
         RequestError: The plan does not lead from the one model to the other, or blocks were dropped.

@@ -48,3 +48,14 @@ def test_options_of_a_criterion_are_words(run, tmp_path):
 def test_what_does_not_fit_is_refused(words, message, refuse, tmp_path):
     assert message in refuse(2, "prune", *MODEL, "--ratio", 0.4, *words, "--save", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_data_says_what_an_own_model_takes(run, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n\n\ndef make():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))\n"
+    )
+    words = ("--ratio", 0.5, "--data", "digits", "--save", tmp_path / "cut", "--json")
+    outcome = run("prune", f"{tmp_path / 'own.py'}:make", *words)
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["after"]["params"] < outcome.json["before"]["params"]

@@ -99,20 +99,22 @@ def open_placed(word: str, arguments: Mapping[str, Any], seed: int, device: str)
     return opened
 
 
-def example_input(shape: str | None, opened: Opened) -> Any:
-    """Make example inputs from `--input`, or from what the model's source knows, on the model's device.
+def example_input(shape: str | None, opened: Opened, data: Splits | None = None) -> Any:
+    """Make example inputs from `--input`, or from what source or data know, on the model's device.
 
     Returns:
         One tensor of zeros (masks: of ones), a tuple of them, or a dict where the inputs have names.
 
     Raises:
-        RequestError: Neither says.
+        RequestError: None of them says.
     """
     device = next((parameter.device for parameter in opened.model.parameters()), None)
     if shape is not None:
         return _inputs_of(shape, device)
     if opened.example_inputs is not None:
         return map_inputs(opened.example_inputs, lambda leaf: leaf.to(device))
+    if opened.input_shape is None and data is not None:
+        return example_of(data).to(device)
     if opened.input_shape is None:
         raise RequestError(
             f"the input of {opened.plan.model} is not known",

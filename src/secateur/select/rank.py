@@ -150,9 +150,9 @@ def _left_out(
 def _difference(reached: float, wanted: float) -> str:
     """What to say where what stays is not what was asked to stay."""
     if reached < (1 - NEAR) * wanted:
-        return f"{reached / wanted:.1%} of what may stay does: widths come in steps"
+        return f"{reached / wanted:.1%} of what was asked to stay stays: widths come in steps"
     if reached > (1 + NEAR) * wanted:
-        return f"{reached / wanted:.1%} of what should stay does: floors and rounding keep the rest"
+        return f"{reached / wanted:.1%} of what was asked to stay stays: floors and rounding keep the rest"
     return ""
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito, safe for colour-blind readers
 _DASHES = ("-", "--", ":", "-.")
+_CHARACTERS_PER_INCH = 11
+"""Of a title."""
 
 
 def draw_curves(
@@ -45,7 +48,7 @@ def draw_curves(
     axes.set_title(title, fontsize=11)
     axes.grid(axis="y", alpha=0.4)
     if len(curves) > 1:
-        axes.legend(frameon=False, fontsize=7, ncols=2 if len(curves) > 8 else 1)
+        axes.legend(frameon=False, fontsize=7, ncols=2 if len(curves) > 8 else 1, handlelength=3)
     return _write(figure, Path(path))
 
 
@@ -80,7 +83,9 @@ def draw_maps(path: Path | str, maps: "Tensor", names: Sequence[str], title: str
     """
     side = math.ceil(math.sqrt(len(maps)))
     rows = math.ceil(len(maps) / side)
-    figure = Figure(figsize=(1.0 + 0.95 * side, 0.7 + 1.05 * rows), layout="constrained")
+    width = 1.0 + 0.95 * side
+    title = fill(title, int(_CHARACTERS_PER_INCH * width))
+    figure = Figure(figsize=(width, 0.5 + 0.2 * len(title.splitlines()) + 1.05 * rows), layout="constrained")
     grid = figure.subplots(rows, side, squeeze=False)
     low, high = float(maps.min()), float(maps.max())
     for axes in grid.flat:

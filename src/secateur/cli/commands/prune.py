@@ -1,12 +1,11 @@
 """`secateur prune`: cut a model to a budget, prove it, save it."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.cli.app import commands
 from secateur.cli.options import (
@@ -125,7 +124,8 @@ def prune(
     opened = open_placed(model, model_arguments(arg), seed, device)
     if weights is not None:
         load_state(opened.model, read_state(weights), weights)
-    example = example_input(input_shape, opened)
+    splits = None if data is None else load_data(data, data_dir, download, seed)
+    example = example_input(input_shape, opened, splits)
     if ratio is not None and criterion == "bn-scale":
         _warn_of_cliff(opened.model, example, ratio)
     result = prune_model(
@@ -146,7 +146,7 @@ def prune(
         round_to=round_to,
         protect=protect or (),
         axes=axes,
-        data=None if data is None else _drawn(data, data_dir, download, images, seed),
+        data=None if splits is None else labelled(splits.train, images, seed),
         recover=[step for word in recover for step in word.split(",")] if recover else None,
         check=check,
         seed=seed,
@@ -159,12 +159,6 @@ def prune(
         numbers["explanation"] = explanation.to_dict()
         text += f"\n{explanation}"
     emit(numbers, text, as_json=as_json)
-
-
-def _drawn(
-    name: str, folder: Path | None, download: bool, count: int, seed: int
-) -> list[tuple[Tensor, Tensor]]:
-    return labelled(load_data(name, folder, download, seed).train, count, seed)
 
 
 def _warn_of_cliff(model: nn.Module, example: Any, ratio: float) -> None:
