@@ -9,6 +9,9 @@ after one epoch of the same fine-tuning from the cut (all methods) and from the 
     OMP_NUM_THREADS=1 python benchmarks/accuracy.py --page                       # the page only
     OMP_NUM_THREADS=1 python benchmarks/accuracy.py --data digits --models vgg11 --criteria l2,taylor \
         --seeds 1 --epochs 2 --removed 0.5 --out smoke.json --to smoke.md        # under a minute
+
+With `--no-tune --images 2048 --criteria l2 --peers "" --out ... --to ...` another page tells what more images
+bring to recovery; it takes minutes once the networks are cached.
 """
 
 import argparse
@@ -28,7 +31,7 @@ from accuracy_runs.networks import LONGER, RATES, limited, some, trained
 from accuracy_runs.page import write_page
 from torch import Tensor, nn
 
-from secateur.domains.classification import Splits, load
+from secateur.domains.classification import Images, Splits, load
 from secateur.domains.classification.images import labelled
 from secateur.score.criterion import criteria
 from secateur.train import FitConfig, evaluate, fit
@@ -91,12 +94,20 @@ def measure(asked: argparse.Namespace) -> None:
                 for method, run in methods.items():
                     key = {"model": name, "seed": seed, "removed": removed, "method": method}
                     if not results.has(key):
-                        cell = run_cell(run, model, example, 1 - removed, batches, to_tune, seed)
+                        tuning = None if asked.no_tune else to_tune
+                        cell = run_cell(run, model, example, 1 - removed, batches, data.test, tuning, seed)
                         results.add(key, {"dense": dense, **cell})
 
 
 def run_cell(
-    run: Method, model: nn.Module, example: Tensor, left: float, batches: Batches, data: Splits, seed: int
+    run: Method,
+    model: nn.Module,
+    example: Tensor,
+    left: float,
+    batches: Batches,
+    test: Images,
+    tuning: Splits | None,
+    seed: int,
 ) -> dict[str, Any]:
     """One method on one model: accuracies by stage, or why there are none."""
     start = time.process_time()
@@ -107,12 +118,10 @@ def run_cell(
     row: dict[str, Any] = {"method_seconds": time.process_time() - start}
     config = FitConfig(epochs=1, lr=RATE, schedule="cosine", seed=seed, threads=1, quiet=True, keep="last")
     for stage, cut, share in stages:
-        tuned = fit(cut, data, config).model
-        row |= {
-            "macs_left": share,
-            stage: evaluate(cut, data.test, threads=1).accuracy,
-            TUNED[stage]: evaluate(tuned, data.test, threads=1).accuracy,
-        }
+        row |= {"macs_left": share, stage: evaluate(cut, test, threads=1).accuracy}
+        if tuning is not None:
+            tuned = fit(cut, tuning, config).model
+            row[TUNED[stage]] = evaluate(tuned, test, threads=1).accuracy
     return row
 
 
@@ -124,7 +133,7 @@ def settings_of(asked: argparse.Namespace, to_train: Splits, to_tune: Splits) ->
         "rates": RATES,
         "longer": LONGER,
         "train_images": len(to_train.train),
-        "tune_images": len(to_tune.train),
+        "tune_images": 0 if asked.no_tune else len(to_tune.train),
         "test_images": len(to_train.test),
         "tune_rate": RATE,
         "images": asked.images,
@@ -158,6 +167,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512, help="for criteria and recovery")
     parser.add_argument("--train", type=int, default=0, help="training images of an epoch; 0: all")
     parser.add_argument("--tune", type=int, default=0, help="images of the epoch of fine-tuning; 0: all")
+    parser.add_argument("--no-tune", action="store_true", help="stop after recovery")
     parser.add_argument("--test", type=int, default=0, help="test images; 0: all")
     parser.add_argument("--cache", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/accuracy.json"))
@@ -169,7 +179,7 @@ def main() -> None:
         measure(asked)
     known = json.loads(asked.out.read_text())
     asked.to.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(asked.to, write_page(known["settings"], known["rows"]).encode())
+    atomic_write(asked.to, write_page(known["settings"], known["rows"], asked.out.as_posix()).encode())
     print(f"wrote {asked.to}")
 
 
