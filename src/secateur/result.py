@@ -16,7 +16,7 @@ from secateur.capture.batches import batches
 from secateur.capture.copies import copy_module
 from secateur.check import Verdict, keep_masks
 from secateur.couple import Groups, couple_graph
-from secateur.errors import PathError
+from secateur.errors import PathError, RequestError
 from secateur.mask.hook import is_masked
 from secateur.mask.state import remove
 from secateur.measure import Cost
@@ -151,6 +151,11 @@ def recover_result(
         >>> [one.step for one in better.errors if one.after < one.before]
         ['absorb', 'refit']
     """
+    if not isinstance(result, Result):
+        raise RequestError(
+            f"a {type(result).__name__} was passed, not the result of a cut",
+            do="pass what sc.prune returned, or sc.pair(original, pruned, plan, example_inputs)",
+        )
     chosen = choose_steps(steps, has_data=data is not None)
     if any(registered[name].needs_fresh for name in chosen):
         chosen = choose_steps(steps, has_data=data is not None, changed=_changed_since_cut(result))

@@ -81,7 +81,7 @@ class Timed:
         return (
             f"predicted {self.predicted_ms:.4g} ms, measured {self.cut_ms:.4g} ms "
             f"({self.predicted_ms / self.cut_ms - 1:+.1%}); the uncut model takes {self.whole_ms:.4g} ms; "
-            f"medians by the wall clock, in turn: {self.medians_ms[0]:.4g} and {self.medians_ms[1]:.4g} ms"
+            f"medians by the wall clock: uncut {self.medians_ms[0]:.4g}, cut {self.medians_ms[1]:.4g} ms"
         )
 
 

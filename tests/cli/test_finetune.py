@@ -141,3 +141,32 @@ def test_seeds_decide_the_fresh_weights(run, cut, tmp_path):
     one, same, other = (sc.load(tmp_path / name, vgg11()).state_dict() for name in ("one", "same", "other"))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["feature.0.weight"], other["feature.0.weight"])
+
+
+def test_a_training_that_makes_it_worse_says_so(run, tmp_path):
+    net = (
+        "zoo:vgg11",
+        *(word for name in ("width=0.0625", "in_channels=1", "image_size=8") for word in ("--arg", name)),
+    )
+    words = ("--threads", 1, "--schedule", "cosine", "--batch-size", 64)
+    good = run("train", *net, *words, "--epochs", 4, "--lr", 0.05, "--save", tmp_path / "good", "--json")
+    assert good.json["validation_accuracy"] > 0.2
+    worse = run("finetune", tmp_path / "good", *words, "--epochs", 1, "--lr", 9, "--save", tmp_path / "worse")
+    assert worse.code == 0, worse.err
+    assert "worse than before the training" in worse.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("finetune", "{dense}", "--temperature", 2), "--temperature was given without a teacher"),
+        (("train", "{dense}", "--s", 0.5), "--s 0.5 was given without a penalty"),
+        (("prune", "{dense}", "--ratio", 0.5, "--images", 5), "--images was given without --data"),
+        (("sweep", "{dense}", "--blocks", "--counts", "1,3"), "--counts and --maps are for --layer"),
+        (("sweep", "{dense}", "--blocks", "--by", "groups"), "--by is for --ratios"),
+        (("prune", "{dense}", "--ratio", 0.5, "--criterion", "taylor"), "pass --data, or choose a criterion"),
+    ],
+)
+def test_options_without_effect_are_refused(studio, refuse, tmp_path, words, message):
+    given = [str(word).format(dense=studio.dense) for word in words]
+    assert message in refuse(2, *given, "--save", tmp_path / "out")

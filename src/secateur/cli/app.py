@@ -1,6 +1,7 @@
 """The application: every module in `commands/` registers one command, every folder in it a group of them."""
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,6 +14,9 @@ import typer
 
 from secateur.errors import SecateurError
 from secateur.registry import Registry
+
+_INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
 
 typed: ContextVar[tuple[str, ...]] = ContextVar("typed")
 """The words after the program's name, for reports and plans that say what made them."""
@@ -96,13 +100,31 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         make_app()(args=arguments, prog_name="secateur")
     except SecateurError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {_in_options(str(error))}\n")
         sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            sys.stderr.write("stopped: files that were written are whole, and what can be resumed stays\n")
+        raise
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
         sys.stderr.write(f"error: cannot use {error.filename or 'a file'}: {error.strerror or error}\n")
         sys.exit(1)
+
+
+def _in_options(text: str) -> str:
+    """Name arguments of Python, in what to do, as the options that they are here: min_keep is --min-keep."""
+    what, line, do = text.rpartition("\n")
+    return (
+        what
+        + line
+        + re.sub(
+            r"\b(min_keep|round_to|size_bytes|latency_ms)\b(?!=)|\bdata=(?![\w\[])",
+            lambda found: "--" + found[0].rstrip("=").replace("_", "-"),
+            do,
+        )
+    )
 
 
 def _show_warning(message: Any, category: type[Warning], *_: Any) -> None:

@@ -48,6 +48,7 @@ class Session:
         sparsity: A penalty.
         distillation: A teacher.
         told: Further numbers of the result.
+        before: Validation accuracy of the model to start from; None where its weights are fresh.
     """
 
     opened: Opened
@@ -56,6 +57,7 @@ class Session:
     sparsity: Sparsity = Sparsity()
     distillation: Distillation | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
+    before: float | None = None
 
 
 def run_training(session: Session, *, as_json: bool) -> None:
@@ -88,8 +90,15 @@ def run_training(session: Session, *, as_json: bool) -> None:
         "saved": str(folder),
         **session.told,
     }
-    text = f"{fitted}; {test.accuracy * 100:.2f} % of {test.n} test images right\nwrote {_listed(folder)}"
-    emit(numbers, text, as_json=as_json)
+    lines = [f"{fitted}; {test.accuracy * 100:.2f} % of {test.n} test images right"]
+    if session.before is not None:
+        numbers["validation_accuracy_before"] = session.before
+        if fitted.kept.val_accuracy < session.before:
+            lines.append(
+                f"worse than before the training ({session.before * 100:.2f} % of the validation images): "
+                "train longer or with a lower --lr, or keep the model that it started from"
+            )
+    emit(numbers, "\n".join([*lines, f"wrote {_listed(folder)}"]), as_json=as_json)
 
 
 def _penalty(session: Session, config: FitConfig) -> Penalty | None:
@@ -100,6 +109,11 @@ def _penalty(session: Session, config: FitConfig) -> Penalty | None:
         raise RequestError(
             f"--ratio {asked.ratio:g} was given, but --sparsity {asked.name} pushes no chosen channels out",
             do="choose --sparsity growing-l2, or leave --ratio for secateur prune",
+        )
+    if kind is None and asked.strength is not None:
+        raise RequestError(
+            f"--s {asked.strength:g} was given without a penalty",
+            do="choose one with --sparsity, such as bn-l1",
         )
     if kind is None:
         return None

@@ -23,7 +23,7 @@ from secateur.capture.record import as_written, shadow
 from secateur.errors import CaptureError, RequestError
 from secateur.score.gates import Gates
 from secateur.score.loss import Loss, Objective
-from secateur.score.split import Split, find_split
+from secateur.score.split import Split, find_split, held_by
 
 _CHUNK_BYTES = 1 << 28
 """What the gradients of the samples that are differentiated at once may take."""
@@ -255,7 +255,8 @@ def _add(total: ByGroup, part: Mapping[str, Tensor], sample: Sample) -> None:
         value = value.detach().cpu()
         if not bool(torch.isfinite(value).all()):
             raise CaptureError(
-                f"the gradients of group {name} are NaN or infinite on batch {sample.number} of the data",
+                f"the gradients of group {name} are NaN or infinite on batch {sample.number} of the data"
+                f"{held_by(sample.inputs)}",
                 do="mend the weights of that layer, the data or the loss",
             )
         total[name] = total[name] + value if name in total else value

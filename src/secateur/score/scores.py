@@ -97,7 +97,7 @@ def require_data(criterion: str | Scorer | Criterion, has_data: bool) -> None:
     if chosen.needs != "weights" and not has_data:
         raise RequestError(
             f"criterion {chosen.name} needs data for {chosen.needs}, there is none",
-            do="pass data=, a loader or list of batches, or choose a criterion of weights such as 'l2'",
+            do="pass data=, or choose a criterion of weights such as 'l2'",
         )
 
 

@@ -107,7 +107,7 @@ def select(
         removed, wanted = _removed(widths, groups, budget, scope)
         kept = widths.kept(removed)
     reached = widths.cost_of(kept)
-    note = "" if gauge is not None else _difference(reached, wanted)
+    note = "" if gauge is not None else _difference(budget, reached, wanted)
     return Selection(
         keep=widths.indices(kept),
         reasons=reasons,
@@ -147,12 +147,13 @@ def _left_out(
     return found
 
 
-def _difference(reached: float, wanted: float) -> str:
+def _difference(budget: Budget, reached: float, wanted: float) -> str:
     """What to say where what stays is not what was asked to stay."""
+    shown, asked = budget.show(reached), f"{budget.show(wanted)} {budget.unit}"
     if reached < (1 - NEAR) * wanted:
-        return f"{reached / wanted:.1%} of what was asked to stay stays: widths come in steps"
+        return f"{shown} of the {asked} that may stay do: widths come in steps"
     if reached > (1 + NEAR) * wanted:
-        return f"{reached / wanted:.1%} of what was asked to stay stays: floors and rounding keep the rest"
+        return f"{shown} stay where {asked} were asked to: floors and rounding keep the rest"
     return ""
 
 

@@ -193,6 +193,11 @@ class Forks:
 
     def _require_same(self, place: Place | GroupPlace, state: State, times: int, images: Tensor) -> None:
         expected = self.model(images).float()
+        if not bool(expected.isfinite().all()):
+            raise CaptureError(
+                "the model returns NaN or infinity on the images of the sweep",
+                do="mend its weights, or the images; a criterion of activations such as apoz names the layer",
+            )
         near = 1e-3 * float(expected.abs().max())
         for logits in self._fork(place, state, [()] * times):
             if not torch.allclose(logits, expected, rtol=1e-3, atol=near):

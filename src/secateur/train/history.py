@@ -70,7 +70,8 @@ class FitResult:
 
     def __str__(self) -> str:
         return (
-            f"trained {len(self.history)} epochs, kept epoch {self.kept_epoch}: "
+            f"trained {len(self.history)} {'epoch' if len(self.history) == 1 else 'epochs'}, "
+            f"kept epoch {self.kept_epoch}: "
             f"{self.kept.val_accuracy * 100:.2f} % of the validation images right"
         )
 

@@ -45,10 +45,13 @@ def atomic_write(path: Path | str, content: bytes | Callable[[Path], None]) -> N
     with explained(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+            mode = temporary.stat().st_mode
             if isinstance(content, bytes):
                 temporary.write_bytes(content)
             else:
                 content(temporary)
+            temporary.chmod(mode)  # some writers make theirs for the owner alone
             _flush(temporary)
             temporary.replace(target)
             _flush(target.parent)

@@ -22,6 +22,7 @@ from secateur.cli.options import (
 from secateur.cli.training import Session, run_training
 from secateur.errors import RequestError
 from secateur.sources import open_model
+from secateur.train import evaluate as evaluate_model
 from secateur.train import last_folder
 
 
@@ -42,7 +43,9 @@ def finetune(
         float,
         typer.Option(help="Share of the teacher's logits in the loss, 0 to 1; the labels have the rest."),
     ] = 0.9,
-    temperature: Annotated[float, typer.Option(help="Softens the logits of both before they compare.")] = 4.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="Softens the logits of both before they compare; 4 of itself.")
+    ] = None,
     teacher_features: Annotated[
         list[str] | None,
         typer.Option(help="Layers whose kept channels follow the teacher's, 'feature.*'; may be repeated."),
@@ -86,6 +89,8 @@ def finetune(
             ["fresh weights have nothing to recover"],
             "choose one of them",
         )
+    if teacher is None and temperature is not None:
+        raise RequestError("--temperature was given without a teacher", do="pass --teacher FOLDER")
     parts = load_data(data, data_dir, download, seed)
     settings = {
         "epochs": epochs,
@@ -100,7 +105,13 @@ def finetune(
         "overwrite": overwrite,
     }
     opened = open_model(model)
-    teaching = Teaching(teacher, teacher_weight, temperature, tuple(teacher_features or ()), feature_weight)
+    teaching = Teaching(
+        teacher,
+        teacher_weight,
+        4.0 if temperature is None else temperature,
+        tuple(teacher_features or ()),
+        feature_weight,
+    )
     dense = teaching.open()
     distillation = teaching.distillation(opened, dense)
     told: dict[str, object] = {}
@@ -108,4 +119,8 @@ def finetune(
         opened, settings, told = scratch(opened, parts, from_scratch, settings)
     elif steps and not (resume and last_folder(save) is not None):  # a run that goes on is past it
         opened, told = recovered(opened, dense, parts, steps, images, seed)
-    run_training(Session(opened, parts, settings, distillation=distillation, told=told), as_json=as_json)
+    before = None
+    if from_scratch is None and not resume:
+        before = evaluate_model(opened.model, parts.validation, device=device, threads=threads).accuracy
+    session = Session(opened, parts, settings, distillation=distillation, told=told, before=before)
+    run_training(session, as_json=as_json)

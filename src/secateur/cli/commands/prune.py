@@ -100,7 +100,9 @@ def prune(
             help="Images for criteria (with labels) and recovery (without): digits, fashion-mnist, mnist, ..."
         ),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="How many training images of --data to draw.")] = 1024,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="How many training images of --data to draw; 1024 of itself.")
+    ] = None,
     data_dir: DataDir = None,
     download: Download = False,
     check: Annotated[bool, typer.Option(help="Prove that masked == cut.")] = True,
@@ -124,6 +126,8 @@ def prune(
     opened = open_placed(model, model_arguments(arg), seed, device)
     if weights is not None:
         load_state(opened.model, read_state(weights), weights)
+    if data is None and images is not None:
+        raise RequestError("--images was given without --data", do="add --data, such as --data digits")
     splits = None if data is None else load_data(data, data_dir, download, seed)
     example = example_input(input_shape, opened, splits)
     if ratio is not None and criterion == "bn-scale":
@@ -146,19 +150,19 @@ def prune(
         round_to=round_to,
         protect=protect or (),
         axes=axes,
-        data=None if splits is None else labelled(splits.train, images, seed),
+        data=None if splits is None else labelled(splits.train, images or 1024, seed),
         recover=[step for word in recover for step in word.split(",")] if recover else None,
         check=check,
         seed=seed,
     )
     plan = result.plan.after(opened.plan).model_copy(update={"command": command_line()})
     folder = save_model(result.model, plan, save)
-    numbers, text = _numbers(replace(result, plan=plan), str(folder)), f"{result}\nwrote {folder}"
+    numbers, lines = _numbers(replace(result, plan=plan), str(folder)), [str(result)]
     if why:
         explanation = explain(plan)
         numbers["explanation"] = explanation.to_dict()
-        text += f"\n{explanation}"
-    emit(numbers, text, as_json=as_json)
+        lines.append(str(explanation))
+    emit(numbers, "\n".join([*lines, f"wrote {folder}"]), as_json=as_json)
 
 
 def _warn_of_cliff(model: nn.Module, example: Any, ratio: float) -> None:

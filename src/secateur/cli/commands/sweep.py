@@ -51,7 +51,9 @@ def sweep(
     layer: Annotated[
         str | None, typer.Option("--layer", help="Sweep its channels: a convolution, such as layer4.1.conv2.")
     ] = None,
-    counts: Annotated[str, typer.Option("--counts", help="How many to zero, with commas.")] = "1,3,5",
+    counts: Annotated[
+        str | None, typer.Option("--counts", help="How many to zero, with commas; 1,3,5 of itself.")
+    ] = None,
     maps: Annotated[
         int | None,
         typer.Option(
@@ -104,9 +106,13 @@ def sweep(
     require_other_folder(model, save)
     if layer is None and ratios is None and not blocks:
         raise RequestError("nothing to sweep was named", do="pass --layer, --ratios or --blocks")
-    numbers = [int(number) for number in _numbers("--counts", counts, int)]
+    numbers = [int(number) for number in _numbers("--counts", counts or "1,3,5", int)]
     shares = None if ratios is None else _numbers("--ratios", ratios, float)
     kinds = _kinds(by)
+    if layer is None and (counts is not None or maps is not None):
+        raise RequestError("--counts and --maps are for --layer, which was not given", do="pass --layer NAME")
+    if ratios is None and by != "layers":
+        raise RequestError("--by is for --ratios, which was not given", do="pass --ratios, such as 0.25,0.5")
     if engine not in ("local", "ray"):
         raise RequestError(f"--engine is '{engine}'", do="choose one of local, ray")
     if workers is not None and engine == "local":
