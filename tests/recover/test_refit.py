@@ -547,3 +547,12 @@ def test_patches_are_a_view_of_the_input():
     rows = patches.take(torch.arange(patches.rows), 0, 4)
     expected = F.unfold(x, 3).transpose(1, 2).reshape(1, -1, 36)
     torch.testing.assert_close(rows, expected.double())
+
+
+def test_an_output_that_does_not_vary_has_no_share_that_is_wrong():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    result = sc.prune(net, torch.zeros(1, 4), ratio=0.5)
+    (told,) = sc.recover(result, [torch.randn(1, 4)], ["refit"]).recovered
+    assert not told.exact
+    assert "its output does not vary on 1 position" in str(told)

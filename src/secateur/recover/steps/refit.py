@@ -129,12 +129,13 @@ class _Done:
 
     def told(self) -> Recovery:
         """The record of it."""
-        size = max(self.size, 1e-300)
-        before, after = ((missing / size) ** 0.5 for missing in (self.before, self.after))
         drawn = f" drawn from {self.there:,}" if self.seen < self.there else ""
+        on = f"on {self.seen:,} position{'s' if self.seen > 1 else ''}{drawn}"
+        before, after = ((missing / (self.size or inf)) ** 0.5 for missing in (self.before, self.after))
         parts = [
-            f"error of its output {100 * before:.3g} % -> {100 * after:.3g} % "
-            f"on {self.seen:,} positions{drawn}",
+            f"error of its output {100 * before:.3g} % -> {100 * after:.3g} % {on}"
+            if self.size
+            else f"its output does not vary {on}",
             "only its constant: no change of the weight helps on other samples"
             if self.ridge == inf
             else f"ridge {self.ridge:g}",
@@ -143,7 +144,7 @@ class _Done:
             parts.append(f"fewer positions than its {self.unknowns:,} inputs: pass more data")
         if not self.place:
             parts.append("no bias and no batch norm takes a constant")
-        return Recovery("refit", self.layer, after < 1e-6, ", ".join(parts))
+        return Recovery("refit", self.layer, bool(self.size) and after < 1e-6, ", ".join(parts))
 
 
 class _Refit:
