@@ -96,3 +96,21 @@ def test_asking_for_all_that_there_is_only_warns():
 def test_arguments_of_another_kind_are_refused(options, message):
     with pytest.raises(RequestError, match=message):
         sc.prune(_mlp(3, 12, 2), torch.randn(2, 3), **options)
+
+
+def test_weights_that_are_not_finite_are_named_before_anything_else():
+    net = _mlp(3, 12, 12, 2)
+    with torch.no_grad():
+        net[2].weight[0, 0] = float("nan")
+    with pytest.raises(RequestError, match=r"(?s)hold NaN or infinity.*the first of 1: 2\.weight"):
+        sc.prune(net, torch.randn(2, 3), ratio=0.5, criterion="random")
+
+
+def test_a_criterion_that_gives_nan_is_the_culprit():
+    with pytest.raises(RequestError, match=r"(?s)not finite for group 0.*mend the criterion"):
+        sc.prune(
+            _mlp(3, 12, 2),
+            torch.randn(2, 3),
+            ratio=0.5,
+            criterion=lambda view: torch.full((12,), float("nan")),
+        )

@@ -43,10 +43,10 @@ def placed(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
 
 
 def require_values(model: nn.Module) -> None:
-    """Refuse to prove numbers of a model that has none.
+    """Refuse to prove numbers of a model that has none, or none that are finite.
 
     Raises:
-        RequestError: Some tensor is on the meta device.
+        RequestError: Some tensor is on the meta device, or some parameter holds NaN or infinity.
     """
     named = [*model.named_parameters(), *model.named_buffers()]
     empty = [name for name, tensor in named if tensor.is_meta]
@@ -56,4 +56,11 @@ def require_values(model: nn.Module) -> None:
             "but check=True proves numbers",
             empty[:3],
             "plan with secateur.plan and cut with secateur.stream, or pass check=False",
+        )
+    wrong = [name for name, held in model.named_parameters() if not bool(held.isfinite().all())]
+    if wrong:
+        raise RequestError(
+            f"parameters of {type(model).__name__} hold NaN or infinity, but check=True proves numbers",
+            [f"the first of {len(wrong)}: {wrong[0]}"],
+            "mend the weights, or pass check=False",
         )

@@ -130,6 +130,6 @@ def checked_scores(scores: Any, view: GroupView, criterion: Criterion) -> Tensor
         raise RequestError(
             f"criterion {criterion.name} gave numbers that are not finite for group {view.name}",
             [f"tensors with such values: {', '.join(culprits) or 'none'}"],
-            "mend the weights, or protect that layer",
+            "mend the weights, or protect that layer" if culprits else "mend the criterion",
         )
     return scores
