@@ -4,11 +4,14 @@ A layer is looked at by itself; a group is all layers whose channels are coupled
 one residual stream, and is scored and zeroed as it would be cut: together.
 """
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor, nn
 
 from secateur.capture.batches import Samples
@@ -24,7 +27,6 @@ from secateur.sweep.places import GroupPlace, Place, find_group
 from secateur.sweep.rank import score_channels
 from secateur.sweep.rows import fingerprint
 from secateur.train.classifier import Part
-from secateur.write.figures import percent
 from secateur.write.rows import Rows, fingerprint_of
 
 BY = ("layers", "groups")
@@ -67,13 +69,23 @@ class Curves:
     skipped: dict[str, str]
     by: str = "layers"
 
+    def table(self) -> Table:
+        """A row for each layer or group, a column for each ratio, as `print` shows them."""
+        ratios = list(dict.fromkeys(point.ratio for points in self.by_layer.values() for point in points))
+        table = Table(self.by.removesuffix("s"), *(f"{100 * ratio:g} %" for ratio in ratios))
+        for layer, points in self.by_layer.items():
+            values = {point.ratio: f"{point.value:.4f}" for point in points}
+            table.add_row(layer, *(values.get(ratio, "-") for ratio in ratios))
+        return table
+
     def __str__(self) -> str:
-        lines = [
-            f"  {layer}: " + ", ".join(f"{percent(point.ratio)}: {point.value:.4f}" for point in points)
-            for layer, points in self.by_layer.items()
-        ]
-        lines += [f"  {layer}: left out, {why}" for layer, why in self.skipped.items()]
-        return "\n".join([f"sensitivity of {len(self.by_layer)} {self.by} by {self.criterion}", *lines])
+        console = Console(width=110, file=io.StringIO(), color_system=None)
+        console.print(self.table())
+        output: Any = console.file
+        rows = [line.rstrip() for line in output.getvalue().rstrip().split("\n")]
+        left_out = [f"  {layer}: left out, {why}" for layer, why in self.skipped.items()]
+        title = f"sensitivity of {len(self.by_layer)} {self.by} by {self.criterion}, by the share zeroed"
+        return "\n".join([title, *rows, *left_out])
 
     def plot(self, path: Path | str) -> Path:
         """Draw a line for each, into a `.png` or `.svg` file."""
