@@ -135,8 +135,9 @@ def _transformer(rows: list[Row]) -> Iterable[str]:
 def _told(
     found: dict[str, list[float]], told: str, holds: Callable[[float], bool], best: Callable[..., str]
 ) -> Iterable[str]:
-    """A line for the default criterion, and one for the best if that is another."""
-    found = {method: values for method, values in found.items() if values}
+    """A line for the default criterion, and one for the best of those with all seeds if that is another."""
+    most = max(map(len, found.values()), default=0)
+    found = {method: values for method, values in found.items() if values and len(values) == most}
     if not found:
         return
     leader = best(found, key=lambda method: statistics.mean(found[method]))
