@@ -39,7 +39,8 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"criterion": "random", "scope": "local"},
 )
 RECOVERED = (0.02, 0.05, 0.1)
-"""Ratios at which `absorb` is tried; beyond them too little is left to recover."""
+"""Ratios at which recovery is tried; beyond them too little is left to recover."""
+STEPS = ("absorb", "refit")
 BUDGETS = ({"params": 0.9}, {"params": 0.5}, {"macs": 0.9}, {"macs": 0.5})
 LOW = 0.01
 """Confidence from which objects count in the average precision."""
@@ -175,13 +176,13 @@ def sweep(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def recovered(bench: Bench, result: sc.Result, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The same cut with `absorb`: without data, with the photos themselves, and with the other photos."""
+    """The same cut with `absorb` and no data, and with `refit` by the photos themselves and by the others."""
     images = [photo.image for photo in bench.photos]
-    yield row | {"recover": "absorb"} | bench.judge(sc.recover(result).model)
-    yield row | {"recover": "absorb, these photos"} | bench.judge(sc.recover(result, images).model)
-    halves = [sc.recover(result, images[start::2]).model for start in (0, 1)]
+    yield row | {"recover": "absorb"} | bench.judge(sc.recover(result, steps="absorb").model)
+    yield row | {"recover": "refit, these photos"} | bench.judge(sc.recover(result, images, STEPS).model)
+    halves = [sc.recover(result, images[start::2], STEPS).model for start in (0, 1)]
     found = [detect(halves[1 - index % 2], photo, LOW) for index, photo in enumerate(bench.photos)]
-    yield row | {"recover": "absorb, other photos"} | compare(bench.found, found)
+    yield row | {"recover": "refit, other photos"} | compare(bench.found, found)
 
 
 def budgets(bench: Bench) -> Iterator[dict[str, Any]]:

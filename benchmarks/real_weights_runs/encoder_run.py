@@ -101,8 +101,11 @@ def sweep(bench: Bench) -> Iterator[dict[str, Any]]:
                 row |= paired_latency(bench.model, result.model, bench.example)
             yield key | row | {"recover": "none"} | bench.judge(result.model)
             if setting is SETTINGS[0]:
-                for name, data in (("absorb", None), ("absorb, other sentences", bench.data)):
-                    yield key | row | {"recover": name} | bench.judge(sc.recover(result, data).model)
+                refitted = sc.recover(result, bench.data, ["absorb", "refit"]).model
+                yield (
+                    key | row | {"recover": "absorb"} | bench.judge(sc.recover(result, steps="absorb").model)
+                )
+                yield key | row | {"recover": "refit, other sentences"} | bench.judge(refitted)
 
 
 def budgets(bench: Bench) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -114,3 +115,26 @@ def test_a_criterion_that_gives_nan_is_the_culprit():
             ratio=0.5,
             criterion=lambda view: torch.full((12,), float("nan")),
         )
+
+
+def test_kinds_of_numbers_that_are_no_plain_ones_are_taken():
+    class Eighths(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 16), nn.Linear(16, 2)
+            held = torch.eye(16).to(torch.float8_e4m3fn)
+            self.held = nn.Parameter(held, requires_grad=False)
+
+        def forward(self, x):
+            return self.last(self.first(x).relu() @ self.held.float())
+
+    assert sc.prune(Eighths(), torch.randn(2, 3), ratio=0.5).verdict.exact
+    net, x = _mlp(3, 12, 2), torch.randn(2, 3)
+    one, other = (sc.prune(net, x, ratio=0.5, round_to=step).plan for step in (4, np.int64(4)))
+    assert one.keep == other.keep
+
+
+def test_lazy_layers_are_asked_to_run_first():
+    net = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(RequestError, match=r"(?s)have no shape yet.*run the model once"):
+        sc.prune(net, torch.randn(2, 3), ratio=0.5)

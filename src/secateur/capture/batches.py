@@ -171,6 +171,12 @@ def naming_batch(number: int) -> Iterator[None]:
         ) from error
 
 
+def nan_in(inputs: Any) -> str:
+    """To say of inputs that hold NaN, which no model can mend; empty if none does."""
+    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    return ", whose inputs hold NaN" if any(bool(tensor.isnan().any()) for tensor in tensors) else ""
+
+
 def _adapted(number: int, batch: Any, model: nn.Module, example_inputs: Any) -> Any:
     inputs = _inputs_of(number, batch, model, example_inputs)
     tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from secateur.capture.inputs import map_inputs
 from secateur.capture.record import shadow
@@ -46,7 +47,8 @@ def require_values(model: nn.Module) -> None:
     """Refuse to prove numbers of a model that has none, or none that are finite.
 
     Raises:
-        RequestError: Some tensor is on the meta device, or some parameter holds NaN or infinity.
+        RequestError: Some tensor is on the meta device or waits for a first run, or some parameter holds NaN
+            or infinity.
     """
     named = [*model.named_parameters(), *model.named_buffers()]
     empty = [name for name, tensor in named if tensor.is_meta]
@@ -57,7 +59,15 @@ def require_values(model: nn.Module) -> None:
             empty[:3],
             "plan with secateur.plan and cut with secateur.stream, or pass check=False",
         )
-    wrong = [name for name, held in model.named_parameters() if not bool(held.isfinite().all())]
+    waiting = [name for name, held in named if is_lazy(held)]
+    if waiting:
+        raise RequestError(
+            f"{len(waiting)} tensors of {type(model).__name__} have no shape yet",
+            waiting[:3],
+            "run the model once on an input: that makes the parameters of lazy modules",
+        )
+    wide = [(name, held) for name, held in model.named_parameters() if held.dtype.itemsize > 1]
+    wrong = [name for name, held in wide if not bool(held.isfinite().all())]  # no float8 is asked
     if wrong:
         raise RequestError(
             f"parameters of {type(model).__name__} hold NaN or infinity, but check=True proves numbers",

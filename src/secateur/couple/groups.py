@@ -14,7 +14,7 @@ from secateur.couple.call import Findings
 from secateur.errors import RequestError
 from secateur.graph.axes import Axis, Expr, explain, leaves
 from secateur.graph.keep import count
-from secateur.graph.node import Graph
+from secateur.graph.node import Graph, Ref
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,16 @@ class Groups:
     def name_of(self) -> Mapping[Axis, str]:
         """The group's name of each axis."""
         return {group.axis: group.name for group in self.all}
+
+    @cached_property
+    def summed(self) -> Mapping[int, frozenset[Axis]]:
+        """The axes that each node sums over, by its index."""
+        found: dict[int, set[Axis]] = {}
+        for index, name, dim in self.findings.contracted:
+            ref = self.graph.nodes[index].args.get(name)
+            if isinstance(ref, Ref):
+                found.setdefault(index, set()).update(leaves(self.findings.dims[ref.value][dim]))
+        return {index: frozenset(axes) for index, axes in found.items()}
 
     @property
     def prunable(self) -> tuple[Group, ...]:

@@ -91,6 +91,15 @@ class Graph:
             names[value] = (*names.get(value, ()), name)
         return names
 
+    @cached_property
+    def from_inputs(self) -> frozenset[int]:
+        """The values that an input of the model takes part in, the inputs among them."""
+        found = set(self.inputs)
+        for node in self.nodes:
+            if any(ref.value in found for arg in node.args.values() for ref in refs_in(arg)):
+                found.update(ref.value for ref in node.outputs if ref is not None)
+        return frozenset(found)
+
     def __str__(self) -> str:
         return (
             f"graph of {len(self.nodes)} nodes, {len(self.names)} tensors, "

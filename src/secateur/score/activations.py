@@ -11,14 +11,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from secateur.capture.batches import Sample, Samples, naming_batch
+from secateur.capture.batches import Sample, Samples, naming_batch, nan_in
 from secateur.capture.follow import Step, follow
 from secateur.capture.inputs import map_inputs
 from secateur.capture.record import shadow
 from secateur.errors import CaptureError
 from secateur.graph.node import Graph, Node
 from secateur.score.moments import Moments, is_finite
-from secateur.score.split import held_by
 from secateur.score.values import ReadValue
 
 Place = tuple[int, int]
@@ -146,7 +145,7 @@ def _not_finite(model: nn.Module, graph: Graph, sample: Sample, seen: Node) -> C
         torch.manual_seed(0)
         follow(shadow(model).eval(), map_inputs(sample.inputs, torch.clone), graph, on_step)
     return CaptureError(
-        f"activations are NaN or infinite on batch {sample.number} of the data{held_by(sample.inputs)}, "
+        f"activations are NaN or infinite on batch {sample.number} of the data{nan_in(sample.inputs)}, "
         f"first after {first[0] if first else seen}",
         do="mend the weights of that layer, or the data",
     )

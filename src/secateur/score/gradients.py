@@ -17,13 +17,13 @@ from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from secateur.capture.batches import Sample, Samples, naming_batch
+from secateur.capture.batches import Sample, Samples, naming_batch, nan_in
 from secateur.capture.inputs import map_inputs
 from secateur.capture.record import as_written, shadow
 from secateur.errors import CaptureError, RequestError
 from secateur.score.gates import Gates
 from secateur.score.loss import Loss, Objective
-from secateur.score.split import Split, find_split, held_by
+from secateur.score.split import Split, find_split
 
 _CHUNK_BYTES = 1 << 28
 """What the gradients of the samples that are differentiated at once may take."""
@@ -256,7 +256,7 @@ def _add(total: ByGroup, part: Mapping[str, Tensor], sample: Sample) -> None:
         if not bool(torch.isfinite(value).all()):
             raise CaptureError(
                 f"the gradients of group {name} are NaN or infinite on batch {sample.number} of the data"
-                f"{held_by(sample.inputs)}",
+                f"{nan_in(sample.inputs)}",
                 do="mend the weights of that layer, the data or the loss",
             )
         total[name] = total[name] + value if name in total else value

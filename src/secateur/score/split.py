@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from secateur.capture.batches import nan_in
 from secateur.capture.inputs import output_tensors
 from secateur.errors import CaptureError, RequestError
 
@@ -75,7 +76,7 @@ def find_split(run: Callable[[Any], Any], inputs: Any, target: Any, number: int)
     whole = _first_output(run(inputs))
     if not bool(whole.isfinite().all()):
         raise CaptureError(
-            f"the model returns NaN or infinity on batch {number} of the data{held_by(inputs)}",
+            f"the model returns NaN or infinity on batch {number} of the data{nan_in(inputs)}",
             do="mend weights or data; a criterion of activations such as apoz names the layer",
         )
     size = len(whole)
@@ -95,12 +96,6 @@ def find_split(run: Callable[[Any], Any], inputs: Any, target: Any, number: int)
         ["the criterion takes gradients of single samples; the model mixes those of a batch, or draws"],
         "pass batches of one sample, or choose taylor or hessian, which take whole batches",
     )
-
-
-def held_by(inputs: Any) -> str:
-    """To say of inputs that hold NaN, which no model can mend; empty if none does."""
-    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    return ", whose inputs hold NaN" if any(bool(tensor.isnan().any()) for tensor in tensors) else ""
 
 
 def _first_output(output: Any) -> Tensor:

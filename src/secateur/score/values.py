@@ -9,7 +9,7 @@ No activations are values that no input of the model takes part in (weights that
 is a statistic that the same channels are scaled by (the mean of squares in a norm written by hand).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -70,29 +70,16 @@ class Reading:
         for node in self.graph.nodes:
             for value in dict.fromkeys(_values_in(node)):
                 self._users.setdefault(value, []).append(node)
-        self._live = self._from_inputs()
+        self._live = self.graph.from_inputs.difference(self.graph.inputs)
         self._read: dict[Axis, list[tuple[int, int]]] = {}
-        sums: dict[int, set[Axis]] = {}
-        for index, name, dim in groups.findings.contracted:
-            ref = self.graph.nodes[index].args.get(name)
-            if isinstance(ref, Ref):
-                sums.setdefault(index, set()).update(self._leaves(ref.value)[dim])
         for node in self.graph.nodes:
-            self._note_reads(node, sums.get(node.index, set()))
+            self._note_reads(node, groups.summed.get(node.index, frozenset()))
 
     def _leaves(self, value: int) -> list[set[Axis]]:
         """The axes in each dim of a value."""
         return [set(axes_in(resolve(expr))) for expr in self.groups.findings.dims[value]]
 
-    def _from_inputs(self) -> frozenset[int]:
-        """The values that an input of the model takes part in."""
-        live = {at for at, value in enumerate(self.graph.values) if value.kind == "input"}
-        for node in self.graph.nodes:
-            if not live.isdisjoint(_values_in(node)):
-                live.update(ref.value for ref in node.outputs if ref is not None)
-        return frozenset(at for at in live if self.graph.values[at].kind == "node")
-
-    def _note_reads(self, node: Node, summed: set[Axis]) -> None:
+    def _note_reads(self, node: Node, summed: Collection[Axis]) -> None:
         """An axis is read where it is summed over, or where it goes in and does not come out."""
         made = (self._leaves(ref.value) for ref in node.outputs if ref is not None)
         returned = {leaf for dims in made for leaves in dims for leaf in leaves}
@@ -111,12 +98,10 @@ class Reading:
             node = fresh.pop()
             if len(set(_values_in(node))) > 1:
                 continue  # a sum with weights, or of two activations
-            for user in (
-                user for ref in node.outputs if ref is not None for user in self._users.get(ref.value, ())
-            ):
-                made = {ref.value for ref in node.outputs if ref is not None}
-                others = set(_values_in(user)) - made
-                if any(leaf in leaves for value in others & self._live for leaves in self._leaves(value)):
+            made = {ref.value for ref in node.outputs if ref is not None}
+            for user in (user for value in made for user in self._users.get(value, ())):
+                others = self._live.intersection(_values_in(user)) - made
+                if any(leaf in leaves for value in others for leaves in self._leaves(value)):
                     return True
                 if user.index not in seen:
                     seen.add(user.index)

@@ -16,6 +16,7 @@ evenly, so exactly the asked number goes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 from secateur.couple import Groups
 from secateur.errors import RequestError
@@ -85,7 +86,7 @@ def select(
     """
     if scope not in SCOPES:
         raise RequestError(f"unknown scope '{scope}'", do=f"choose one of {', '.join(SCOPES)}")
-    if not 0 <= min_keep <= 1 or not isinstance(round_to, int) or round_to < 1:
+    if not 0 <= min_keep <= 1 or not isinstance(round_to, Integral) or round_to < 1:
         what = f"min_keep is {min_keep:g} and round_to is {round_to!r}"
         raise RequestError(what, do="pass 0 <= min_keep <= 1, and a whole number round_to >= 1")
     reasons = {group.name: group.reason for group in groups if group.reason} | dict(scores.skipped)

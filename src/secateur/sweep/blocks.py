@@ -78,7 +78,6 @@ def branch_ends(graph: Graph) -> list[tuple[str, Node]]:
         The module that adds, and the last convolution or linear operator of the branch.
     """
     behind: dict[int, frozenset[int]] = {}
-    from_input = set(graph.inputs)
     found: list[tuple[str, Node]] = []
     for node in graph.nodes:
         refs = [ref for arg in node.args.values() for ref in refs_in(arg)]
@@ -87,12 +86,12 @@ def branch_ends(graph: Graph) -> list[tuple[str, Node]]:
                 behind[made.value] = frozenset({node.index}).union(
                     *(behind.get(ref.value, frozenset()) for ref in refs)
                 )
-                if any(ref.value in from_input for ref in refs):
-                    from_input.add(made.value)
         sides = [ref.value for ref in (node.args.get("self"), node.args.get("other")) if isinstance(ref, Ref)]
         if node.op not in _ADDS or len(sides) != 2 or sides[0] == sides[1]:
             continue
-        if graph.values[sides[0]].shape != graph.values[sides[1]].shape or not from_input.issuperset(sides):
+        if graph.values[sides[0]].shape != graph.values[sides[1]].shape:
+            continue
+        if not graph.from_inputs.issuperset(sides):
             continue
         one, two = (behind.get(value, frozenset()) for value in sides)
         branches = sorted((_layers(graph, one - two), _layers(graph, two - one)), key=len)

@@ -117,25 +117,22 @@ def _reached(subject: Subject, renewed: Collection[int]) -> set[int]:
         left = {leaf for value in results for dim in findings.dims[value] for leaf in leaves(dim)}
         statistics = {leaf for dim in findings.renormalised.get(node.index, ()) for leaf in leaves(dim)}
         # What is summed over is lost even where the output lies on the same axis, as in x + norm(conv(x)).
-        lost = read - left | (statistics | summed.get(node.index, set())) & changed
+        lost = read - left | (statistics | summed.get(node.index, frozenset())) & changed
         if lost or node.index in renewed or reached.intersection(sources):
             reached.update(results)
     return reached
 
 
-def _summed(subject: Subject) -> dict[int, set[Axis]]:
+def _summed(subject: Subject) -> dict[int, frozenset[Axis]]:
     """The axes that each node sums over."""
     graph, findings = subject.groups.graph, subject.groups.findings
-    summed: dict[int, set[Axis]] = {}
-    for index, name, at in findings.contracted:
-        ref = graph.nodes[index].args.get(name)
-        if isinstance(ref, Ref):
-            summed.setdefault(index, set()).update(leaves(findings.dims[ref.value][at]))
+    summed = dict(subject.groups.summed)
     for node in graph.nodes:
         layer = layer_of(graph, node)
         # The groups of a transposed convolution return, so its equation calls no input dim a sum.
         if layer is not None and layer.is_transposed and node.args["groups"] == 1:
-            summed.setdefault(node.index, set()).update(leaves(findings.dims[layer.input][layer.channels_at]))
+            channels = frozenset(leaves(findings.dims[layer.input][layer.channels_at]))
+            summed[node.index] = summed.get(node.index, frozenset()) | channels
     return summed
 
 
