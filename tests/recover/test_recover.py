@@ -139,7 +139,7 @@ def test_of_a_recovered_or_trained_model_refit_is_what_runs_of_itself():
     once = sc.recover(plain, data)
     twice = sc.recover(once, data)
     assert [one.step for one in twice.errors] == ["absorb", "refit", "refit"]
-    assert twice.errors[-1].after <= once.errors[-1].after
+    assert twice.errors[-1].after <= once.errors[-1].after * (1 + 1e-6)  # equal but for rounding
     with torch.no_grad():
         plain.model[4].bias += 1  # as training would
     assert [one.step for one in sc.recover(plain, data).errors] == ["refit"]

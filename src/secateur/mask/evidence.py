@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from secateur.capture.layouts import safe_backward
 from secateur.errors import RequestError
 from secateur.mask.choose import Selector, Target, choose
 from secateur.mask.criterion import criteria
@@ -176,7 +177,8 @@ def gather_gradients(
     by_name = {target.name: target for target in targets}
     for batch in data:
         origs = [target.orig for target in gathering.targets]
-        gradients = torch.autograd.grad(loss(model, batch), origs, allow_unused=True)
+        with safe_backward(model):
+            gradients = torch.autograd.grad(loss(model, batch), origs, allow_unused=True)
         for target, gradient in zip(gathering.targets, gradients, strict=True):
             if gradient is not None:
                 gathering.add(target, gradient)

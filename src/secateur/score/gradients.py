@@ -8,7 +8,7 @@ samples come from `torch.func.vmap`; a model that it cannot transform is differe
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.capture.batches import Sample, Samples, naming_batch, nan_in
 from secateur.capture.inputs import map_inputs
+from secateur.capture.layouts import unsafe_in_channels_last
 from secateur.capture.record import as_written, shadow
 from secateur.errors import CaptureError, RequestError
 from secateur.score.gates import Gates
@@ -60,8 +61,9 @@ class Differentiator:
         with _differentiable():
             held = shadow(model).eval()
             self.objective = Objective(held, loss)
+            self.needs_contiguous = bool(unsafe_in_channels_last(model))
             self.parameters = {
-                name: parameter.detach()
+                name: self._laid_out(parameter.detach())
                 for name, parameter in held.named_parameters()
                 if parameter.is_floating_point()
             }
@@ -74,7 +76,7 @@ class Differentiator:
         """
         total: dict[str, Tensor] = {}
         count = 0
-        for sample in _alike(data):
+        for sample in self._samples(data):
             with naming_batch(sample.number), _differentiable():
                 leaves = self._leaves()
                 loss, weight = self._loss(leaves, sample)
@@ -98,7 +100,7 @@ class Differentiator:
         gram: ByGroup = {}
         count = 0
         split: Split | None = None
-        for sample in _alike(data):
+        for sample in self._samples(data):
             with naming_batch(sample.number), _differentiable():
                 if split is None or not split.is_known:
                     split = self._split(sample)
@@ -123,7 +125,7 @@ class Differentiator:
         """
         total: ByGroup = {}
         count = 0
-        for sample in _alike(data):
+        for sample in self._samples(data):
             with naming_batch(sample.number), _differentiable():
                 leaves = self._leaves()
                 loss, weight = self._loss(leaves, sample)
@@ -159,6 +161,14 @@ class Differentiator:
             weight = 1.0 / count
         for row in signs.to(device):
             yield dict(zip(sizes, row.split(list(sizes.values())), strict=True)), weight
+
+    def _samples(self, data: Samples) -> Iterator[Sample]:
+        """The batches, laid out as the parameters are."""
+        for sample in _alike(data):
+            yield replace(sample, inputs=map_inputs(sample.inputs, self._laid_out))
+
+    def _laid_out(self, tensor: Tensor) -> Tensor:
+        return tensor.contiguous() if self.needs_contiguous else tensor
 
     def _leaves(self) -> dict[str, Tensor]:
         return {name: value.detach().requires_grad_() for name, value in self.parameters.items()}

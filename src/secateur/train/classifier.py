@@ -165,8 +165,3 @@ def surroundings(fabric: "Fabric", threads: int | None) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
-
-
-def memory_format(channels_last: bool) -> torch.memory_format:
-    """Name the memory format that images and weights are kept in."""
-    return torch.channels_last if channels_last else torch.contiguous_format

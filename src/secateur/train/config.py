@@ -31,8 +31,8 @@ class FitConfig:
             the "last" ones. For sparse training the last are the sparsest.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
         precision: "32-true", "bf16-mixed" or, on a GPU, "16-mixed".
-        channels_last: Train in the memory format that is 30-60 % faster for convolutions; the result is
-            contiguous.
+        channels_last: Train in the memory format that is 30-60 % faster for convolutions, unless a layer is
+            not safe in it (`secateur.capture.layouts`); the result is contiguous.
         threads: Threads of the CPU; None leaves torch's setting.
         workers: Processes that prepare batches; 0 is faster for small images.
         pin_memory: Page-locked batches, for a GPU.

@@ -27,8 +27,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from secateur.capture.layouts import memory_format
 from secateur.errors import RequestError
-from secateur.train.classifier import Data, logits_of, memory_format
+from secateur.train.classifier import Data, logits_of
 from secateur.train.config import FitConfig
 from secateur.train.features import channel_dim
 from secateur.write.rows import fingerprint_of
@@ -114,12 +115,12 @@ class Teacher:
     Args:
         fabric: The set-up of the run.
         model: The network; not changed.
-        channels_last: Memory format of its weights.
+        layout: Memory format of its weights.
     """
 
-    def __init__(self, fabric: "Fabric", model: nn.Module, *, channels_last: bool) -> None:
+    def __init__(self, fabric: "Fabric", model: nn.Module, layout: torch.memory_format) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.model.to(memory_format=memory_format(channels_last))
+        self.model.to(memory_format=layout)
         self.module: Any = fabric.setup(self.model)
 
     @torch.no_grad()
@@ -148,7 +149,8 @@ class Distiller:
         self.distillation = distillation
         self.student = student
         self.classes = data.train.num_classes
-        self.teacher = Teacher(fabric, distillation.teacher, channels_last=config.channels_last)
+        layout = memory_format(student, channels_last=config.channels_last)
+        self.teacher = Teacher(fabric, distillation.teacher, layout)
         self._require_teacher(data)
         named = {
             "student": dict(student.named_modules()),

@@ -11,7 +11,6 @@ from secateur.train.classifier import (
     Part,
     logits_of,
     make_fabric,
-    memory_format,
     require_classifier,
     surroundings,
 )
@@ -78,11 +77,11 @@ def evaluate(
     module = fabric.setup_module(model)
     with surroundings(fabric, threads):
         require_classifier(module, part)
-        return evaluate_module(fabric, module, part, batch_size, channels_last=True)
+        return evaluate_module(fabric, module, part, batch_size, torch.channels_last)
 
 
 def evaluate_module(
-    fabric: "Fabric", module: nn.Module, part: Part, batch_size: int, *, channels_last: bool
+    fabric: "Fabric", module: nn.Module, part: Part, batch_size: int, layout: torch.memory_format
 ) -> Evaluation:
     """Classify all images with a module that Fabric has set up; leaves it in eval mode.
 
@@ -91,7 +90,7 @@ def evaluate_module(
         module: What `fabric.setup_module` returned.
         part: The images.
         batch_size: Images per batch.
-        channels_last: Memory format of the images.
+        layout: Memory format of the images.
 
     Returns:
         Accuracy (a share), loss, and accuracy per class.
@@ -104,7 +103,7 @@ def evaluate_module(
     confusion: Tensor | None = None
     with torch.inference_mode():
         for images, labels in part.batches(batch_size):
-            images = fabric.to_device(images.contiguous(memory_format=memory_format(channels_last)))
+            images = fabric.to_device(images.contiguous(memory_format=layout))
             labels = fabric.to_device(labels)
             logits = logits_of(module, images, classes)
             loss += nn.functional.cross_entropy(logits, labels, reduction="sum").cpu().double()

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.capture.layouts import memory_format
 from secateur.errors import CheckpointError, RequestError, SecateurError
 from secateur.penalise import Penalty
 from secateur.penalise.sparsity import batch_norm_scales, gamma_histogram, near_zero_share
@@ -38,7 +39,6 @@ from secateur.train.classifier import (
     Data,
     logits_of,
     make_fabric,
-    memory_format,
     require_classifier,
     surroundings,
 )
@@ -125,7 +125,8 @@ class _Run:
         self.data, self.config, self.fabric = data, config, fabric
         # Together, so that the copied penalty holds the copied model's parameters.
         self.model, self.penalty = copy.deepcopy((model, penalty))
-        self.model.to(memory_format=memory_format(config.channels_last))
+        self.format = memory_format(self.model, channels_last=config.channels_last)
+        self.model.to(memory_format=self.format)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not trained:
             what = "no parameter of the model requires a gradient"
@@ -149,8 +150,7 @@ class _Run:
         """Train one more epoch, validate, and add its record to the history."""
         start = time.perf_counter()
         rate, (loss, right, count, distance) = self._train_steps(reporter)
-        validation, channels_last = self.data.validation, self.config.channels_last
-        after = evaluate_module(self.fabric, self.module, validation, 256, channels_last=channels_last)
+        after = evaluate_module(self.fabric, self.module, self.data.validation, 256, self.format)
         self._require_finite(after.loss, "validation loss")
         done = (len(self.history) + 1) / self.config.epochs
         record = EpochRecord(
@@ -201,7 +201,7 @@ class _Run:
 
     def _step(self, images: Tensor, labels: Tensor, rate: float, progress: float) -> Tensor:
         """Take one optimizer step; returns summed loss, right answers, number of images, summed distance."""
-        images = images.contiguous(memory_format=memory_format(self.config.channels_last))
+        images = images.contiguous(memory_format=self.format)
         images, labels = self.fabric.to_device((images, labels))
         for group in self.optimizer.param_groups:
             group["lr"] = rate

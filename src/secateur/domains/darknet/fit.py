@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.capture.layouts import memory_format
 from secateur.domains.darknet.data import Loader
 from secateur.domains.darknet.evaluate import Evaluation, evaluate
 from secateur.domains.darknet.history import DetectorRecord, Trained, find_best
@@ -30,7 +31,7 @@ from secateur.domains.darknet.sparsity import Sparsity
 from secateur.errors import CheckpointError, RequestError, SecateurError
 from secateur.penalise.sparsity import batch_norm_scales, near_zero_share
 from secateur.train.checkpoint import checkpoints_to_resume, read_epoch, write_epoch
-from secateur.train.classifier import choose_device, make_fabric, memory_format, surroundings
+from secateur.train.classifier import choose_device, make_fabric, surroundings
 from secateur.train.config import FitConfig
 from secateur.train.distil import Teacher
 from secateur.train.progress import Reporter
@@ -125,7 +126,8 @@ class _Run:
     ) -> None:
         self.train, self.valid = loaders
         self.recipe, self.fabric, self.sparsity = recipe, fabric, teaching.sparsity
-        self.model = copy.deepcopy(model).to(memory_format=memory_format(recipe.channels_last))
+        self.format = memory_format(model, channels_last=recipe.channels_last)
+        self.model = copy.deepcopy(model).to(memory_format=self.format)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if not trained:
             what = "no parameter of the network requires a gradient"
@@ -135,7 +137,7 @@ class _Run:
         self.average = copy.deepcopy(self.model).eval() if recipe.ema else None
         self.teacher: Any = None
         if teaching.teacher is not None:
-            self.teacher = Teacher(fabric, teaching.teacher, channels_last=recipe.channels_last)
+            self.teacher = Teacher(fabric, teaching.teacher, self.format)
         self.history: tuple[DetectorRecord, ...] = ()
         self.best_weights: Mapping[str, Tensor] = {}
 
@@ -217,7 +219,7 @@ class _Run:
         return parts
 
     def _loss(self, images: Tensor, targets: Tensor) -> Loss:
-        images = images.contiguous(memory_format=memory_format(self.recipe.channels_last))
+        images = images.contiguous(memory_format=self.format)
         images, targets = self.fabric.to_device((images, targets))
         maps, size = self.module(images), (images.shape[2], images.shape[3])
         loss = yolo_loss(maps, self.model.heads, targets, size, box_loss=self.recipe.box_loss)

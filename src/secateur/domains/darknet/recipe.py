@@ -59,7 +59,8 @@ class Recipe:
         seed: Seeds what the network draws; order and augmentation are the loader's.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
         precision: "32-true", "bf16-mixed", "16-mixed", or "auto": bf16 or 16 on a GPU, 32 elsewhere.
-        channels_last: Train in the memory format that convolutions are faster in.
+        channels_last: Train in the memory format that convolutions are faster in, unless a layer is not safe
+            in it (`secateur.capture.layouts`).
         threads: Threads of the CPU; None leaves torch's setting.
         log_interval: Steps between two lines of progress where no bar can be shown; 0 for none.
         quiet: Show neither bars nor lines.
