@@ -90,7 +90,7 @@ def make_case(name: str) -> tuple[nn.Module, Tensor]:
 def secateur_phases(model: nn.Module, image: Tensor) -> Iterator[int]:
     """Run secateur's phases; yields a count after each: nodes, groups."""
     from secateur.capture import capture
-    from secateur.couple import couple_graph
+    from secateur.coupling import couple_graph
 
     graph = capture(model, image)
     yield len(graph.nodes)

@@ -22,9 +22,9 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur.costs import latency_in_turn
 from secateur.domains.classification import Splits, load
 from secateur.domains.classification.images import labelled
-from secateur.measure import latency_in_turn
 from secateur.timing import machine_of, work_in_turn
 from secateur.train import FitConfig, evaluate, fit
 from secateur.write.atomic import atomic_write

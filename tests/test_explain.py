@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.measure.budgeted import meter_of
+from secateur.costs.budgeted import meter_of
 
 X = torch.zeros(1, 3, 8, 8)
 

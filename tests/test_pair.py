@@ -3,7 +3,7 @@ import torch
 
 import secateur as sc
 from secateur.errors import RequestError
-from secateur.pair import pair
+from secateur.pairing import pair
 from secateur.zoo import models
 
 X = torch.zeros(1, 1, 8, 8)

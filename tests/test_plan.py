@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import secateur as sc
 from secateur.capture import capture
-from secateur.couple import couple_graph
+from secateur.coupling import couple_graph
 from secateur.errors import CheckpointError, RequestError
-from secateur.plan import identity_plan, make_plan, tensor_shapes
+from secateur.plans.plan import identity_plan, make_plan, tensor_shapes
 
 X = torch.randn(2, 3, 6, 6)
 

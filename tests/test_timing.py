@@ -9,8 +9,8 @@ from torch import nn
 
 import secateur as sc
 from secateur import timing
+from secateur.costs import Latency, layers
 from secateur.errors import RequestError
-from secateur.measure import Latency, layers
 from secateur.timing import Timing, Tries, cache_folder, machine_of
 
 X = torch.zeros(4, 3, 16, 16)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import secateur as sc
 from scale_runs.memory import peak_bytes
 from secateur.capture import capture
-from secateur.couple import couple_graph
+from secateur.coupling import couple_graph
 
 PHASES = ("start", "build", "capture", "couple", "plan")
 

@@ -10,8 +10,8 @@ from torch import nn
 
 import secateur as sc
 from secateur.capture import capture
-from secateur.couple import Groups, couple_graph
-from secateur.couple.rule import rules
+from secateur.coupling import Groups, couple_graph
+from secateur.coupling.rule import rules
 from secateur.errors import CheckError, SecateurError
 from secateur.graph.node import Graph
 

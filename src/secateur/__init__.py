@@ -2,17 +2,17 @@
 
 from secateur import errors, mask
 from secateur.bridge import plan_from_masks
-from secateur.carry import carry
-from secateur.check import Verdict
-from secateur.couple import Group, Groups
+from secateur.costs import Cost, Latency, latency
+from secateur.coupling import Group, Groups
 from secateur.depth import Dropped, drop_blocks
-from secateur.explain import Explanation, explain
+from secateur.explanation import Explanation, explain
 from secateur.iterative import iterate
-from secateur.measure import Cost, Latency, latency
-from secateur.pair import pair
+from secateur.optimizers import carry
+from secateur.pairing import pair
 from secateur.pipeline import couple, measure, prune
 from secateur.pipeline import plan_model as plan
-from secateur.plan import Plan
+from secateur.plans.plan import Plan
+from secateur.proof import Verdict
 from secateur.result import Result, save
 from secateur.result import recover_result as recover
 from secateur.score import choose as criterion

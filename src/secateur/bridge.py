@@ -10,13 +10,13 @@ from torch import nn
 from secateur.capture.copies import copy_module
 from secateur.capture.inputs import as_call, cast_inputs, map_inputs, output_tensors, state_names
 from secateur.capture.meta import placed, require_values
-from secateur.capture.record import recording_context
+from secateur.capture.recorder import recording_context
 from secateur.capture.unwrap import unwrap
-from secateur.check.numbers import random_like
 from secateur.errors import CheckError, CutError, RequestError, SecateurError
 from secateur.mask.dead import find_dead
 from secateur.pipeline import couple, plan_model
-from secateur.plan import Plan
+from secateur.plans.plan import Plan
+from secateur.proof.numbers import random_like
 
 _TOLERANCE = 1e-9
 

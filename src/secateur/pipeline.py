@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from secateur.capture import capture
 from secateur.capture.batches import Samples, batches
 from secateur.capture.meta import is_on_meta, placed, require_values
-from secateur.capture.record import record
+from secateur.capture.recorder import record
 from secateur.capture.unwrap import unwrap, warn_of_compiled
-from secateur.couple import Groups, couple_graph, has_unused_parameters, read_in_training_only
+from secateur.costs import Cost, cost_of
+from secateur.coupling import Groups, couple_graph, has_unused_parameters, read_in_training_only
 from secateur.errors import NoEffectWarning, PathError, RequestError, UnstablePathError
 from secateur.graph.node import Graph
-from secateur.measure import Cost, cost_of
-from secateur.plan import Plan, make_plan
-from secateur.recover import choose as choose_steps
+from secateur.plans.plan import Plan, make_plan
+from secateur.recovery import choose as choose_steps
 from secateur.result import Result, recover_result
 from secateur.score import Criterion, Scores, require_data, score
 from secateur.score.criterion import Scorer

@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from secateur.capture import capture
 from secateur.capture.batches import batches
 from secateur.capture.copies import copy_module
-from secateur.check import Verdict, keep_masks
-from secateur.couple import Groups, couple_graph
+from secateur.costs import Cost
+from secateur.coupling import Groups, couple_graph
 from secateur.errors import PathError, RequestError
 from secateur.mask.hook import is_masked
 from secateur.mask.state import remove
-from secateur.measure import Cost
-from secateur.plan import Plan, identity_plan
-from secateur.recover import MEMORY_BYTES, Recovered, Recovery, Subject
-from secateur.recover import choose as choose_steps
-from secateur.recover import recover as run_recovery
-from secateur.recover import table as recovery_table
-from secateur.recover.step import steps as registered
+from secateur.plans.plan import Plan, identity_plan
+from secateur.proof import Verdict, keep_masks
+from secateur.recovery import MEMORY_BYTES, Recovered, Recovery, Subject
+from secateur.recovery import choose as choose_steps
+from secateur.recovery import recover as run_recovery
+from secateur.recovery import table as recovery_table
+from secateur.recovery.step import steps as registered
 from secateur.write.checkpoint import save_model
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from secateur.capture.unwrap import unwrap
 from secateur.errors import RequestError
 from secateur.pipeline import couple
-from secateur.plan import Plan
+from secateur.plans.plan import Plan
 
 BASELINES = ("epochs", "compute")
 """What a network from scratch may have as much of as the dense one had."""

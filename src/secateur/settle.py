@@ -17,7 +17,13 @@ from torch import nn
 
 from secateur.capture import Trace, cast_inputs, record, trace
 from secateur.capture.copies import copy_module
-from secateur.check import (
+from secateur.coupling import Groups
+from secateur.cut import follow_integers, hold_scalars
+from secateur.errors import CheckError, CutError, UnstablePathError
+from secateur.graph.axes import Axis
+from secateur.graph.node import Graph
+from secateur.plans.plan import Plan
+from secateur.proof import (
     Deviation,
     Varying,
     Verdict,
@@ -29,13 +35,7 @@ from secateur.check import (
     scalars_that_differ,
     verify,
 )
-from secateur.check.numbers import mask_model
-from secateur.couple import Groups
-from secateur.cut import follow_integers, hold_scalars
-from secateur.errors import CheckError, CutError, UnstablePathError
-from secateur.graph.axes import Axis
-from secateur.graph.node import Graph
-from secateur.plan import Plan
+from secateur.proof.numbers import mask_model
 
 
 @dataclass(frozen=True, eq=False)

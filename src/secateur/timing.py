@@ -32,11 +32,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from torch import nn
 
 from secateur.capture import as_call
-from secateur.couple import Groups
-from secateur.errors import RequestError, SecateurError
-from secateur.measure.budgeted import Gauge
-from secateur.measure.latency import latency_in_turn, quiet
-from secateur.measure.layers import (
+from secateur.costs.budgeted import Gauge
+from secateur.costs.layers import (
     LayerTable,
     layer_times,
     machine_name,
@@ -44,7 +41,10 @@ from secateur.measure.layers import (
     table_from_json,
     table_to_json,
 )
-from secateur.measure.meter import Meter
+from secateur.costs.meter import Meter
+from secateur.costs.stopwatch import latency_in_turn, quiet
+from secateur.coupling import Groups
+from secateur.errors import RequestError, SecateurError
 from secateur.select import Budget
 from secateur.select.meet import out_of_reach
 from secateur.settle import Attempt

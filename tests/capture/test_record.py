@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from secateur.capture import as_call, capture, cast_inputs, follow, output_tensors
-from secateur.capture.record import record, recording_context, shadow
+from secateur.capture.recorder import record, recording_context, shadow
 from secateur.errors import CaptureError, RequestError
 from secateur.graph.node import Ref
 

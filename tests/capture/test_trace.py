@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from secateur.capture import capture, trace
-from secateur.capture.trace import Traced, numbers_in
+from secateur.capture.tracer import Traced, numbers_in
 from secateur.graph.origin import Field, Made, Size
 
 X = torch.zeros(2, 6)

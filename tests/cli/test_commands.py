@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import secateur as sc
-from secateur.plan import Plan
+from secateur.plans.plan import Plan
 from secateur.zoo import models
 
 CHANNEL = 0.02  # what one channel of so small a network may cost

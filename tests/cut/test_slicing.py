@@ -12,7 +12,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.capture import capture
-from secateur.couple import couple_graph
+from secateur.coupling import couple_graph
 from secateur.cut import attributes_of, slice_model
 from secateur.cut.slicing import slice_tensor
 

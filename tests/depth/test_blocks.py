@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from secateur.capture.calls import record_calls
-from secateur.couple import couple_graph
+from secateur.coupling import couple_graph
 from secateur.depth import find_blocks
 from secateur.errors import RequestError
 

@@ -8,7 +8,7 @@ import torch
 from torchvision import datasets as torchvision_datasets
 
 from secateur.domains.classification import datasets, load
-from secateur.domains.classification.datasets import mnist
+from secateur.domains.classification.known import mnist
 from secateur.domains.classification.splits import RawData, split, stratified
 from secateur.errors import CheckpointError, RequestError, SecateurError
 

@@ -21,7 +21,7 @@ from secateur.domains.classification.slimming import (
 from secateur.domains.classification.summary import kept_channels, shares_removed, slim_report, stage_numbers
 from secateur.errors import NoEffectWarning, RequestError
 from secateur.penalise.scales import prunable_scales
-from secateur.plan import identity_plan
+from secateur.plans.plan import identity_plan
 from secateur.train import FitConfig, fit
 from secateur.zoo import models
 

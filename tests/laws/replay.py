@@ -9,9 +9,9 @@ import torchvision.ops
 from torch import Tensor, nn
 
 from secateur.capture import output_tensors
-from secateur.capture.record import Recorder, recording_context
-from secateur.couple.call import Findings
-from secateur.couple.solve import solve
+from secateur.capture.recorder import Recorder, recording_context
+from secateur.coupling.call import Findings
+from secateur.coupling.solve import solve
 from secateur.graph.axes import Axis, leaves
 from secateur.graph.keep import count, keep_mask
 from secateur.graph.node import Graph, Ref

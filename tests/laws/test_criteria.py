@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from secateur.capture import capture
-from secateur.couple import couple_graph
+from secateur.coupling import couple_graph
 from secateur.errors import RequestError
 from secateur.score import GroupView, MemberView, score, view_group
 from secateur.score import criterion as criterion_module

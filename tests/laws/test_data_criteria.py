@@ -8,7 +8,7 @@ from torch import nn
 
 from secateur.capture import capture
 from secateur.capture.batches import Samples
-from secateur.couple import couple_graph
+from secateur.coupling import couple_graph
 from secateur.score import choose, score
 from secateur.score.criterion import criteria
 

@@ -6,7 +6,7 @@ import torch
 from replay import Recording
 
 from secateur.capture.operators import is_pointwise
-from secateur.couple.rule import rules
+from secateur.coupling.rule import rules
 from secateur.graph.axes import leaves, resolve
 
 OPERANDS = ("T(2, 3)", "T(3)", "T(2, 1)")

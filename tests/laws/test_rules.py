@@ -10,7 +10,7 @@ from corner_calls_more import MORE_CALLS
 from replay import Recording, fewest
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.couple.rule import rules
+from secateur.coupling.rule import rules
 from secateur.graph.axes import leaves
 from secateur.graph.equation import letters, parse
 from secateur.graph.node import refs_in

@@ -13,7 +13,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.capture import capture
-from secateur.couple import couple_graph
+from secateur.coupling import couple_graph
 from secateur.errors import NoEffectWarning, RequestError
 from secateur.score import Scores, score
 from secateur.select import Budget, select

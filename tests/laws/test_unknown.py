@@ -6,8 +6,8 @@ from replay import Recording
 from torch import nn
 
 from secateur.capture import capture
-from secateur.couple import couple_graph
-from secateur.couple.rule import rules
+from secateur.coupling import couple_graph
+from secateur.coupling.rule import rules
 from secateur.graph.axes import leaves
 
 UNKNOWN = {

@@ -6,7 +6,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.capture import capture
-from secateur.couple import couple_graph
+from secateur.coupling import couple_graph
 from secateur.errors import RequestError
 from secateur.score import GroupView, MemberView, score
 from secateur.score.aggregate import aggregates

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import secateur as sc
 from secateur.capture import capture
 from secateur.capture.batches import Samples
-from secateur.couple import couple_graph
+from secateur.coupling import couple_graph
 from secateur.errors import CaptureError, RequestError
 from secateur.score import choose, gradients, score, view_group
 from secateur.score.statistics import Statistics

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.measure.budgeted import Gauge
-from secateur.measure.meter import Meter, Term
+from secateur.costs.budgeted import Gauge
+from secateur.costs.meter import Meter, Term
 from secateur.score import score
 from secateur.select import Budget, select
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur.costs.budgeted import meter_of
 from secateur.errors import RequestError
-from secateur.measure.budgeted import meter_of
 from secateur.score import score
 from secateur.select import Budget, select
 

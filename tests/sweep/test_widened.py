@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.check.numbers import mask_model
 from secateur.domains.classification import Images
 from secateur.errors import CheckpointError, RequestError
+from secateur.proof.numbers import mask_model
 from secateur.score import score
 from secateur.sweep import block_sweep, channel_sweep, feature_maps, sensitivity
 from secateur.train import evaluate

@@ -18,7 +18,7 @@ from torch import nn
 import secateur as sc
 from secateur.depth.drop import drop_blocks
 from secateur.errors import CheckpointError, RequestError, SecateurError
-from secateur.plan import identity_plan
+from secateur.plans.plan import identity_plan
 from secateur.write.shards import INDEX, Shards, Stored, open_shards, write_shard
 
 

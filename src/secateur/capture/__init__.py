@@ -1,9 +1,9 @@
 """Capture: a model and example inputs become a `Graph`."""
 
-from secateur.capture.follow import Step, follow
+from secateur.capture.follower import Step, follow
 from secateur.capture.inputs import as_call, cast_inputs, output_tensors
-from secateur.capture.record import capture, record
-from secateur.capture.trace import Site, Trace, trace
+from secateur.capture.recorder import capture, record
+from secateur.capture.tracer import Site, Trace, trace
 
 __all__ = [
     "Site",

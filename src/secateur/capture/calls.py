@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from secateur.capture.record import Recorder, record
+from secateur.capture.recorder import Recorder, record
 from secateur.graph.node import Graph, Ref
 
 

@@ -14,10 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.capture.follow import Step, follow
+from secateur.capture.follower import Step, follow
 from secateur.capture.inputs import as_call
 from secateur.capture.operators import schema_arguments
-from secateur.capture.record import recording_context, shadow
+from secateur.capture.recorder import recording_context, shadow
 from secateur.errors import PathError
 from secateur.graph.node import Graph, Ref
 
@@ -71,7 +71,7 @@ def record_tape(model: nn.Module, inputs: Any, graph: Graph) -> Tape:
 
     Example:
         >>> import torch
-        >>> from secateur.capture.record import capture
+        >>> from secateur.capture.recorder import capture
         >>> model, x = nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.ones(1, 3)
         >>> tape = record_tape(model, x, capture(model, x))
         >>> replay = Replay(tape, model, x)

@@ -10,9 +10,9 @@ from secateur.cli.options import example_of, say
 from secateur.domains.classification import Splits
 from secateur.domains.classification.images import calibration
 from secateur.errors import RequestError
-from secateur.pair import pair
+from secateur.pairing import pair
 from secateur.pipeline import measure
-from secateur.recover import choose as choose_steps
+from secateur.recovery import choose as choose_steps
 from secateur.result import recover_result
 from secateur.scratch import BASELINES, from_scratch, require_fresh, scratch_epochs
 from secateur.sources import Opened, build, open_model

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from secateur.cli.options import emit, example_of, say
-from secateur.couple import Groups
+from secateur.coupling import Groups
 from secateur.domains.classification import Splits
 from secateur.domains.classification.slimming import outlook
 from secateur.errors import RequestError

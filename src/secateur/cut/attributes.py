@@ -8,7 +8,7 @@ integer argument that the operator's rule bound to a dim.
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from secateur.couple.call import Findings
+from secateur.coupling.call import Findings
 from secateur.graph.axes import Expr, product
 from secateur.graph.node import Graph, Node, Ref
 

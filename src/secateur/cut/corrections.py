@@ -16,7 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from secateur.capture.opened import opened
-from secateur.capture.trace import Traced
+from secateur.capture.tracer import Traced
 from secateur.errors import CutError
 
 _ATTRIBUTE = "_secateur_corrections"

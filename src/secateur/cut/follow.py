@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from math import prod
 
 from secateur.capture import Site, Trace
-from secateur.capture.trace import Equality
-from secateur.couple import Groups
+from secateur.capture.tracer import Equality
+from secateur.coupling import Groups
 from secateur.cut.corrections import Correction
 from secateur.graph.axes import Axis, Expr
 from secateur.graph.keep import count

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from secateur.capture.calls import Given, Item, ModuleCall, Other
-from secateur.couple import Groups
+from secateur.coupling import Groups
 from secateur.cut.skip import CallForm
 from secateur.depth.path import Streams
 from secateur.errors import RequestError

@@ -18,16 +18,16 @@ from secateur.capture import capture, record
 from secateur.capture.calls import ModuleCall, record_calls
 from secateur.capture.meta import placed, require_values
 from secateur.capture.unwrap import unwrap, warn_of_compiled
-from secateur.check import Verdict
-from secateur.couple import couple_graph, has_unused_parameters
+from secateur.costs import cost_of
+from secateur.coupling import couple_graph, has_unused_parameters
 from secateur.cut.skip import PLAIN
 from secateur.depth.blocks import Block, Found, find_blocks
 from secateur.depth.proof import compare_dropped, verify_dropped
 from secateur.depth.rank import score_blocks
 from secateur.errors import CheckError, CutError, NoEffectWarning, PathError, RequestError
 from secateur.graph.node import Graph
-from secateur.measure import cost_of
-from secateur.plan import Plan, identity_plan
+from secateur.plans.plan import Plan, identity_plan
+from secateur.proof import Verdict
 from secateur.result import Result, cost_table
 from secateur.score.criterion import Scorer
 

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from secateur.capture import Step
-from secateur.check import Deviation, Verdict, compare_records
-from secateur.check.numbers import Make, compare_runs
-from secateur.check.verify import prove
-from secateur.couple import Groups
+from secateur.coupling import Groups
 from secateur.depth.blocks import Block
 from secateur.graph.node import Graph
-from secateur.plan import Plan
+from secateur.plans.plan import Plan
+from secateur.proof import Deviation, Verdict, compare_records
+from secateur.proof.numbers import Make, compare_runs
+from secateur.proof.verification import prove
 
 
 def compare_dropped(

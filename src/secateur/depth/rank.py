@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from secateur.couple import Group, Groups
+from secateur.coupling import Group, Groups
 from secateur.depth.blocks import Block
 from secateur.errors import RequestError
 from secateur.score.criterion import Criterion, Scorer, as_criterion

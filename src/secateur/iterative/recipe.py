@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from math import log
 from typing import Any
 
+from secateur.costs import Cost
 from secateur.errors import RequestError
 from secateur.mask.schedule import schedules
-from secateur.measure import Cost
 from secateur.score.criterion import describe
 from secateur.select.budget import Budget
 from secateur.train import FitConfig

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import nn
 
-from secateur.measure import Cost
-from secateur.plan import Plan
+from secateur.costs import Cost
+from secateur.plans.plan import Plan
 from secateur.write.checkpoint import save_model
 
 ROWS = "steps.jsonl"

@@ -26,8 +26,8 @@ from secateur.errors import NoEffectWarning, RequestError
 from secateur.iterative.recipe import Recipe
 from secateur.iterative.rows import ROWS, Iterated, StageRow
 from secateur.pipeline import couple, measure, prune
-from secateur.plan import Plan, identity_plan
-from secateur.recover import choose as choose_steps
+from secateur.plans.plan import Plan, identity_plan
+from secateur.recovery import choose as choose_steps
 from secateur.result import Result, recover_result
 from secateur.score import require_data
 from secateur.train import Distillation, evaluate, fit, last_folder

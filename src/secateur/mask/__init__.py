@@ -2,16 +2,16 @@
 
 from torch.nn.utils.prune import is_pruned
 
-from secateur.mask.choose import choose
 from secateur.mask.evidence import Gathering
 from secateur.mask.gradual import Gradual
 from secateur.mask.hook import MaskHook, adopt, masked_tensors, refresh
 from secateur.mask.pruning import prune
-from secateur.mask.report import Sparsity, histogram, report
+from secateur.mask.reporting import Sparsity, histogram, report
 from secateur.mask.rewind import Snapshot, find_ticket
 from secateur.mask.rigl import RigL
 from secateur.mask.sparse import break_even, use_semi_structured, use_sparse_kernels
 from secateur.mask.state import baked, forget_masked, load_state_dict, mask_zeros, masks_of, remove
+from secateur.mask.targets import choose
 
 __all__ = [
     "Gathering",

@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 from secateur.capture import Step, cast_inputs, follow
 from secateur.capture.copies import copy_module
 from secateur.capture.inputs import map_inputs
-from secateur.couple import Group, Groups
+from secateur.coupling import Group, Groups
 from secateur.graph.axes import Expr, leaves
 from secateur.graph.keep import keep_mask, positions
 from secateur.graph.node import refs_in

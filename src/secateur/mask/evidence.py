@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from secateur.capture.layouts import safe_backward
 from secateur.errors import RequestError
-from secateur.mask.choose import Selector, Target, choose
 from secateur.mask.criterion import criteria
+from secateur.mask.targets import Selector, Target, choose
 
 Loss = Callable[[nn.Module, Any], Tensor]
 

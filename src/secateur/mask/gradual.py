@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from secateur.errors import RequestError
-from secateur.mask.choose import Selector, choose
 from secateur.mask.hook import attach
 from secateur.mask.pruning import Method, prune
-from secateur.mask.report import Sparsity, sparsity_of
+from secateur.mask.reporting import Sparsity, sparsity_of
 from secateur.mask.schedule import schedules
 from secateur.mask.state import forget_masked
+from secateur.mask.targets import Selector, choose
 
 
 class Stepper(Protocol):

@@ -11,8 +11,8 @@ from torch.nn.utils import prune as torch_prune
 
 from secateur.errors import RequestError
 from secateur.mask.amount import Amount
-from secateur.mask.choose import Target
 from secateur.mask.hook import attach, own
+from secateur.mask.targets import Target
 
 _UNSTRUCTURED = {
     "l1": torch_prune.L1Unstructured,

@@ -18,14 +18,14 @@ from torch.nn.utils import prune as torch_prune
 from secateur.errors import RequestError
 from secateur.mask import native
 from secateur.mask.amount import Amount, read_amounts
-from secateur.mask.choose import Selector, Target, choose, parameters_of
 from secateur.mask.criterion import criteria
 from secateur.mask.evidence import Loss, gather_gradients, input_norms
 from secateur.mask.hook import attach, hook_of, in_order, renew_uncalled
-from secateur.mask.report import Sparsity, sparsity_of
+from secateur.mask.reporting import Sparsity, sparsity_of
 from secateur.mask.scope import scopes
 from secateur.mask.sparsegpt import sweep_layers
 from secateur.mask.structure import Structure, read_structure
+from secateur.mask.targets import Selector, Target, choose, parameters_of
 
 Method: TypeAlias = str | type[torch_prune.BasePruningMethod] | Callable[[str, Tensor], Tensor]
 """A name, a method class of `torch.nn.utils.prune` or of the user, or a function from a tensor's name and

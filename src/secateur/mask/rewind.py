@@ -16,7 +16,7 @@ from torch import nn
 from secateur.errors import RequestError
 from secateur.mask.hook import MASK, ORIG, refresh
 from secateur.mask.pruning import prune
-from secateur.mask.report import Sparsity
+from secateur.mask.reporting import Sparsity
 
 
 class Snapshot:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import RequestError
-from secateur.mask.choose import Selector, Target, choose
 from secateur.mask.hook import attach, own
 from secateur.mask.pruning import prune
-from secateur.mask.report import Sparsity, sparsity_of
+from secateur.mask.reporting import Sparsity, sparsity_of
 from secateur.mask.state import forget_masked
+from secateur.mask.targets import Selector, Target, choose
 
 
 class RigL:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from secateur.errors import RequestError
 from secateur.mask.amount import Amount
-from secateur.mask.choose import Target
 from secateur.mask.evidence import Loss, gather_inputs
 from secateur.mask.structure import Structure
+from secateur.mask.targets import Target
 
 _BLOCK = 128
 """The authors' choice for layers of thousands of columns.

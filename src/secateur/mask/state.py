@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from secateur.errors import RequestError
-from secateur.mask.choose import Selector, choose
 from secateur.mask.hook import MASK, ORIG, Masked, attach, in_order, masked_tensors, refresh, renew_uncalled
+from secateur.mask.targets import Selector, choose
 
 
 def remove(

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from secateur.couple import Groups
+from secateur.coupling import Groups
 from secateur.registry import Registry
 
 __all__ = ["Penalty", "PenaltyKind", "penalties"]

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from secateur.couple import Groups
+from secateur.coupling import Groups
 from secateur.errors import RequestError
 from secateur.penalise import penalties
 from secateur.penalise.scales import penalised_scales, require_all_channels

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from secateur.couple import Groups
+from secateur.coupling import Groups
 from secateur.penalise import penalties
 from secateur.penalise.scales import prunable_scales, require_all_channels
 from secateur.penalise.slices import Channels, coupled_slices, distinct, require_strength

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from secateur.couple import Groups
+from secateur.coupling import Groups
 from secateur.errors import RequestError
 
 

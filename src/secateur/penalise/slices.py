@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from secateur.couple import Group, Groups
+from secateur.coupling import Group, Groups
 from secateur.errors import RequestError
 from secateur.graph.keep import Places
 

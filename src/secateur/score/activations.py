@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture.batches import Sample, Samples, naming_batch, nan_in
-from secateur.capture.follow import Step, follow
+from secateur.capture.follower import Step, follow
 from secateur.capture.inputs import map_inputs
-from secateur.capture.record import shadow
+from secateur.capture.recorder import shadow
 from secateur.errors import CaptureError
 from secateur.graph.node import Graph, Node
 from secateur.score.moments import Moments, is_finite

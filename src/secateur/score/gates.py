@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from secateur.couple import Group
+from secateur.coupling import Group
 from secateur.graph.keep import Places
 
 

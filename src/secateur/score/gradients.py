@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from secateur.capture.batches import Sample, Samples, naming_batch, nan_in
 from secateur.capture.inputs import map_inputs
 from secateur.capture.layouts import unsafe_in_channels_last
-from secateur.capture.record import as_written, shadow
+from secateur.capture.recorder import as_written, shadow
 from secateur.errors import CaptureError, RequestError
 from secateur.score.gates import Gates
 from secateur.score.loss import Loss, Objective

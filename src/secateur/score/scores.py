@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture.batches import Samples
-from secateur.couple import Groups
+from secateur.coupling import Groups
 from secateur.errors import RequestError
 from secateur.score.criterion import Criterion, Scorer, as_criterion
 from secateur.score.statistics import Statistics

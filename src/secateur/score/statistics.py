@@ -11,7 +11,7 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from secateur.capture.batches import Samples
-from secateur.couple import Group, Groups
+from secateur.coupling import Group, Groups
 from secateur.errors import CaptureError
 from secateur.score.activations import Place, gather_moments, gather_ranks, joined
 from secateur.score.gates import Gates

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.couple import Group, Groups
+from secateur.coupling import Group, Groups
 from secateur.graph.axes import Axis, axes_in, resolve
 from secateur.graph.keep import Places
 from secateur.graph.node import Node, Ref, refs_in

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from secateur.couple import Group, Member
+from secateur.coupling import Group, Member
 from secateur.errors import RequestError
 from secateur.graph.axes import Expr
 from secateur.graph.keep import Places

@@ -18,7 +18,7 @@ from math import lcm
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.measure.budgeted import Gauge
+from secateur.costs.budgeted import Gauge
 from secateur.select.budget import Budget
 from secateur.select.units import sequence_of
 from secateur.select.widths import Widths

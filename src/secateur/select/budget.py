@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from secateur.couple import Groups
+from secateur.coupling import Groups
 from secateur.errors import RequestError
 
 KINDS = ("ratio", "macs", "params", "size_bytes", "memory", "latency_ms", "channels", "keep")

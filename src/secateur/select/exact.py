@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from secateur.couple import Group, Groups
+from secateur.coupling import Group, Groups
 from secateur.errors import RequestError
 from secateur.select.rank import Selection
 

@@ -18,10 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 
-from secateur.couple import Groups
+from secateur.costs.budgeted import Gauge, meter_of
+from secateur.coupling import Groups
 from secateur.errors import RequestError
-from secateur.measure.budgeted import Gauge, meter_of
-from secateur.planned import Account, Why
+from secateur.plans.parts import Account, Why
 from secateur.score import Scores
 from secateur.select.blocks import choose_by_latency
 from secateur.select.budget import Budget

@@ -8,7 +8,7 @@ from math import ceil, lcm
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.couple import Group, Groups
+from secateur.coupling import Group, Groups
 from secateur.score import Scores
 
 SCOPES = ("global", "local", "isomorphic")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from secateur.planned import Why
+from secateur.plans.parts import Why
 from secateur.select.units import Unit
 from secateur.select.widths import Widths
 

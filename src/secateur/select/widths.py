@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from math import ceil, lcm
 from operator import mul
 
-from secateur.couple import Groups
+from secateur.costs.meter import Meter
+from secateur.coupling import Groups
 from secateur.graph.axes import Axis
-from secateur.measure.meter import Meter
 from secateur.select.units import Unit
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from secateur.errors import CheckpointError, RequestError
-from secateur.plan import Plan, identity_plan
+from secateur.plans.plan import Plan, identity_plan
 from secateur.sources.registry import Arguments, Built, call_factory, sources
 from secateur.write.checkpoint import PLAN, load_model, load_plan
 from secateur.zoo import models as zoo

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from secateur.capture.batches import Samples
-from secateur.couple import couple_graph
+from secateur.coupling import couple_graph
 from secateur.errors import CheckpointError, RequestError
 from secateur.score import Criterion, score
 from secateur.score.criterion import Scorer, as_criterion, describe

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from secateur.capture.calls import ModuleCall
-from secateur.couple import Group, couple_graph
+from secateur.coupling import Group, couple_graph
 from secateur.errors import RequestError
 from secateur.graph.axes import leaves
 from secateur.graph.node import Graph, Node, Ref, refs_in

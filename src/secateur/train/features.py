@@ -8,7 +8,7 @@ from torch import nn
 
 from secateur.errors import RequestError
 from secateur.graph.keep import Mask
-from secateur.plan import Plan, fingerprint, tensor_shapes
+from secateur.plans.plan import Plan, fingerprint, tensor_shapes
 
 _FIRST = (
     nn.Conv1d,

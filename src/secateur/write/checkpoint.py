@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError
-from secateur.plan import Plan, unsaved_names
+from secateur.plans.plan import Plan, unsaved_names
 from secateur.write.atomic import atomic_write
 from secateur.write.masked import put_masks
 from secateur.write.packed import pack, unpack

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from secateur.cut.slicing import slice_tensor
 from secateur.errors import CheckpointError, RequestError
-from secateur.plan import Plan
+from secateur.plans.plan import Plan
 from secateur.write.atomic import atomic_folder, atomic_write
 from secateur.write.checkpoint import PLAN
 from secateur.write.shards import INDEX, SINGLE, Shards, Stored, open_shards, write_shard

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from secateur.domains.darknet import Head, decode
-from secateur.domains.darknet.decode import unfold
+from secateur.domains.darknet.decoding import unfold
 from secateur.errors import RequestError
 
 ANCHORS = ((10.0, 20.0), (30.0, 40.0))

@@ -19,7 +19,7 @@ from secateur.cli.options import (
     model_arguments,
     open_placed,
 )
-from secateur.measure import latency
+from secateur.costs import latency
 
 
 @commands("bench")

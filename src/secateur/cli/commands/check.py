@@ -7,8 +7,7 @@ from typing import Any
 import typer
 from torch import nn
 
-from secateur.capture.record import record
-from secateur.check import Deviation, Verdict, compare_records, keep_masks, verify
+from secateur.capture.recorder import record
 from secateur.cli.app import commands
 from secateur.cli.options import (
     AsJson,
@@ -25,7 +24,8 @@ from secateur.cli.options import (
 from secateur.depth import check_dropped
 from secateur.errors import CheckpointError, RequestError
 from secateur.pipeline import couple
-from secateur.plan import Plan
+from secateur.plans.plan import Plan
+from secateur.proof import Deviation, Verdict, compare_records, keep_masks, verify
 from secateur.write.checkpoint import WEIGHTS, apply_saved, load_state, read_saved
 
 

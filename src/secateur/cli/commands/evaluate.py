@@ -17,7 +17,7 @@ from secateur.cli.options import (
     load_data,
     model_arguments,
 )
-from secateur.measure import latency
+from secateur.costs import latency
 from secateur.pipeline import measure
 from secateur.sources import open_model
 from secateur.train import evaluate as evaluate_model

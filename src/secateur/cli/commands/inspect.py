@@ -17,7 +17,7 @@ from secateur.cli.options import (
     model_arguments,
     open_placed,
 )
-from secateur.measure import cost_of
+from secateur.costs import cost_of
 from secateur.pipeline import couple
 
 

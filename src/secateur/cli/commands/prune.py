@@ -33,7 +33,7 @@ from secateur.cli.options import (
 )
 from secateur.domains.classification.images import labelled
 from secateur.errors import RequestError
-from secateur.explain import explain
+from secateur.explanation import explain
 from secateur.penalise.scales import prunable_scales
 from secateur.penalise.sparsity import near_zero_share
 from secateur.pipeline import couple

@@ -8,7 +8,7 @@ import typer
 from secateur.cli.app import commands
 from secateur.cli.options import AsJson, emit
 from secateur.errors import CheckpointError
-from secateur.plan import Plan
+from secateur.plans.plan import Plan
 from secateur.write.checkpoint import load_plan
 from secateur.write.stream import stream as stream_checkpoint
 

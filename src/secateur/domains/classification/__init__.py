@@ -6,8 +6,8 @@ and normalises with the statistics of the training part.
 
 from pathlib import Path
 
-from secateur.domains.classification.datasets import datasets
 from secateur.domains.classification.images import DataSpec, Images, Splits
+from secateur.domains.classification.known import datasets
 from secateur.domains.classification.splits import split
 
 __all__ = ["DataSpec", "Images", "Splits", "datasets", "load"]

@@ -18,15 +18,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from secateur.couple import Groups
+from secateur.costs import Cost, latency_in_turn
+from secateur.coupling import Groups
 from secateur.domains.classification.images import Splits, calibration
 from secateur.errors import RequestError
-from secateur.measure import Cost, latency_in_turn
 from secateur.penalise import penalties
 from secateur.penalise.scales import penalised_scales, prunable_scales
 from secateur.penalise.sparsity import NEAR_ZERO, Outlook, near_zero_share, reachable_shift
 from secateur.pipeline import couple, measure, prune
-from secateur.plan import Plan
+from secateur.plans.plan import Plan
 from secateur.result import Result, recover_result
 from secateur.train import Evaluation, FitConfig, FitResult, evaluate, fit, learning_rates
 from secateur.write.checkpoint import WEIGHTS, save_model

@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from secateur.couple import Groups
+from secateur.coupling import Groups
 from secateur.domains.classification.images import Splits
 from secateur.domains.classification.slimming import Slimmed, Stage
 from secateur.graph.axes import Axis
 from secateur.graph.keep import count
 from secateur.graph.node import Ref
 from secateur.penalise.sparsity import GAMMA_EDGES
-from secateur.plan import Plan
+from secateur.plans.plan import Plan
 from secateur.result import Result
 from secateur.train import FitResult
 from secateur.write.report import (

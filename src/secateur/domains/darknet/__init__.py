@@ -1,9 +1,9 @@
 """Darknet: its files in, an ordinary network, the general engine, its files out (docs/decisions/0008)."""
 
 from secateur.domains.darknet.cfg import Config, Section, bundled_cfgs, parse_cfg, read_cfg, write_cfg
-from secateur.domains.darknet.decode import Decoded, decode
+from secateur.domains.darknet.decoding import Decoded, decode
 from secateur.domains.darknet.edit import remove_layers, remove_sections
-from secateur.domains.darknet.export import export, save_darknet
+from secateur.domains.darknet.exporting import export, save_darknet
 from secateur.domains.darknet.header import Header
 from secateur.domains.darknet.heads import Head
 from secateur.domains.darknet.names import DataFile, read_data, read_names, write_data, write_names

@@ -26,7 +26,7 @@ from secateur.domains.darknet.layers import IMAGE
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.sections.convolutional import Convolutional
 from secateur.domains.darknet.sections.yolo import Yolo
-from secateur.plan import Plan
+from secateur.plans.plan import Plan
 
 __all__ = ["Absorbed", "absorbed_into"]
 

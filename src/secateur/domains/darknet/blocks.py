@@ -17,13 +17,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from secateur.check import Verdict
-from secateur.check.numbers import drawn_inputs, randomised
 from secateur.domains.darknet.edit import remove_layers
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.sections.convolutional import Convolutional
 from secateur.domains.darknet.sections.shortcut import Shortcut
 from secateur.domains.darknet.sections.yolo import Yolo
+from secateur.proof import Verdict
+from secateur.proof.numbers import drawn_inputs, randomised
 
 __all__ = ["ResidualBlock", "prove_removed", "residual_blocks"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from secateur.couple import Group, Groups
+from secateur.coupling import Group, Groups
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.sections.convolutional import Convolutional
 from secateur.score.view import Parameters, view_group

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from secateur.domains.darknet.cfg import Config, Section
-from secateur.domains.darknet.export import export
+from secateur.domains.darknet.exporting import export
 from secateur.domains.darknet.layers import IMAGE
 from secateur.domains.darknet.network import Darknet
 from secateur.errors import RequestError

@@ -35,7 +35,7 @@ from torchvision.ops import (
     generalized_box_iou_loss,
 )
 
-from secateur.domains.darknet.decode import decode_boxes, unfold
+from secateur.domains.darknet.decoding import decode_boxes, unfold
 from secateur.domains.darknet.heads import Head
 from secateur.errors import RequestError
 

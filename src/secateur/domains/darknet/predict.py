@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.domains.darknet.data import Loader
-from secateur.domains.darknet.decode import decode
+from secateur.domains.darknet.decoding import decode
 from secateur.domains.darknet.evaluate import Evaluation, Predict, evaluate
 from secateur.domains.darknet.network import Darknet
 

@@ -17,20 +17,20 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from secateur.check import Verdict
+from secateur.costs import Cost
 from secateur.domains.darknet.absorbed import Absorbed, absorbed_into
 from secateur.domains.darknet.blocks import ResidualBlock, prove_removed
 from secateur.domains.darknet.cfg import NET, Config
 from secateur.domains.darknet.edit import remove_layers
-from secateur.domains.darknet.export import export
+from secateur.domains.darknet.exporting import export
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.sections.convolutional import Convolutional
 from secateur.domains.darknet.strategy import Asked, Ceiling, Choice, strategies
 from secateur.errors import CheckError, NoEffectWarning, RequestError
-from secateur.measure import Cost
 from secateur.pipeline import couple, measure, prune
-from secateur.plan import Plan
-from secateur.recover import Recovered
+from secateur.plans.plan import Plan
+from secateur.proof import Verdict
+from secateur.recovery import Recovered
 from secateur.result import Result, recover_result
 
 __all__ = ["DarknetPruned", "PrunedLayer", "prunable_scales", "prune_darknet"]

@@ -37,9 +37,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.costs import Latency, latency
 from secateur.domains.darknet.network import Darknet
 from secateur.errors import DataError, RequestError
-from secateur.measure import Latency, latency
 from secateur.write.atomic import atomic_write
 
 __all__ = ["METHODS", "OnnxMaps", "Quantised", "export_onnx", "quantise"]

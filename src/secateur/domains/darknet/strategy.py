@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from secateur.couple import Groups
+from secateur.coupling import Groups
 from secateur.domains.darknet.blocks import ResidualBlock, residual_blocks
 from secateur.domains.darknet.channels import ChannelGroup, channel_groups, scales_of
 from secateur.domains.darknet.network import Darknet

@@ -10,11 +10,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from secateur.costs import latency_in_turn
 from secateur.domains.darknet.data import Loader
-from secateur.domains.darknet.export import save_darknet
+from secateur.domains.darknet.exporting import save_darknet
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.predict import evaluate_darknet
-from secateur.measure import latency_in_turn
 from secateur.pipeline import measure
 
 __all__ = ["BATCH", "Stage", "measure_stage", "stage_table", "time_in_turn"]

@@ -2,11 +2,11 @@
 
 from secateur.domains.darknet.data.augment import Augmentation
 from secateur.domains.darknet.data.boxes import Annotations, Labels, Sample, check_labels
-from secateur.domains.darknet.data.convert import Conversion, convert
+from secateur.domains.darknet.data.conversion import Conversion, convert
 from secateur.domains.darknet.data.dataset import Batch, Loader, loader
 from secateur.domains.darknet.data.digits import digit_scenes, make_digits
-from secateur.domains.darknet.data.formats import formats, read
 from secateur.domains.darknet.data.letterbox import Letterbox, multi_scale
+from secateur.domains.darknet.data.readers import formats, read
 
 __all__ = [
     "Annotations",

@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 
 from secateur.domains.darknet.data.augment import Augmentation
 from secateur.domains.darknet.data.boxes import Annotations, Labels, Sample
-from secateur.domains.darknet.data.convert import Conversion, write_yolo
+from secateur.domains.darknet.data.conversion import Conversion, write_yolo
 from secateur.errors import RequestError
 
 AUGMENTATION = Augmentation(flip=0.0, hue=0.0, saturation=1.3, exposure=1.3, shift=0.08, scale=(0.85, 1.15))

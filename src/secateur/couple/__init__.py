@@ -1,7 +1,0 @@
-"""Couple: a recorded graph becomes groups of dims that share an axis, and the reasons why."""
-
-from secateur.couple.groups import Group, Groups, Member
-from secateur.couple.solve import couple_graph
-from secateur.couple.training import has_unused_parameters, read_in_training_only
-
-__all__ = ["Group", "Groups", "Member", "couple_graph", "has_unused_parameters", "read_in_training_only"]

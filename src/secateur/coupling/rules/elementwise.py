@@ -1,0 +1,200 @@
+"""Element-wise operators: one rule, broadcasting.
+
+PyTorch tags its element-wise operators (`torch.Tag.pointwise`); those need no entry here. Listed are the ones
+it does not tag: copies, casts, dropout, and operators whose extra operand lies along one dim.
+"""
+
+from secateur.coupling.call import Call
+from secateur.coupling.rule import rule
+from secateur.graph.axes import Expr, MisalignedError
+from secateur.graph.unify import split
+
+_UNTAGGED = {
+    "aten._conj": "torch.conj(torch.complex(T(2, 3), T(2, 3)))",
+    "aten.alias": "torch.ops.aten.alias(T(2, 3))",
+    "aten.clone": "T(2, 3).clone()",
+    "aten.contiguous": "T(2, 3).t().contiguous()",
+    "aten.copy": "torch.zeros_like(T(2, 3)).copy_(T(3))",
+    "aten.detach": "T(2, 3).clone().detach_()",
+    "aten.empty_like": "torch.empty_like(T(2, 3)).fill_(1.0)",
+    "aten.fill": "T(2, 3).clone().fill_(2.0)",
+    "aten.full_like": "torch.full_like(T(2, 3), 2.0)",
+    "aten.hardswish": "F.hardswish(T(2, 3))",
+    "aten.lift": "torch.ops.aten.lift(T(2, 3))",
+    "aten.lift_fresh": "torch.ops.aten.lift_fresh(T(2, 3))",
+    "aten.lift_fresh_copy": "torch.ops.aten.lift_fresh_copy(T(2, 3))",
+    "aten.masked_fill": "T(2, 3).masked_fill(T(2, 3) > 0, 1.5)",
+    "aten.ones_like": "torch.ones_like(T(2, 3))",
+    "aten.to": "T(2, 3).to(torch.float32)",
+    "aten._to_copy": "torch.ops.aten._to_copy(T(2, 3), dtype=torch.float32)",
+    "aten.zero": "T(2, 3).clone().zero_()",
+    "aten.zeros_like": "torch.zeros_like(T(2, 3))",
+}
+
+_DROPOUTS = {
+    "aten.alpha_dropout": "F.alpha_dropout(T(2, 3), training=False)",
+    "aten.dropout": "F.dropout(T(2, 3), training=False)",
+    "aten.feature_alpha_dropout": "F.feature_alpha_dropout(T(2, 3), training=False)",
+    "aten.feature_dropout": "F.dropout2d(T(2, 3, 4, 4), training=False)",
+    "aten.rrelu": "F.rrelu(T(2, 3), training=False)",
+}
+_UNARY_ALIASES = [
+    "absolute",
+    "arccos",
+    "arcsin",
+    "arcsinh",
+    "arctan",
+    "arctanh",
+    "conj",
+    "fix",
+    "isreal",
+    "log_sigmoid",
+    "negative",
+    "real",
+    "resolve_conj",
+    "resolve_neg",
+    "special_digamma",
+    "special_erf",
+    "special_erfc",
+    "special_erfinv",
+    "special_exp2",
+    "special_expit",
+    "special_expm1",
+    "special_gammaln",
+    "special_i0",
+    "special_log1p",
+    "special_logit",
+    "special_ndtr",
+    "special_psi",
+    "special_round",
+    "special_sinc",
+]
+_BINARY_ALIASES = [
+    "__and__",
+    "__or__",
+    "__xor__",
+    "arctan2",
+    "complex",
+    "divide",
+    "floor_divide",
+    "greater",
+    "greater_equal",
+    "isclose",
+    "less",
+    "less_equal",
+    "multiply",
+    "not_equal",
+    "polar",
+    "special_gammainc",
+    "special_gammaincc",
+    "special_xlogy",
+    "subtract",
+]
+_ALIASES = {f"aten.{name}": f"torch.ops.aten.{name}(T(2, 3))" for name in _UNARY_ALIASES}
+_ALIASES |= {
+    f"aten.{name}": f"torch.ops.aten.{name}(T(2, 3){mask}, T(2, 1){mask})"
+    for name in _BINARY_ALIASES
+    for mask in (" > 0" if name.startswith("__") else "",)
+}
+
+
+def pointwise(call: Call) -> list[list[Expr]]:
+    """Broadcast every tensor operand; the outputs have the dims of the result."""
+    result = call.broadcast(*(dims for _, dims in call.operands()))
+    return [_fitted(call, result, shape) for shape in call.out_shapes()]
+
+
+def _fitted(call: Call, dims: list[Expr], shape: tuple[int, ...]) -> list[Expr]:
+    """An in-place result keeps the rank of its target."""
+    dims = dims[len(dims) - len(shape) :]
+    if [dim.size for dim in dims] == list(shape):
+        return dims
+    raise ValueError(f"operands broadcast to {[dim.size for dim in dims]}, the result is {list(shape)}")
+
+
+rule(
+    *_UNTAGGED,
+    *_ALIASES,
+    law="positions stay where they are; operands broadcast",
+    samples={**_UNTAGGED, **_ALIASES},
+)(pointwise)
+
+
+@rule(*_DROPOUTS, law="element-wise; drawing random numbers in eval mode is a barrier", samples=_DROPOUTS)
+def dropout(call: Call) -> list[list[Expr]]:
+    """Noise that is off in eval mode, as it should be."""
+    if call.arg("train", call.arg("training")):
+        return call.barrier("noise is on in eval mode, its random numbers belong to positions")
+    return pointwise(call)
+
+
+@rule(
+    "aten.where",
+    law="element-wise choice; where(condition) alone lists positions and is a barrier",
+    samples=("torch.where(T(2, 3) > 0, T(3), 0.5)", "torch.where(T(2, 1) > 0, T(3), T(2, 3))"),
+)
+def where(call: Call) -> list[list[Expr]]:
+    """The form with two choices broadcasts."""
+    return pointwise(call) if "other" in call.node.args else call.barrier("positions are listed")
+
+
+@rule(
+    "aten.type_as",
+    law="only the element type of the second operand counts",
+    samples=("T(2, 3).type_as(T(4))",),
+)
+def cast_like(call: Call) -> list[list[Expr]]:
+    """The dims of the first operand."""
+    return [call["self"]]
+
+
+_QUANTISED = {
+    "aten.fake_quantize_per_tensor_affine": "torch.fake_quantize_per_tensor_affine(T(2, 3), 0.1, 0, 0, 9)",
+    "aten.fake_quantize_per_channel_affine": (
+        "torch.fake_quantize_per_channel_affine(T(2, 3).float(), T(3).float().abs(), "
+        "(T(3) * 0).int(), 1, 0, 9)"
+    ),
+}
+
+
+@rule(*_QUANTISED, law="self(... c ...), scale(c), zero_point(c) -> (... c ...)", samples=_QUANTISED)
+def fake_quantise(call: Call) -> list[list[Expr]]:
+    """Rounding to a grid, one for all or one for each channel."""
+    dims = call["self"]
+    if "per_channel" in call.node.op:
+        for name in ("scale", "zero_point"):
+            call.equate(dims[call.dim(call.arg("axis"), len(dims))], call[name][0])
+    return [dims]
+
+
+@rule(
+    "aten.prelu",
+    law="self(n c ...), weight(c) -> (n c ...); a weight of one position serves every channel",
+    samples=("F.prelu(T(2, 3, 4), T(3))", "F.prelu(T(2, 3, 4), T(1))", "F.prelu(T(3), T(1))"),
+)
+def prelu(call: Call) -> list[list[Expr]]:
+    """A slope for each channel, or one for all."""
+    dims = call["self"]
+    for slope in call["weight"]:
+        if slope.size > 1:
+            call.equate(dims[1], slope)
+    return [dims]
+
+
+@rule(
+    "aten.glu",
+    law="x(... (a + a)) -> (... a): the halves hold the same positions",
+    samples=("F.glu(T(2, 6), dim=1)", "F.glu(T(2, 6, 3), dim=1)"),
+)
+def glu(call: Call) -> list[list[Expr]]:
+    """Half of the positions gate the other half."""
+    dims = list(call["self"])
+    at = call.dim(call.arg("dim"), len(dims))
+    try:
+        value, gate = split(dims[at], dims[at].size // 2, call.node)
+    except MisalignedError as error:
+        call.protect(dims[at], str(error))
+        value = gate = call.fixed(dims[at].size // 2, str(error))
+    call.equate(value, gate)
+    dims[at] = value
+    return [dims]

@@ -1,0 +1,300 @@
+"""Solve a recorded graph: apply each node's rule, then gather the dims that share an axis."""
+
+import fnmatch
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from math import gcd, lcm, prod
+
+from secateur.coupling.call import Call, Findings
+from secateur.coupling.factors import choose_one_factor
+from secateur.coupling.groups import Group, Groups, Member
+from secateur.coupling.rule import rules
+from secateur.coupling.rules.elementwise import pointwise
+from secateur.errors import RequestError
+from secateur.graph.axes import Axis, Expr, MisalignedError, Product, Sum, axis, leaves, protect, resolve
+from secateur.graph.node import Graph, Node, refs_in
+
+AXES = ("heads", "widths", "both")
+"""What is cut where two free axes multiply."""
+
+_DOES_NOT_FIT = (
+    ValueError,
+    MisalignedError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+)
+"""What a rule raises on a call that it was not written for; the call is then a barrier."""
+
+_PASSING = {
+    *("aten.slice", "aten.narrow", "aten.select", "aten.unbind", "aten.split", "aten.split_with_sizes"),
+    *("aten.chunk", "aten.tensor_split", "aten.view", "aten.permute", "aten.transpose", "aten.t"),
+    *("aten.squeeze", "aten.unsqueeze", "aten.expand", "aten.alias", "aten.to", "aten._to_copy"),
+    *("aten.clone", "aten.contiguous"),
+}
+"""Operators that hand positions on and compute nothing."""
+
+
+def couple_graph(
+    graph: Graph,
+    protected: Sequence[str] = (),
+    vetoes: Mapping[str, str] | None = None,
+    axes: str = "heads",
+) -> Groups:
+    """Find which dims share an axis.
+
+    Args:
+        graph: The record.
+        protected: Patterns of module or parameter names whose tensors must keep their shapes.
+        vetoes: Groups that may not be cut, by name, with the reason.
+        axes: What is cut where two free axes multiply: the outer ("heads"), the inner ("widths") or "both".
+
+    Returns:
+        The groups, protected ones included, each with its reason.
+
+    Raises:
+        RequestError: A pattern fits no module and no parameter, or there are no such axes.
+    """
+    if axes not in AXES:
+        raise RequestError(f"unknown axes '{axes}'", do=f"choose one of {', '.join(AXES)}")
+    findings = solve(graph)
+    _protect_by_name(graph, findings, protected)
+    for index in graph.outputs:
+        for dim in findings.dims[index]:
+            protect(dim, "model output")
+    _protect_unused(graph, findings)
+    _protect_unread(graph, findings)
+    members = _members(graph, findings)
+    names = _names(members)
+    for leaf, name in names.items():
+        if vetoes and name in vetoes:
+            protect(leaf, vetoes[name])
+    if axes != "both":
+        choose_one_factor(graph, findings, cut_outer=axes == "heads")
+    ties = _ties(findings, members)
+    multiples = _multiples(findings)
+    groups = tuple(
+        Group(name, leaf, tuple(members[leaf]), leaf.reason, leaf.renormalised, multiples.get(leaf, 1))
+        for leaf, name in names.items()
+    )
+    named_ties = tuple((tuple(sorted(names[leaf] for leaf in axes)), reason) for axes, reason in ties)
+    return Groups(graph, findings, groups, named_ties)
+
+
+def solve(graph: Graph) -> Findings:
+    """Apply every node's rule; the dims of the outputs stay as free as the operators leave them.
+
+    Args:
+        graph: The record.
+    """
+    findings = Findings()
+    for index, value in enumerate(graph.values):
+        if value.kind != "node":
+            reason = {"input": "model input", "constant": "a constant tensor"}.get(value.kind)
+            findings.dims[index] = [axis(size, reason) for size in value.shape]
+    for node in graph.nodes:
+        _apply(graph, node, findings)
+    return findings
+
+
+def _protect_by_name(graph: Graph, findings: Findings, patterns: Sequence[str]) -> None:
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        hits = [name for name in graph.tensors if _fits(name, pattern)]
+        if not hits:
+            raise RequestError(
+                f"protect pattern '{pattern}' fits no module and no parameter",
+                [f"modules: {', '.join(sorted({name.split('.')[0] for name in graph.tensors}))}, ..."],
+                "give a name, or a pattern such as 'layer4.*'",
+            )
+        for name in hits:
+            for dim in findings.dims[graph.tensors[name]]:
+                for leaf in leaves(dim):
+                    if leaf.reason is None:
+                        protect(leaf, f"asked for by protect='{pattern}'")
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a pattern fits a tensor's name or one of the modules around it."""
+    parts = name.split(".")
+    return any(fnmatch.fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
+
+
+def _apply(graph: Graph, node: Node, findings: Findings) -> None:
+    call = Call(graph, node, findings)
+    op = node.op if node.op in rules else node.op.removesuffix("_")
+    try:
+        if op in rules:
+            results = rules[op].apply(call)
+        elif node.is_pointwise:
+            results = pointwise(call)
+        else:
+            results = call.barrier(f"no rule covers {node.op}")
+        dims: list[list[Expr]] = [result if isinstance(result, list) else [result] for result in results]
+        sizes = [tuple(dim.size for dim in result) for result in dims]
+        if sizes != call.out_shapes():
+            raise ValueError(f"it predicts {sizes}, the call made {call.out_shapes()}")
+        _equate_written(call, dims)
+    except _DOES_NOT_FIT as error:
+        dims = call.barrier(f"the rule of {node.op} does not fit this call: {error}")
+    for ref, result in zip(node.outputs, dims, strict=True):
+        if ref is not None:
+            findings.dims[ref.value] = result
+
+
+def _equate_written(call: Call, dims: list[list[Expr]]) -> None:
+    """A result that is written into a given tensor has its dims: `torch.mm(a, b, out=c[:, :3])`."""
+    if "out" in call and tuple(dim.size for dim in call["out"]) == call.out_shape():
+        for held, made in zip(call["out"], dims[0], strict=True):
+            call.equate(held, made)
+
+
+def _protect_unread(graph: Graph, findings: Findings) -> None:
+    """Protect the rest of a stored table of which a model slices as much as its input is long.
+
+    Only tensors that nothing but slices and views touch are looked at: their axes that no computing operator
+    reads wait for longer inputs.
+    """
+    sliced: dict[int, Node] = {}
+    computed: set[int] = set()
+    for node in graph.nodes:
+        for ref in (ref for arg in node.args.values() for ref in refs_in(arg)):
+            if node.op in _PASSING:
+                sliced.setdefault(ref.value, node)
+            else:
+                computed.add(ref.value)
+    waiting = {
+        leaf: sliced[value]
+        for value in sliced.keys() & graph.names.keys() - computed
+        for dim in findings.dims[value]
+        for leaf in leaves(dim)
+        if leaf.reason is None
+    }
+    for leaf in (
+        leaf for value in computed if waiting for dim in findings.dims[value] for leaf in leaves(dim)
+    ):
+        waiting.pop(leaf, None)
+    for leaf, node in waiting.items():
+        protect(leaf, f"not read for this input, others may read it: {node}")
+
+
+def _protect_unused(graph: Graph, findings: Findings) -> None:
+    used = {ref.value for node in graph.nodes for arg in node.args.values() for ref in refs_in(arg)}
+    for value in graph.names:
+        if value not in used:
+            for dim in findings.dims[value]:
+                protect(dim, "not used in the forward pass")
+
+
+def _ties(findings: Findings, members: Mapping[Axis, list[Member]]) -> list[tuple[set[Axis], str]]:
+    """Turn dims that must keep equal counts into axes that must; what cannot be tied is protected."""
+    ties: list[tuple[set[Axis], str]] = []
+    for exprs, reason in findings.balanced:
+        tied: set[Axis] = set()
+        if not _tie([resolve(expr) for expr in exprs], tied) or any(
+            leaf.reason or leaf not in members for leaf in tied
+        ):
+            for expr in exprs:
+                protect(expr, reason)
+            continue
+        if len(tied) > 1:
+            for other in [tie for tie in ties if tie[0] & tied]:
+                ties.remove(other)
+                tied |= other[0]
+            ties.append((tied, reason))
+    return [tie for tie in ties if not _spoiled(tie)]
+
+
+def _spoiled(tie: tuple[set[Axis], str]) -> bool:
+    """A tie with a protected axis protects all."""
+    axes, reason = tie
+    if not any(leaf.reason for leaf in axes):
+        return False
+    for leaf in axes:
+        protect(leaf, reason)
+    return True
+
+
+def _tie(exprs: list[Expr], tied: set[Axis]) -> bool:
+    """Find the axes that must keep equal counts; False if equal counts cannot be had axis by axis."""
+    first = exprs[0]
+    if all(expr is first or leaves(expr) == leaves(first) for expr in exprs) and _one_kind(exprs):
+        return True
+    if all(all(leaf.reason for leaf in leaves(expr)) for expr in exprs):
+        return True
+    if not _one_kind(exprs) or len({expr.size for expr in exprs}) > 1:
+        return False
+    if isinstance(first, Axis):
+        tied.update(expr for expr in exprs if isinstance(expr, Axis))
+        return True
+    parts = [
+        expr.factors if isinstance(expr, Product) else expr.terms
+        for expr in exprs
+        if not isinstance(expr, Axis)
+    ]
+    if len({len(part) for part in parts}) > 1:
+        return False
+    return all(_tie(list(column), tied) for column in zip(*parts, strict=True))
+
+
+def _multiples(findings: Findings) -> dict[Axis, int]:
+    """Of how many positions each axis must keep a multiple, so that every dim of a picky kernel does."""
+    multiples: dict[Axis, int] = {}
+    for expr, number in findings.multiples:
+        stack = [(resolve(expr), number)]
+        while stack:
+            top, wanted = stack.pop()
+            if isinstance(top, Axis):
+                multiples[top] = lcm(multiples.get(top, 1), wanted)
+            elif isinstance(top, Sum):
+                stack.extend((term, wanted) for term in top.terms)
+            else:
+                fixed = [part for part in top.factors if all(leaf.reason for leaf in leaves(part))]
+                rest = wanted // gcd(wanted, prod(part.size for part in fixed))
+                stack.extend((part, rest) for part in top.factors if part not in fixed)
+    return multiples
+
+
+def _one_kind(exprs: list[Expr]) -> bool:
+    return len({type(expr) for expr in exprs}) == 1
+
+
+def _members(graph: Graph, findings: Findings) -> dict[Axis, list[Member]]:
+    """Collect the parameter and buffer dims that hold each axis."""
+    uses: dict[int, tuple[Node, str]] = {}
+    for node in graph.nodes:
+        for arg, value in node.args.items():
+            for ref in refs_in(value):
+                uses.setdefault(ref.value, (node, arg))
+    members: dict[Axis, list[Member]] = defaultdict(list)
+    for name, value in graph.tensors.items():
+        used = uses.get(value)
+        for at, dim in enumerate(findings.dims[value]):
+            member = Member(
+                tensor=name,
+                dim=at,
+                expr=dim,
+                rank=len(graph.values[value].shape),
+                kind=graph.values[value].kind,
+                op=used[0].op if used else "",
+                arg=used[1] if used else "",
+                is_contracted=used is not None and (used[0].index, used[1], at) in findings.contracted,
+            )
+            for leaf in dict.fromkeys(leaves(dim)):
+                members[leaf].append(member)
+    return members
+
+
+def _names(members: Mapping[Axis, list[Member]]) -> dict[Axis, str]:
+    """Name each channel axis after the module that makes it; further axes of a module get a number."""
+    names: dict[Axis, str] = {}
+    taken: dict[str, int] = defaultdict(int)
+    for leaf, held in members.items():
+        if leaf.structural and all(member.dim for member in held):
+            continue
+        makers = [member for member in held if not member.is_contracted and member.rank > 1]
+        maker = (makers or held)[0]
+        stem = maker.module or maker.tensor
+        taken[stem] += 1
+        names[leaf] = stem if taken[stem] == 1 else f"{stem}#{taken[stem]}"
+    return names

@@ -1,0 +1,398 @@
+"""The plan: which positions of each group stay, and everything needed to cut the same architecture again.
+
+A plan is self-contained JSON. It names groups and the indices to keep, writes each shrinking tensor's dims as
+expressions over groups, and the attributes that are sizes of such dims. An expression is a group's name, an
+integer (a dim or factor that stays whole), or a product or sum of expressions:
+
+    {"product": ["features.28", 49]}      {"sum": ["layer1.0", 64]}
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import ValidationError
+from torch import nn
+
+from secateur.architecture import fingerprint, tensor_shapes, tied_names, unsaved_names
+from secateur.capture.unwrap import unwrap
+from secateur.coupling import Groups
+from secateur.cut import Correction, Followed, attributes_of, slice_model
+from secateur.cut.skip import CallForm, drop
+from secateur.errors import CheckpointError, RequestError
+from secateur.graph.axes import Axis, Expr, Product, axis, leaves, product, resolve, total
+from secateur.graph.keep import Mask, count, keep_mask
+from secateur.plans.parts import Account, Factors, Frozen, PlanGroup, Spec, Terms, Why
+
+# fmt: off
+__all__ = [
+    "Account", "Factors", "Plan", "PlanGroup", "Spec", "Terms", "Why", "fingerprint", "identity_plan",
+    "make_plan", "tensor_shapes", "tied_names", "unsaved_names",
+]
+# fmt: on
+
+
+class Plan(Frozen):
+    """Which positions of each group to keep; JSON in and out.
+
+    Attributes:
+        schema_version: Version of this format.
+        model: Class name of the architecture the plan was made for.
+        params: Its number of parameters.
+        fingerprint: Hash of its tensor names and shapes.
+        shapes: Shape of every parameter and buffer before the cut.
+        groups: The groups and what they keep.
+        tensors: For each tensor that shrinks, its dims as expressions.
+        attributes: For each module, the attributes that are sizes, as expressions; dots lead into objects
+            (a config) and tuples.
+        corrections: For each module, the numbers that its forward must pass otherwise than it computes them.
+        requested: What was asked for, as words.
+        achieved: Share of the channels of the groups that is removed.
+        command: The command line or call that made it.
+        reasons: Why the groups that are not in the plan were left alone.
+        source: The word for the uncut architecture, "zoo:vgg11", and the arguments that built it.
+        previous: The plan that made the model which this one cuts further.
+        ties: Further names of a tensor, each with the name that comes first.
+        unsaved: Buffers that a state dict leaves out.
+        dropped: Blocks that hand on what they are given, by name; dropped before any tensor is cut.
+        forms: For each of them that is not called with one tensor to return one: how it is called.
+        account: How the budget was met; None where there was none.
+
+    Example:
+        >>> import torch, secateur as sc
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> plan = sc.prune(model, torch.zeros(1, 4), ratio=0.5).plan
+        >>> plan.apply(model)[0]
+        Linear(in_features=4, out_features=4, bias=True)
+        >>> sc.Plan.from_json(plan.to_json()) == plan
+        True
+    """
+
+    schema_version: Literal[1] = 1
+    model: str
+    params: int
+    fingerprint: str
+    shapes: Mapping[str, tuple[int, ...]]
+    groups: tuple[PlanGroup, ...]
+    tensors: Mapping[str, tuple[Spec, ...]]
+    attributes: Mapping[str, Mapping[str, Spec | tuple[Spec, ...]]]
+    corrections: Mapping[str, tuple[Correction, ...]] = {}
+    requested: str = ""
+    achieved: float = 0.0
+    command: str = ""
+    reasons: Mapping[str, str] = {}
+    source: str = ""
+    source_arguments: Mapping[str, str | int | float | bool] = {}
+    previous: "Plan | None" = None
+    ties: Mapping[str, str] = {}
+    unsaved: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    forms: Mapping[str, CallForm] = {}
+    account: Account | None = None
+
+    @property
+    def first(self) -> "Plan":
+        """The first of the plans that follow each other: the one for the uncut architecture."""
+        return self if self.previous is None else self.previous.first
+
+    @property
+    def keep(self) -> dict[str, tuple[int, ...]]:
+        """The indices to keep, by group."""
+        return {group.name: group.keep for group in self.groups}
+
+    def after(self, previous: "Plan") -> "Plan":
+        """This plan as one that cuts the model which another plan made, or the uncut one of an identity."""
+        if previous.groups or previous.dropped:
+            return self.model_copy(update={"previous": previous})
+        source = {"source": previous.source, "source_arguments": previous.source_arguments}
+        return self.model_copy(update=source)
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return self.model_dump_json(indent=1, by_alias=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, origin: str = "the plan") -> "Plan":
+        """Read a plan.
+
+        Raises:
+            CheckpointError: The text is no plan of a version this library reads.
+        """
+        try:
+            plan = cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise CheckpointError(
+                f"cannot read {origin}: {first['msg']}",
+                [f"at {'.'.join(map(str, first['loc'])) or 'the top'}, {error.error_count()} errors in all"],
+                "pass a plan.json that secateur wrote",
+            ) from error
+        for group in plan.groups:
+            if not group.keep or list(group.keep) != sorted(set(group.keep)) or group.keep[-1] >= group.size:
+                raise CheckpointError(
+                    f"cannot read {origin}: group {group.name} has {group.size} channels and keeps "
+                    f"{list(group.keep[:3])}...{list(group.keep[-3:])}",
+                    do="keep must be ascending, without repeats, and not empty",
+                )
+        return plan
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Cut a model of the same architecture, whatever values its tensors hold.
+
+        Args:
+            model: The uncut architecture; not changed.
+
+        Returns:
+            A new model.
+
+        Raises:
+            CheckpointError: The plan was made for another architecture.
+        """
+        model = unwrap(model)
+        if self.previous is not None:
+            model = self.previous.apply(model)
+        self.require_fit(model)
+        if self.dropped:
+            model = drop(model, self.dropped, self.forms)
+            if not (self.tensors or self.attributes or self.corrections):
+                return model
+        masks = {name: self._own_masks(name) for name in self.tensors}
+        attributes = {
+            module: {name: self._size(spec) for name, spec in sizes.items()}
+            for module, sizes in self.attributes.items()
+        }
+        return slice_model(model, masks, attributes, self.corrections)
+
+    def drops(self, name: str) -> bool:
+        """Whether a tensor or module of the uncut architecture goes with a dropped block.
+
+        Example:
+            >>> import torch, secateur as sc
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+            >>> plan = sc.prune(model, torch.zeros(1, 4), ratio=0.5).plan
+            >>> plan.model_copy(update={"dropped": ("1",)}).drops("1.weight")
+            True
+        """
+        here = any(name == block or name.startswith(f"{block}.") for block in self.dropped)
+        return here or (self.previous is not None and self.previous.drops(name))
+
+    def restricted_to(self, names: Collection[str]) -> "Plan":
+        """This plan with only some of its groups cut, the others whole."""
+        whole = {group.name: group.size for group in self.groups if group.name not in names}
+        groups = tuple(
+            group.model_copy(update={"keep": tuple(range(group.size))}) if group.name in whole else group
+            for group in self.groups
+        )
+        return self.model_copy(update={"groups": groups})
+
+    def following(self, followed: Followed) -> "Plan":
+        """This plan with the integers of the model's Python following it."""
+        attributes = {module: dict(sizes) for module, sizes in self.attributes.items()}
+        for held, number in followed.fields.items():
+            sizes = attributes.setdefault(held.module, {})
+            if held.path[0] not in sizes:
+                sizes[".".join(map(str, held.path))] = number
+        return self.model_copy(update={"attributes": attributes, "corrections": followed.corrections})
+
+    def masks(self, name: str) -> list[Mask]:
+        """Tell which positions of a tensor of the uncut architecture stay, after all plans in a row.
+
+        Args:
+            name: A parameter or buffer.
+
+        Returns:
+            For each dim a mask over its uncut positions.
+
+        Raises:
+            RequestError: The uncut architecture has no such tensor.
+
+        Example:
+            >>> import torch, secateur as sc
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+            >>> plan = sc.prune(model, torch.zeros(1, 4), ratio=0.5).plan
+            >>> [int(mask.sum()) for mask in plan.masks("1.weight")]
+            [2, 4]
+        """
+        if name not in self.shapes:
+            raise RequestError(
+                f"the plan for {self.model} knows no tensor '{name}'",
+                [f"it has: {', '.join(list(self.shapes)[:8])}, ..."],
+                "give the full name of a parameter or buffer",
+            )
+        masks = self._own_masks(name)
+        if self.previous is None:
+            return masks
+        for whole, mask in zip(before := self.previous.masks(name), masks, strict=True):
+            whole[whole] = mask
+        return before
+
+    def _own_masks(self, name: str) -> list[Mask]:
+        specs = self.tensors.get(name, self.shapes[name])
+        return [keep_mask(self._expr(spec), self._keep).copy() for spec in specs]
+
+    def require_fit(self, model: nn.Module) -> None:
+        """Refuse a model whose tensors have other names or shapes.
+
+        Raises:
+            CheckpointError: Naming the first difference.
+        """
+        shapes = tensor_shapes(model)
+        if dict(self.shapes) == shapes:
+            return
+        names = [*self.shapes, *(name for name in shapes if name not in self.shapes)]
+        name = next(name for name in names if self.shapes.get(name) != shapes.get(name))
+        expected, got = self.shapes.get(name), shapes.get(name)
+        params = sum(parameter.numel() for parameter in model.parameters())
+        raise CheckpointError(
+            f"the plan was made for {self.source or self.model} ({self.params:,} parameters), "
+            f"got {type(model).__name__} ({params:,})",
+            [
+                f"first difference: {name} is {list(got) if got is not None else 'missing'}, "
+                f"the plan expects {list(expected) if expected is not None else 'no such tensor'}"
+            ],
+            "build the architecture that the plan names, uncut",
+        )
+
+    def model_copy(self, **changes: Any) -> "Plan":
+        """A plan with some fields replaced; what was computed from the old ones is forgotten."""
+        copy = super().model_copy(**changes)
+        for name in ("_axes", "_keep", "_counts"):
+            copy.__dict__.pop(name, None)
+        return copy
+
+    @cached_property
+    def _axes(self) -> dict[str, Expr]:
+        return {group.name: axis(group.size) for group in self.groups}
+
+    @cached_property
+    def _keep(self) -> dict[Axis, Mask]:
+        masks: dict[Axis, Mask] = {}
+        for group in self.groups:
+            held = self._axes[group.name]
+            if isinstance(held, Axis):
+                masks[held] = np.isin(np.arange(group.size), group.keep)
+        return masks
+
+    @cached_property
+    def _counts(self) -> dict[Axis, int]:
+        return {held: int(mask.sum()) for held, mask in self._keep.items()}
+
+    def _expr(self, spec: Spec) -> Expr:
+        if isinstance(spec, int):
+            return axis(spec)
+        if isinstance(spec, str):
+            return self._axes[spec]
+        if isinstance(spec, Factors):
+            return product(*map(self._expr, spec.product))
+        return total(*map(self._expr, spec.sum))
+
+    def _size(self, spec: Spec | tuple[Spec, ...]) -> int | tuple[int, ...]:
+        if isinstance(spec, tuple):
+            return tuple(self._count(part) for part in spec)
+        return self._count(spec)
+
+    def _count(self, spec: Spec) -> int:
+        return count(self._expr(spec), self._counts)
+
+    def __str__(self) -> str:
+        lines = [f"plan for {self.model}: {self.requested}, {self.achieved:.1%} of the channels removed"]
+        lines += [f"  {name}: dropped" for name in self.dropped]
+        lines += [f"  {group.name}: {group.size} -> {len(group.keep)}" for group in self.groups]
+        return "\n".join(lines)
+
+
+def make_plan(
+    model: nn.Module,
+    groups: Groups,
+    keep: Mapping[str, Sequence[int]],
+    *,
+    requested: str = "",
+    reasons: Mapping[str, str] | None = None,
+    why: Mapping[str, Why] | None = None,
+    account: Account | None = None,
+) -> Plan:
+    """Write down a choice of kept positions so that it can be applied without the groups.
+
+    Args:
+        model: The uncut model.
+        groups: Its groups.
+        keep: Indices to keep by group; groups not named stay whole.
+        requested: What was asked for, as words.
+        reasons: Why other groups were left alone.
+        why: Why each group has its width.
+        account: How the budget was met.
+    """
+    cut = {name for name, indices in keep.items() if len(indices) < groups[name].size}
+    axes = {groups[name].axis: name for name in cut}
+    tensors = {
+        name: tuple(_spec(dim, axes) for dim in groups.dims(name))
+        for name in groups.graph.tensors
+        if any(leaf in axes for dim in groups.dims(name) for leaf in leaves(dim))
+    }
+    attributes: dict[str, dict[str, Spec | tuple[Spec, ...]]] = {}
+    for module, sizes in attributes_of(groups.graph, groups.findings).items():
+        for attribute, expr in sizes.items():
+            exprs = expr if isinstance(expr, tuple) else (expr,)
+            if any(leaf in axes for part in exprs for leaf in leaves(part)):
+                specs = tuple(_spec(part, axes) for part in exprs)
+                attributes.setdefault(module, {})[attribute] = specs if isinstance(expr, tuple) else specs[0]
+    sizes_before = sum(groups[name].size for name in keep)
+    kept = sum(len(indices) for indices in keep.values())
+    shapes = tensor_shapes(model)
+    return Plan(
+        model=type(model).__name__,
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        fingerprint=fingerprint(shapes),
+        shapes=shapes,
+        groups=tuple(
+            PlanGroup(
+                name=name,
+                size=groups[name].size,
+                keep=tuple(sorted(int(index) for index in indices)),
+                members=tuple(map(str, groups[name].members)),
+                why=(why or {}).get(name),
+            )
+            for name, indices in keep.items()
+        ),
+        tensors=tensors,
+        attributes=attributes,
+        requested=requested,
+        achieved=1 - kept / sizes_before if sizes_before else 0.0,
+        reasons=dict(reasons or {}),
+        account=account,
+        ties=tied_names(model),
+        unsaved=unsaved_names(model),
+    )
+
+
+def identity_plan(
+    model: nn.Module, source: str, source_arguments: Mapping[str, str | int | float | bool]
+) -> Plan:
+    """The plan of an uncut model: nothing is removed."""
+    shapes = tensor_shapes(model)
+    return Plan(
+        model=type(model).__name__,
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        fingerprint=fingerprint(shapes),
+        shapes=shapes,
+        groups=(),
+        tensors={},
+        attributes={},
+        requested="nothing",
+        source=source,
+        source_arguments=dict(source_arguments),
+        ties=tied_names(model),
+        unsaved=unsaved_names(model),
+    )
+
+
+def _spec(expr: Expr, axes: Mapping[Axis, str]) -> Spec:
+    expr = resolve(expr)
+    if not any(leaf in axes for leaf in leaves(expr)):
+        return expr.size
+    if isinstance(expr, Axis):
+        return axes[expr]
+    parts = expr.factors if isinstance(expr, Product) else expr.terms
+    specs = tuple(_spec(part, axes) for part in parts)
+    return Factors(product=specs) if isinstance(expr, Product) else Terms(sum=specs)

@@ -1,0 +1,155 @@
+"""The proof by shape: walk the records of the original and the cut model side by side.
+
+Every node must be the same operator, every dim of its outputs exactly the size that the plan predicts, every
+scalar argument unchanged unless it is such a size. The first deviation names the node, the source line, the
+argument and the axes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+from secateur.coupling import Groups
+from secateur.cut import predict
+from secateur.graph.axes import Axis, Expr, leaves
+from secateur.graph.keep import count
+from secateur.graph.node import Graph, Node, Path, refs_in, scalars_in
+from secateur.proof.varying import NOTHING_VARIES, Varying
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Where a cut model first does something else than predicted.
+
+    Attributes:
+        node: The original's call; None if the cut model makes more calls.
+        what: What differs, with both values.
+        suspects: The cut axes that the call depends on.
+        is_other_path: It makes other calls, rather than calls with other sizes.
+    """
+
+    node: Node | None
+    what: str
+    suspects: tuple[Axis, ...]
+    is_other_path: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.node}" if self.node else self.what
+
+
+def compare_records(
+    groups: Groups,
+    kept: Mapping[Axis, int],
+    cut: Graph,
+    failure: Exception | None = None,
+    varying: Varying = NOTHING_VARIES,
+) -> Deviation | None:
+    """Compare the record of a cut model with what the groups predict.
+
+    Args:
+        groups: The groups of the original.
+        kept: How many positions of each axis stay.
+        cut: The record of the cut model, partial if it failed.
+        failure: What the cut model failed with.
+        varying: What depends on numbers in the original already, and is passed over.
+
+    Returns:
+        The first deviation; None if every node is as predicted.
+    """
+    changed = {held: left for held, left in kept.items() if left < held.size}
+    for node, other in zip_longest(groups.graph.nodes, cut.nodes):
+        if node is None:
+            return Deviation(None, f"the cut model goes on with {other.op}", tuple(changed), True)
+        if other is None:
+            what = f"the cut model stops: {type(failure).__name__}: {failure}".split("\n")[0]
+            return Deviation(node, what, _suspects(groups, node, changed))
+        deviation = _compare(groups, changed, node, other, cut, varying)
+        if deviation is not None:
+            return deviation
+    if failure is not None:
+        return Deviation(None, f"the cut model fails: {failure}", tuple(changed))
+    return None
+
+
+def scalars_that_differ(
+    groups: Groups, cut: Graph, varying: Varying = NOTHING_VARIES
+) -> dict[tuple[int, Path], tuple[float, float]]:
+    """Find the numbers that a cut model computes from a size: the attention scale is one.
+
+    Args:
+        groups: The groups of the original.
+        cut: The record of the cut model, partial if it failed.
+        varying: What depends on numbers, too.
+
+    Returns:
+        By node index and argument path: the number before and after, where no dim's size was expected.
+    """
+    found: dict[tuple[int, Path], tuple[Any, Any]] = {}
+    for node, other in zip(groups.graph.nodes, cut.nodes, strict=False):
+        if node.op != other.op:
+            break
+        theirs = scalars_in(other)
+        for path, value in scalars_in(node).items():
+            key, got = (node.index, path), theirs.get(path)
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            is_expected = key in groups.findings.literals or key in varying.literals
+            if is_number and not is_expected and got != value and type(got) is type(value):
+                found[key] = (value, got)
+    return found
+
+
+def _compare(
+    groups: Groups, changed: Mapping[Axis, int], node: Node, other: Node, cut: Graph, varying: Varying
+) -> Deviation | None:
+    if node.op != other.op:
+        return Deviation(node, f"the cut model calls {other.op}", _suspects(groups, node, changed), True)
+    literals = groups.findings.literals
+    theirs = scalars_in(other)
+    for path, value in scalars_in(node).items():
+        if (node.index, path) in varying.literals:
+            continue
+        expr = literals.get((node.index, path))
+        predicted: Any = value if expr is None else predict(expr, value, changed)
+        if theirs.get(path) != predicted:
+            what = f"argument {'.'.join(map(str, path))} is {theirs.get(path)} where {predicted} is predicted"
+            suspects = _cut_leaves([expr], changed) if expr is not None else ()
+            return Deviation(node, what, suspects or _suspects(groups, node, changed))
+    if len(node.outputs) != len(other.outputs) and node.index not in varying.counts:
+        what = f"{len(other.outputs)} results where {len(node.outputs)} are predicted"
+        return Deviation(node, what, _suspects(groups, node, changed))
+    for ref, got in zip(node.outputs, other.outputs, strict=False):
+        if ref is None or got is None:
+            continue
+        dims = groups.findings.dims[ref.value]
+        shape = tuple(count(dim, changed) for dim in dims)
+        after = cut.values[got.value].shape
+        if len(shape) != len(after) or any(
+            one != two and (ref.value, at) not in varying.sizes
+            for at, (one, two) in enumerate(zip(shape, after, strict=True))
+        ):
+            what = f"shape is {list(cut.values[got.value].shape)} where {list(shape)} is predicted"
+            return Deviation(node, what, _suspects(groups, node, changed))
+    return None
+
+
+def _cut_leaves(exprs: list[Expr], changed: Mapping[Axis, int]) -> tuple[Axis, ...]:
+    return tuple(dict.fromkeys(leaf for expr in exprs for leaf in leaves(expr) if leaf in changed))
+
+
+def _suspects(groups: Groups, node: Node, changed: Mapping[Axis, int]) -> tuple[Axis, ...]:
+    """The cut axes that a call depends on, the nearest that there are.
+
+    Those behind its integers; else those of its operands and outputs; else, as its integers were computed
+    from some size read before, those of the last call that touched a cut axis.
+    """
+    literals = groups.findings.literals
+    behind = [literals[node.index, path] for path in scalars_in(node) if (node.index, path) in literals]
+    found = _cut_leaves(behind, changed)
+    for earlier in reversed(groups.graph.nodes[: node.index + 1]):
+        if found:
+            break
+        refs = [ref for arg in earlier.args.values() for ref in refs_in(arg)]
+        refs += [ref for ref in earlier.outputs if ref is not None]
+        found = _cut_leaves([dim for ref in refs for dim in groups.findings.dims[ref.value]], changed)
+    return found or tuple(changed)

@@ -1,0 +1,345 @@
+"""Refit: each layer that lost inputs learns to make do with those that are left.
+
+For every linear layer and convolution whose input lost positions, in depth order: with x its patches in the
+cut model as it is by then (the layers before are refitted already), and y the dense layer's output at the
+kept positions, find
+
+    min over W, c of  sum |W x + c - y|^2  +  ridge * mean(diag C) * |W - W0|^2
+
+where W0 is the weight after the cut, C the covariance of x and c goes into the bias or the running mean of
+the batch norm behind. Only sums over the rows (x, y) are held (`gram`), in float64. So no labels, no
+gradients and no training: each layer is a small system of equations.
+
+Where the output is added to something that also changed (the shortcut of a residual block), the target is
+what the sum was: y is the dense sum minus the cut model's shortcut, carried back through the batch norm and
+the scales in between.
+
+Bounds. Patches are taken in pieces of 64 MiB. A layer sees at most 32 rows for each of its unknowns per
+output, and at least 65,536; if there are more, as many are drawn from every batch with a fixed seed. A
+layer that reads more than 4,096 numbers for one output is refitted in blocks of input channels, one after
+the other, each to what is missing by then; one that needs more than 16 blocks is left alone. What flows
+between two layers is bounded by `memory_bytes`.
+
+References:
+    He, Zhang, Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, sections 3.1
+    (least squares on sampled patches) and 3.3 (residual branches). https://arxiv.org/abs/1707.06168
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf, prod
+
+import torch
+from torch import Tensor, nn
+
+from secateur.capture.copies import copy_module
+from secateur.errors import CaptureError
+from secateur.graph.keep import keep_mask
+from secateur.recovery.gram import Change, Gram, choose_ridge
+from secateur.recovery.layers import Layer, Readers, constant_place, has_lost, layer_of, tensors_of
+from secateur.recovery.lockstep import Pair, start
+from secateur.recovery.patches import Patches, weight_change
+from secateur.recovery.step import Recovery, Subject, step
+from secateur.recovery.target import Target
+
+_ROWS_PER_UNKNOWN = 32
+_FEWEST_ROWS = 65_536
+_WIDEST = 4_096
+_MOST_BLOCKS = 16
+_FOLDS = 4
+"""One row in so many chooses the ridge."""
+_PIECE = 2**23
+"""Numbers of patches that are held at once: 64 MiB in float64."""
+
+
+@step("refit", needs_data=True)
+@torch.no_grad()
+def refit(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
+    """Refit every layer whose input lost positions.
+
+    Args:
+        subject: The cut model and where it comes from.
+
+    Returns:
+        A new model, and for each layer how far its output was and is from the target.
+
+    Raises:
+        CaptureError: A layer reads or should put out NaN or infinity.
+    """
+    cut = copy_module(subject.cut)
+    run = _Refit(subject, cut)
+    layers = [layer for layer in run.layers if has_lost(subject, layer)]
+    notes = [
+        Recovery("refit", layer.name, False, f"left alone: {reason}")
+        for layer in layers
+        if (reason := run.obstacle(layer))
+    ]
+    layers = [layer for layer in layers if not run.obstacle(layer)]
+    if not layers:
+        return cut, notes
+    lockstep = start(subject, cut, [layer.node.index for layer in layers], with_dense=True)
+    if lockstep.note:
+        notes.append(Recovery("refit", "data", False, lockstep.note))
+    for layer in layers:
+        for pair in lockstep.pairs:
+            assert pair.dense is not None, "asked for above"
+            pair.cut.advance(layer.node.index)
+            pair.dense.advance(layer.node.index + 1)
+        run.refit(layer, lockstep.pairs)
+    return cut, [*notes, *(done.told() for done in run.done.values())]
+
+
+@dataclass
+class _Done:
+    """What became of a layer.
+
+    Attributes:
+        layer: Its name.
+        unknowns: Numbers that one output is computed from.
+        place: What took the constant; empty if nothing did.
+        before: Squares that were missing, over all rows.
+        after: Squares that are.
+        size: Squares of the target around its mean.
+        seen: Rows that were used.
+        there: Rows that there are.
+        ridge: The largest ridge of its blocks.
+    """
+
+    layer: str
+    unknowns: int
+    place: str
+    before: float = 0.0
+    after: float = 0.0
+    size: float = 0.0
+    seen: int = 0
+    there: int = 0
+    ridge: float = 0.0
+
+    def note(self, rows: "_Rows", both: Gram, change: Change) -> None:
+        """Take down one solution, before it is written; a shared layer's rows are those of all calls."""
+        if rows.block == 0:
+            # Of a shared layer the sums hold what the calls before still miss: that is `after`.
+            self.before += both.missing - self.after
+            self.size += rows.size
+            self.there += rows.there
+            self.seen = both.rows
+        self.after = float(both.left_by(change).sum())
+        self.ridge = max(self.ridge, change.ridge)
+
+    def told(self) -> Recovery:
+        """The record of it."""
+        drawn = f" drawn from {self.there:,}" if self.seen < self.there else ""
+        on = f"on {self.seen:,} position{'s' if self.seen > 1 else ''}{drawn}"
+        before, after = ((missing / (self.size or inf)) ** 0.5 for missing in (self.before, self.after))
+        parts = [
+            f"error of its output {100 * before:.3g} % -> {100 * after:.3g} % {on}"
+            if self.size
+            else f"its output does not vary {on}",
+            "only its constant: no change of the weight helps on other samples"
+            if self.ridge == inf
+            else f"ridge {self.ridge:g}",
+        ]
+        if self.seen < self.unknowns:
+            parts.append(f"fewer positions than its {self.unknowns:,} inputs: pass more data")
+        if not self.place:
+            parts.append("no bias and no batch norm takes a constant")
+        return Recovery("refit", self.layer, bool(self.size) and after < 1e-6, ", ".join(parts))
+
+
+class _Refit:
+    """Refits layers of a cut model in place, in depth order."""
+
+    def __init__(self, subject: Subject, cut: nn.Module) -> None:
+        self.subject = subject
+        self.cut = cut
+        self.graph = subject.groups.graph
+        self.readers = Readers(self.graph)
+        self.named = tensors_of(cut)
+        found = (layer_of(self.graph, node) for node in self.graph.nodes)
+        self.layers = [layer for layer in found if layer is not None]
+        self.grams: dict[int, tuple[Gram, Gram]] = {}
+        self.done: dict[int, _Done] = {}
+
+    @cached_property
+    def calls(self) -> Mapping[int, list[Layer]]:
+        """The calls of each weight."""
+        calls: dict[int, list[Layer]] = {}
+        for layer in self.layers:
+            calls.setdefault(layer.weight, []).append(layer)
+        return calls
+
+    def weight_of(self, layer: Layer) -> Tensor:
+        return self.named[self.graph.names[layer.weight][0]]
+
+    def obstacle(self, layer: Layer) -> str:
+        """Why a layer cannot be refitted; empty if it can."""
+        if not layer.is_held:
+            return "its weight is computed"
+        calls = self.calls[layer.weight]
+        readers = self.readers.of[layer.weight]
+        others = [node for node in readers if all(node is not call.node for call in calls)]
+        if others:
+            return f"its weight is also used by {others[0]}"
+        if any(not has_lost(self.subject, call) for call in calls):
+            return "it is also called on an input that lost nothing"
+        blocks = self._blocks(layer)
+        if blocks > _MOST_BLOCKS:
+            return f"{self._features(layer):,} inputs for one output, at most {_MOST_BLOCKS * _WIDEST:,}"
+        if blocks > 1 and len(calls) > 1:
+            return f"it is called twice and has {self._features(layer):,} inputs, at most {_WIDEST:,} then"
+        return ""
+
+    def _features(self, layer: Layer) -> int:
+        """Numbers that one output of the cut layer is computed from."""
+        shape = self.weight_of(layer).shape
+        if layer.spatial == 0:
+            return int(shape[0] if layer.inputs_first else shape[1])
+        channels = shape[1]
+        if layer.is_transposed:
+            outputs = self.subject.groups.findings.dims[layer.output][layer.channels_at]
+            groups = int(keep_mask(outputs, self.subject.keep).sum()) // shape[1]
+            channels = shape[0] // groups
+        return int(channels) * prod(shape[2:])
+
+    def _blocks(self, layer: Layer) -> int:
+        return -(-self._features(layer) // _WIDEST)
+
+    def refit(self, layer: Layer, pairs: tuple[Pair, ...]) -> None:
+        """Refit one layer at which all batches stand."""
+        target = Target(self.subject, self.readers, layer)
+        place = constant_place(self.readers, self.cut, self.calls[layer.weight])
+        done = self.done.get(layer.weight)
+        if done is None:
+            done = self.done[layer.weight] = _Done(
+                layer.name, self._features(layer), "" if place is None else place[2]
+            )
+        is_shared = len(self.calls[layer.weight]) > 1
+        blocks = self._blocks(layer)
+        for number in range(blocks):
+            rows = _Rows(layer, target, pairs, self._most_rows(layer), (number, blocks))
+            fit, test = rows.gather(self.grams.get(layer.weight))
+            ridge = choose_ridge(fit, test, has_constant=place is not None)
+            both = fit.join(test)
+            change = both.solve(ridge, has_constant=place is not None)
+            done.note(rows, both, change)
+            rows.write(self.weight_of(layer), change, place)
+            if is_shared:
+                fit.apply(change)
+                test.apply(change)
+                self.grams[layer.weight] = fit, test
+
+    def _most_rows(self, layer: Layer) -> int:
+        return max(_ROWS_PER_UNKNOWN * self._features(layer), _FEWEST_ROWS)
+
+
+class _Rows:
+    """The rows of one block of one layer, over all batches.
+
+    Args:
+        layer: The layer.
+        target: What it should put out.
+        pairs: The batches, which stand at the layer.
+        most: How many rows may be used.
+        block: Which block of its input channels, of how many.
+
+    Attributes:
+        size: Squares of the targets around their mean, over the rows that were used.
+        there: Rows that there are.
+    """
+
+    def __init__(
+        self, layer: Layer, target: Target, pairs: tuple[Pair, ...], most: int, block: tuple[int, int]
+    ) -> None:
+        self.layer, self.target, self.pairs = layer, target, pairs
+        self.block = block[0]
+        patches = [self._patches(pair) for pair in pairs]
+        self.there = sum(one.rows for one in patches)
+        self.share = min(1.0, most / self.there)
+        self.groups, self.kernel = patches[0].groups, patches[0].kernel
+        step = -(-patches[0].channels // block[1])
+        self.begin = block[0] * step
+        self.end = min(self.begin + step, patches[0].channels)
+        self.features = (self.end - self.begin) * prod(self.kernel)
+        self.size = 0.0
+
+    def _patches(self, pair: Pair) -> Patches:
+        return Patches(self.layer, pair.cut.named(self.layer.node.index), pair.cut[self.layer.input])
+
+    def gather(self, known: tuple[Gram, Gram] | None) -> tuple[Gram, Gram]:
+        """Sum over the rows of all batches.
+
+        Args:
+            known: The sums of calls before, to go on with.
+
+        Returns:
+            The sums of the rows to learn from, and of those to choose the ridge by.
+        """
+        grams = known
+        total, squares, count = torch.zeros(()), torch.zeros(()), 0
+        for pair in self.pairs:
+            wanted, missing = self.target.of(pair)
+            self._require_finite(pair, wanted)
+            rows = self._draw(pair, len(wanted))
+            taken = wanted[rows.to(wanted.device)]
+            total, squares = taken.sum(0) + total.to(taken), taken.square().sum(0) + squares.to(taken)
+            count += len(taken)
+            missing = missing.unflatten(1, (self.groups, -1)).transpose(0, 1)
+            if grams is None:
+                sizes = (self.groups, self.features, missing.shape[-1], missing.device)
+                grams = Gram(*sizes), Gram(*sizes)
+            self._add(pair, missing, rows, grams)
+        assert grams is not None, "there is at least one batch"
+        self.size = float((squares - total**2 / count).clamp(min=0).sum())
+        return grams
+
+    def _add(self, pair: Pair, missing: Tensor, rows: Tensor, grams: tuple[Gram, Gram]) -> None:
+        patches = self._patches(pair)
+        piece = max(1, _PIECE // max(1, self.groups * self.features))
+        for gram, part in zip(grams, self._parts(pair, rows), strict=True):
+            for some in part.split(piece) if len(part) else ():
+                x = patches.take(some, self.begin, self.end).to(missing.device)
+                gram.add(x, missing[:, some.to(missing.device)])
+
+    def _parts(self, pair: Pair, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows to learn from and those to choose by: other batches, or the last samples of each."""
+        if len(self.pairs) >= _FOLDS:
+            is_test = pair.number % _FOLDS == _FOLDS - 1
+            return (rows[:0], rows) if is_test else (rows, rows[:0])
+        at = len(rows) - len(rows) // _FOLDS
+        return rows[:at], rows[at:]
+
+    def _draw(self, pair: Pair, count: int) -> Tensor:
+        if self.share >= 1.0:
+            return torch.arange(count, device="cpu")
+        generator = torch.Generator().manual_seed(1_000_003 * self.layer.node.index + pair.number)
+        order = torch.randperm(count, generator=generator, device="cpu")
+        return order[: max(1, round(self.share * count))].sort().values
+
+    def _require_finite(self, pair: Pair, wanted: Tensor) -> None:
+        for what, tensor in (("reads", pair.cut[self.layer.input]), ("should put out", wanted)):
+            if not bool(tensor.isfinite().all()):
+                raise CaptureError(
+                    f"layer {self.layer.name} {what} NaN or infinity on batch {pair.number} of the data",
+                    [str(self.layer.node)],
+                    "leave out what is not finite in the data, or find the layer that overflows",
+                )
+
+    def write(self, weight: Tensor, change: Change, place: tuple[Tensor, int, str] | None) -> None:
+        """Change the layer."""
+        layer = self.layer
+        found = weight_change(layer, change.weight, self.end - self.begin, self.kernel)
+        part = self._part(weight)
+        part.copy_(part.to(found) + found.reshape(part.shape))
+        if place is not None:
+            tensor, sign, _ = place
+            tensor.copy_(tensor.to(found) + sign * change.constant.flatten())
+
+    def _part(self, weight: Tensor) -> Tensor:
+        """A view of the weight of the block's channels."""
+        width = self.end - self.begin
+        if self.layer.spatial == 0:
+            return weight.narrow(0 if self.layer.inputs_first else 1, self.begin, width)
+        if self.layer.is_transposed:
+            return weight.unflatten(0, (self.groups, -1)).narrow(1, self.begin, width)
+        return weight.narrow(1, self.begin, width)
