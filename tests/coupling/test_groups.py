@@ -133,7 +133,7 @@ def test_equal_pieces_are_tied_with_the_reason():
     groups = sc.couple(Pieces(), torch.zeros(1, 3))
     ((names, reason),) = groups.ties
     assert names == ("one", "two")
-    assert reason.startswith("equal pieces: aten.chunk (node 3) at couple/test_groups.py:")
+    assert reason.startswith("equal pieces: aten.chunk (node 3) at coupling/test_groups.py:")
     assert "equal counts: one, two (equal pieces" in str(groups)
 
 

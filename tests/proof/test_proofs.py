@@ -267,7 +267,7 @@ def test_a_constant_view_deviates_at_its_node_module_and_line():
         deviation.what
         == "the cut model stops: RuntimeError: shape '[2, 4, -1]' is invalid for input of size 12"
     )
-    assert "aten.view (node 1) at check/test_proofs.py:" in str(deviation)
+    assert "aten.view (node 1) at proof/test_proofs.py:" in str(deviation)
     assert deviation.suspects == (groups["first"].axis,)
 
 
