@@ -44,7 +44,7 @@ def plan_from_masks(
         CheckError: The cut model computes something else.
 
     Example:
-        >>> import secateur as sc
+        >>> import torch, secateur as sc
         >>> net, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(3, 4)
         >>> _ = sc.mask.prune(net, "l2", structure="structured", amount=0.5, select="0")
         >>> plan = plan_from_masks(net, x)
