@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.cut.slicing import set_field
-from secateur.graph.axes import Expr, Product, Sum, resolve
-from secateur.graph.keep import count
+from secateur.graph.axes import Expr, Product, Sum, leaves, resolve
+from secateur.graph.keep import count, positions
 
 Plant = Callable[[nn.Module, nn.Module], nn.Module]
 """From the uncut model and its right cut to the wrong cut; may change the right one."""
@@ -150,6 +150,38 @@ def heads(right: Cut, rng: Random) -> Iterator[Fault]:
             yield _reindexed(right, "heads", member, wrong, f"blocks {one} and {two} of {outer} swapped")
 
 
+def together(right: Cut, rng: Random) -> Iterator[Fault]:
+    """Two kept positions of a whole group have changed places in all of its members."""
+    for group in right.plan.groups:
+        if 1 < len(group.keep) < group.size:
+            one, two = sorted(rng.sample(group.keep, 2))
+            held = right.groups[group.name].axis
+            orders = {}
+            for name in right.plan.tensors:
+                exprs = right.groups.dims(name)
+                if any(leaf is held for expr in exprs for leaf in leaves(expr)):
+                    orders[name] = [_exchanged(expr, held, one, two) for expr in exprs]
+
+            def plant(model: nn.Module, cut: nn.Module, orders: Any = orders) -> nn.Module:
+                for name, order in orders.items():
+                    taken = tensors_of(model)[name].detach()
+                    for at, mask in enumerate(right.plan.masks(name)):
+                        taken = taken.index_select(at, torch.from_numpy(order[at][mask]))
+                    write(cut, name, taken)
+                return cut
+
+            yield Fault(
+                "together", group.name, f"positions {one} and {two} swapped", plant, next(iter(orders))
+            )
+
+
+def _exchanged(expr: Expr, held: Any, one: int, two: int) -> Any:
+    """The positions of a dim in which two positions of one of its axes have changed places."""
+    order, places = np.arange(expr.size), positions(expr, held)
+    order[places[one]], order[places[two]] = places[two], places[one]
+    return order
+
+
 def _blocks(expr: Expr, counts: dict[Any, int], start: int = 0) -> Iterator[tuple[int, int, int]]:
     """Of every product in a dim after the cut: where it begins, how many blocks, how large each."""
     expr = resolve(expr)
@@ -271,6 +303,7 @@ KINDS: dict[str, Callable[[Cut, Random], Iterator[Fault]]] = {
     "shift": shift,
     "other": other,
     "heads": heads,
+    "together": together,
     "first": first,
     "bias": bias,
     "scaled": scaled,

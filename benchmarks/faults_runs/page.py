@@ -50,7 +50,7 @@ def _tally(networks: Iterable[Found]) -> Counter[str]:
 
 
 def _by_family(proofs: Proofs) -> str:
-    families = dict.fromkeys(found["family"] for held in proofs.values() for found in held.values())
+    families = sorted({found["family"] for held in proofs.values() for found in held.values()})
     head = ["family"]
     for proof in proofs:
         head += [f"{proof}: networks", "planted", "seen", "real, unseen", "shown by no output"]

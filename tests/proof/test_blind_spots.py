@@ -224,6 +224,7 @@ def test_a_scale_from_the_width_of_a_head_is_held_or_the_width_stays(example):
     require_right_inside_heads(model, tokens(example), torch.randn(3, 6, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", [[[5], [6]], [[1] * 9] * 2, [[3, 1, 4, 1, 5, 9, 2, 6, 5]]])
 @pytest.mark.parametrize("kind", ["Deberta", "DebertaV2"])
 def test_deberta_that_classifies_sequences_is_right_inside_its_heads(kind, example):
@@ -231,10 +232,10 @@ def test_deberta_that_classifies_sequences_is_right_inside_its_heads(kind, examp
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(
         vocab_size=64,
-        hidden_size=32,
-        num_hidden_layers=2,
+        hidden_size=16,
+        num_hidden_layers=1,
         num_attention_heads=2,
-        intermediate_size=48,
+        intermediate_size=8,
         max_position_embeddings=32,
         relative_attention=True,
         position_biased_input=False,

@@ -4,13 +4,15 @@ A small part of `benchmarks/faults.py`, whose whole is on docs/proof.md.
 """
 
 import copy
+import json
 from functools import cache, partial
 
 import pytest
 import torch
 from faults_runs import planted
 from faults_runs.kinds import KINDS, Fault, tensors_of, wrong_cuts
-from faults_runs.networks import all_networks
+from faults_runs.networks import ROOT, all_networks
+from faults_runs.page import write_page
 from faults_runs.planted import ask, cut_rightly, plant, run_network
 from faults_runs.reasons import UNEXPLAINED
 from faults_runs.truth import compare, depends_on, difference
@@ -41,7 +43,7 @@ def networks():
 
 @cache
 def trial(name):
-    return run_network(networks()[name], list(KINDS), 2)
+    return run_network(networks()[name], list(KINDS), 1)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -143,3 +145,11 @@ def test_a_fault_of_a_name_and_a_kind_is_always_the_same():
     draw = partial(wrong_cuts, right, "swap")
     assert [(one.where, one.what) for one in draw("a")] == [(two.where, two.what) for two in draw("a")]
     assert [one.where for one in draw("a")] != [two.where for two in draw("b")]
+
+
+def test_the_page_holds_what_the_results_say():
+    results = json.loads((ROOT / "benchmarks/results/faults.json").read_text())
+    page = (ROOT / "docs/proof.md").read_text()
+    assert write_page(page, results) == page
+    with pytest.raises(ValueError, match="needs the lines"):
+        write_page("no marks", results)
