@@ -1,24 +1,19 @@
 """The bridge from masks to cuts: channels that are dead in a masked model are removed for real, exactly."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
-from secateur.capture.copies import copy_module
-from secateur.capture.inputs import as_call, cast_inputs, map_inputs, output_tensors, state_names
+from secateur.capture import Step
 from secateur.capture.meta import placed, require_values
-from secateur.capture.recorder import recording_context
 from secateur.capture.unwrap import unwrap
+from secateur.coupling import Groups
 from secateur.errors import CheckError, CutError, RequestError, SecateurError
 from secateur.mask.dead import find_dead
 from secateur.pipeline import couple, plan_model
 from secateur.plans.plan import Plan
-from secateur.proof.numbers import random_like
-
-_TOLERANCE = 1e-9
+from secateur.proof import Proof, Reference, kept_by
 
 
 def plan_from_masks(
@@ -38,7 +33,7 @@ def plan_from_masks(
         example_inputs: A tensor, a tuple of positional inputs or a dict of keyword inputs.
         axes: Where two axes multiply, such as heads and their width, what is cut: "heads", "widths" or
             "both".
-        check: Run both models in float64 on random inputs and compare.
+        check: Run both models in float64 on random inputs and compare them at every operator.
         seed: For the random numbers.
 
     Returns:
@@ -75,13 +70,14 @@ def plan_from_masks(
     keep = {
         name: [at for at in range(groups[name].size) if at not in set(gone)] for name, gone in dead.items()
     }
-    plan = _plan(model, example_inputs, keep, axes, check=check, seed=seed)
+    plan = _plan(model, example_inputs, groups, keep, axes, check=check, seed=seed)
     return plan.model_copy(update={"requested": "the channels that masks make superfluous"})
 
 
 def _plan(
     model: nn.Module,
     example_inputs: Any,
+    groups: Groups,
     keep: Mapping[str, Sequence[int]],
     axes: str,
     *,
@@ -98,7 +94,15 @@ def _plan(
         asked = {name: keep[name] for name in names}
         plan = plan_model(model, example_inputs, keep=asked, axes=axes, seed=seed)
         if check:
-            _compare(model, plan.apply(model), example_inputs, seed)
+            reference = Reference(groups, kept_by(plan, groups), on_step=Step.run)
+            verdict = Proof(model, plan, reference, example_inputs, seed, styles=()).verdict(
+                plan.apply(model)
+            )
+            if not verdict.passed:
+                raise CheckError(
+                    f"the cut model differs from the masked one: {verdict.failure}",
+                    do="report this model; nothing was changed",
+                )
         return plan
 
     try:
@@ -117,31 +121,3 @@ def _plan(
     if plan is None:
         raise failure
     return plan
-
-
-def _compare(model: nn.Module, cut: nn.Module, example_inputs: Any, seed: int) -> None:
-    """Run the masked and the cut model on the same random inputs.
-
-    Raises:
-        CheckError: They differ.
-    """
-    for draw in range(3):
-        generator = torch.Generator().manual_seed(seed + draw)
-        inputs = map_inputs(
-            cast_inputs(example_inputs, torch.float64),
-            partial(random_like, generator=generator),
-        )
-        results = []
-        for one in (model, cut):
-            copied = copy_module(one).double().eval()
-            args, kwargs = as_call(map_inputs(inputs, torch.clone))
-            with recording_context():
-                results.append(output_tensors(copied(*args, **kwargs), state_names(copied)))
-        for expected, got in zip(*results, strict=True):
-            scale = float(expected.abs().max()) if expected.numel() else 0.0
-            error = float((expected - got).abs().max()) if expected.numel() else 0.0
-            if not error <= _TOLERANCE * max(scale, 1e-30):
-                raise CheckError(
-                    f"the cut model differs from the masked one by {error / max(scale, 1e-30):.1e}",
-                    do="report this model; nothing was changed",
-                )

@@ -63,7 +63,7 @@ def _training_only(model: nn.Module, example_inputs: Any, graph: Graph) -> dict[
     """The groups that parts read which only run in training, with the reason."""
     if not has_unused_parameters(graph):
         return {}
-    trained, _ = record(model, example_inputs, graph.substrate, training=True)
+    trained, _ = record(model, example_inputs, graph.substrate, training=True, state=graph.state)
     return read_in_training_only(couple_graph(graph), trained)
 
 

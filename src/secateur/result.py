@@ -20,7 +20,7 @@ from secateur.errors import PathError, RequestError
 from secateur.mask.hook import is_masked
 from secateur.mask.state import remove
 from secateur.plans.plan import Plan, identity_plan
-from secateur.proof import Verdict, keep_masks
+from secateur.proof import Verdict, kept_by
 from secateur.recovery import MEMORY_BYTES, Recovered, Recovery, Subject
 from secateur.recovery import choose as choose_steps
 from secateur.recovery import recover as run_recovery
@@ -164,7 +164,7 @@ def recover_result(
         cut=result.model,
         example_inputs=result.example_inputs,
         groups=result.groups,
-        keep=keep_masks(result.groups, result.plan),
+        keep=kept_by(result.plan, result.groups).masks,
         data=batches(data, result.original, result.example_inputs),
         memory_bytes=memory_bytes,
     )
@@ -175,7 +175,7 @@ def recover_result(
             raise
         # Without a check nothing has told yet that real tensors take another path than the fake ones.
         groups = couple_graph(capture(result.original, result.example_inputs, "real"))
-        found = run_recovery(replace(subject, groups=groups, keep=keep_masks(groups, result.plan)), chosen)
+        found = run_recovery(replace(subject, groups=groups, keep=kept_by(result.plan, groups).masks), chosen)
     model, notes, errors = found
     return replace(
         result, model=model, recovered=(*result.recovered, *notes), errors=(*result.errors, *errors)

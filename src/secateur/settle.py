@@ -2,7 +2,7 @@
 
     cut -> compare records -> deviates?  fields and calls follow (cut/follow.py) -> compare again
                            -> deviates?  the axes behind the first deviation are vetoed
-        -> compare numbers -> differ?    the groups are bisected, the culprits vetoed
+        -> compare numbers -> differ?    the axes behind the first operator that differs are vetoed
 
 A veto costs a saving, never a wrong model: the caller selects again without the vetoed groups.
 """
@@ -20,7 +20,7 @@ from secateur.capture.copies import copy_module
 from secateur.coupling import Groups
 from secateur.cut import follow_integers, hold_scalars
 from secateur.errors import CheckError, CutError, UnstablePathError
-from secateur.graph.axes import Axis
+from secateur.graph.keep import Kept
 from secateur.graph.node import Graph
 from secateur.plans.plan import Plan
 from secateur.proof import (
@@ -29,13 +29,13 @@ from secateur.proof import (
     Verdict,
     compare_records,
     find_varying,
-    first_difference,
-    keep_masks,
+    kept_by,
     regroup,
     scalars_that_differ,
     verify,
 )
-from secateur.proof.numbers import mask_model
+from secateur.proof.drawing import precise
+from secateur.proof.masking import mask_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,23 +105,13 @@ class Settler:
         verdict = self._verify(groups, attempt)
         if verdict.passed:
             return _with(attempt, verdict=verdict)
-        culprits = self._blame(groups, plan, [group.name for group in _cut_groups(plan)])
+        culprits = self._blame(groups, plan, verdict.suspects)
         if not culprits:
             raise CheckError(
-                f"the cut model is wrong: {verdict.failure}", do="report this model; nothing was changed"
+                f"the cut model is not proven: {verdict.failure}",
+                do="pass other example inputs, or report this model; nothing was changed",
             )
-        where = first_difference(
-            self.model,
-            attempt.model,
-            self.example_inputs,
-            groups,
-            keep_masks(groups, attempt.plan),
-            attempt.graph,
-            self.seed,
-        )
         reason = f"the cut model computes other numbers than the masked one ({verdict.failure})"
-        if where is not None:
-            reason += f", first at {where}"
         return _with(attempt, verdict=verdict, vetoes=dict.fromkeys(culprits, reason))
 
     @cached_property
@@ -131,28 +121,27 @@ class Settler:
 
     def _cut(self, groups: Groups, plan: Plan) -> Attempt:
         """Cut and compare the records; once a model has needed its integers to follow, they do at once."""
-        counts = {held: int(mask.sum()) for held, mask in keep_masks(groups, plan).items()}
+        kept = kept_by(plan, groups)
         if not self._follows:
-            attempt = self._try(groups, plan, counts)
+            attempt = self._try(groups, plan, kept)
             if attempt.deviation is None or self._trace is None:
                 return attempt
             self._follows = True
         if self._trace is None:
-            return self._try(groups, plan, counts)
-        return self._follow(groups, plan, counts, self._trace)
+            return self._try(groups, plan, kept)
+        return self._follow(groups, plan, kept, self._trace)
 
-    def _follow(self, groups: Groups, plan: Plan, counts: Mapping[Axis, int], trace: Trace) -> Attempt:
+    def _follow(self, groups: Groups, plan: Plan, kept: Kept, trace: Trace) -> Attempt:
         """Let fields and calls follow; then hold the scalars that still come out otherwise."""
-        changed = {held: left for held, left in counts.items() if left < held.size}
-        followed = follow_integers(groups, changed, trace)
+        followed = follow_integers(groups, kept, trace)
         known: set[object] = set()
         while True:
-            attempt = self._try(groups, plan.following(followed), counts)
+            attempt = self._try(groups, plan.following(followed), kept)
             scalars = scalars_that_differ(groups, attempt.graph, self._varying) if attempt.deviation else {}
             if not scalars.keys() - known:
                 return attempt
             known |= scalars.keys()
-            followed = followed.holding(hold_scalars(groups, changed, trace, scalars))
+            followed = followed.holding(hold_scalars(groups, kept, trace, scalars))
 
     @cached_property
     def _varying(self) -> Varying:
@@ -165,16 +154,16 @@ class Settler:
         Raises:
             UnstablePathError: It fills a cache at its first run.
         """
-        again, _ = record(self.model, self.example_inputs, self.graph.substrate)
+        again, _ = record(self.model, self.example_inputs, self.graph.substrate, state=self.graph.state)
         if [node.op for node in again.nodes] != [node.op for node in self.graph.nodes]:
             raise UnstablePathError(
                 "the model takes another path each time", do="pass a model that ran before"
             )
 
-    def _try(self, groups: Groups, plan: Plan, counts: Mapping[Axis, int]) -> Attempt:
+    def _try(self, groups: Groups, plan: Plan, kept: Kept) -> Attempt:
         cut = plan.apply(self.model)
-        graph, failure = record(cut, self.example_inputs, self.graph.substrate)
-        deviation = compare_records(groups, counts, graph, failure, self._varying)
+        graph, failure = record(cut, self.example_inputs, self.graph.substrate, state=self.graph.state)
+        deviation = compare_records(groups, kept, graph, failure, self._varying)
         if deviation is not None and deviation.is_other_path and not self._is_stable:
             self._require_stable()
             self._is_stable = True
@@ -193,31 +182,41 @@ class Settler:
         In float64, so that rounding decides nothing.
         """
         inputs = cast_inputs(self.example_inputs, torch.float64)
-        keep = keep_masks(groups, plan)
-        found = regroup(mask_model(copy_module(self.model), groups, keep), inputs, groups, keep)
+        kept = kept_by(plan, groups)
+        masked = mask_model(copy_module(self.model), groups, kept, torch.float64)
+        found = regroup(masked, inputs, groups, kept)
         if found is None:
             return None
-        again, masks = found
-        graph, failure = record(copy_module(cut).double(), inputs, "real")
-        counts = {held: int(mask.sum()) for held, mask in masks.items()}
-        return compare_records(again, counts, graph, failure), again
+        again, kept = found
+        graph, failure = record(
+            precise(copy_module(cut), torch.float64), inputs, "real", state=self.graph.state
+        )
+        return compare_records(again, kept, graph, failure), again
 
     def _verify(self, groups: Groups, attempt: Attempt) -> Verdict:
         return verify(self.model, attempt.model, self.example_inputs, groups, attempt.plan, self.seed)
 
     def _blame(self, groups: Groups, plan: Plan, names: Sequence[str]) -> list[str]:
-        """Find the groups that make the numbers differ when they are cut without the others, by bisection.
+        """Find which of some suspects make the numbers differ when they are cut without the others.
 
-        Where only a combination does, all of it is to blame.
+        By bisection. Where only a combination does, all of it is to blame; a single one is taken at the word
+        of the operator that named it.
         """
-        attempt = self._cut(groups, plan.restricted_to(_with_ties(groups, names)))
-        if attempt.deviation is None and self._verify(groups, attempt).passed:
-            return []
         if len(names) <= 1:
             return list(names)
         half = len(names) // 2
-        found = [*self._blame(groups, plan, names[:half]), *self._blame(groups, plan, names[half:])]
+        found = [
+            name
+            for part in (names[:half], names[half:])
+            if self._is_wrong(groups, plan, part)
+            for name in self._blame(groups, plan, part)
+        ]
         return found or list(names)
+
+    def _is_wrong(self, groups: Groups, plan: Plan, names: Sequence[str]) -> bool:
+        """Whether a cut of these groups alone differs, too."""
+        attempt = self._cut(groups, plan.restricted_to(_with_ties(groups, names)))
+        return attempt.deviation is not None or not self._verify(groups, attempt).passed
 
 
 def _with(attempt: Attempt, **changes: Any) -> Attempt:

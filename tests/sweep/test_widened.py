@@ -10,7 +10,8 @@ from torch import nn
 import secateur as sc
 from secateur.domains.classification import Images
 from secateur.errors import CheckpointError, RequestError
-from secateur.proof.numbers import mask_model
+from secateur.graph.keep import Kept
+from secateur.proof.masking import mask_model
 from secateur.score import score
 from secateur.sweep import block_sweep, channel_sweep, feature_maps, sensitivity
 from secateur.train import evaluate
@@ -174,7 +175,7 @@ def masked(model, groups, name, removed):
     group = groups[name]
     kept = torch.ones(group.size, dtype=torch.bool)
     kept[removed] = False
-    return mask_model(copy.deepcopy(model), groups, {group.axis: kept.numpy()}, torch.float32)
+    return mask_model(copy.deepcopy(model), groups, Kept({group.axis: kept.numpy()}), torch.float32)
 
 
 @pytest.mark.parametrize("name", ["conv1", "layer1.0.conv1", "layer3.0.conv2"])

@@ -1,7 +1,6 @@
 """What goes into a model and what comes out, whatever its form."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -52,14 +51,20 @@ def cast_inputs(example_inputs: Any, dtype: torch.dtype) -> Any:
     return map_inputs(example_inputs, lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf)
 
 
-def state_names(model: nn.Module) -> frozenset[str]:
-    """Names of outputs that the model would take back as inputs: a cache, the state of a recurrence.
+def fields_of(output: Any) -> dict[str, Any]:
+    """What a model returned, by name: keys of a dict, fields of a dataclass, positions of a tuple or list.
 
-    An output is state if it is named like an optional parameter of `forward`: `past_key_values`. State holds
-    channels of the inside, which no one outside relies on.
+    Example:
+        >>> list(fields_of({"logits": 1, "mask": 2})), list(fields_of((1, 2))), fields_of(3)
+        (['logits', 'mask'], ['0', '1'], {})
     """
-    parameters = inspect.signature(model.forward).parameters.values()
-    return frozenset(parameter.name for parameter in parameters if parameter.default is None)
+    if isinstance(output, Mapping):
+        return {str(name): item for name, item in output.items()}
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    if isinstance(output, (tuple, list)):
+        return {str(at): item for at, item in enumerate(output)}
+    return {}
 
 
 def output_tensors(output: Any, state: Collection[str] = ()) -> list[Tensor]:
@@ -77,15 +82,15 @@ def output_tensors(output: Any, state: Collection[str] = ()) -> list[Tensor]:
         >>> len(output_tensors({"a": torch.zeros(1), "past": [torch.ones(2)]}, {"past"}))
         1
     """
-    if isinstance(output, Mapping) and any(name not in state for name in output):
-        output = {name: item for name, item in output.items() if name not in state}
+    named = fields_of(output) if state else {}
+    if any(name in state for name in named) and any(name not in state for name in named):
+        output = [item for name, item in named.items() if name not in state]
     found: list[Tensor] = []
     for leaf in pytree.tree_leaves(output):
         if isinstance(leaf, Tensor):
             found.append(leaf)
         elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            fields = {field.name: getattr(leaf, field.name) for field in dataclasses.fields(leaf)}
-            found.extend(output_tensors(fields, state))
+            found.extend(output_tensors(fields_of(leaf), state))
         elif hasattr(leaf, "__dict__") and not isinstance(leaf, (nn.Module, type)) and not callable(leaf):
             found.extend(output_tensors(list(vars(leaf).values())))
     return found

@@ -8,7 +8,7 @@ first: no memory, no arithmetic. Real tensors where a model looks at numbers.
 import gc
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import CodeType
@@ -29,9 +29,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.capture.caches import drop_frames, forget, start_afresh
 from secateur.capture.copies import copy_module
-from secateur.capture.inputs import as_call, map_inputs, require_tensors, state_names
+from secateur.capture.inputs import as_call, map_inputs, require_tensors
 from secateur.capture.operators import is_pointwise, is_recorded, operator_name, schema_arguments
 from secateur.capture.shortcuts import is_constant, run, storages_written
+from secateur.capture.state import find_state
 from secateur.errors import CaptureError, RequestError, SecateurError
 from secateur.graph.node import Graph, Node, Ref, Value
 
@@ -42,7 +43,9 @@ _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 _ATEN = torch.ops.aten
 
 
-def capture(model: nn.Module, example_inputs: Any, substrate: str = "auto") -> Graph:
+def capture(
+    model: nn.Module, example_inputs: Any, substrate: str = "auto", state: Collection[str] | None = None
+) -> Graph:
     """Record one forward pass of a copy of the model in eval mode; the model itself is not touched.
 
     Args:
@@ -50,6 +53,7 @@ def capture(model: nn.Module, example_inputs: Any, substrate: str = "auto") -> G
         example_inputs: A tensor, a tuple of positional inputs or a dict of keyword inputs.
         substrate: "fake" tensors (no memory, no arithmetic), "real" ones, or "auto": fake, and real where
             the model looks at numbers.
+        state: Names of what the model returns for its next call only; None to find them.
 
     Returns:
         The record.
@@ -71,7 +75,7 @@ def capture(model: nn.Module, example_inputs: Any, substrate: str = "auto") -> G
     for attempt in attempts[substrate]:
         if attempt == "symbolic" and isinstance(failure, DynamicOutputShapeException):
             continue  # a number may stand for a value, not for the size of a recorded tensor
-        graph, error = record(model, example_inputs, attempt)
+        graph, error = record(model, example_inputs, attempt, state=state)
         if error is None:
             return graph
         if isinstance(error, SecateurError):
@@ -103,6 +107,7 @@ def record(
     substrate: str,
     *,
     training: bool = False,
+    state: Collection[str] | None = None,
     make: "Callable[[nn.Module], Recorder] | None" = None,
 ) -> tuple[Graph, Exception | None]:
     """Record as far as the model runs.
@@ -112,13 +117,14 @@ def record(
         example_inputs: As for `capture`.
         substrate: "fake", "symbolic" (fake, with numbers as symbols) or "real".
         training: Run the copy in training mode; else in eval mode.
+        state: Names of what the model returns for its next call only; None to find them.
         make: Makes the recorder; None is a plain one.
 
     Returns:
         The record, partial if the model failed, and what it failed with.
     """
     start_afresh()
-    graph, failure, made = _record(model, example_inputs, substrate, training, make or Recorder)
+    graph, failure, made = _record(model, example_inputs, substrate, training, make or Recorder, state)
     drop_frames(failure)
     forget(made)
     return graph, failure
@@ -130,6 +136,7 @@ def _record(
     substrate: str,
     training: bool,
     make: Callable[[nn.Module], "Recorder"],
+    state: Collection[str] | None,
 ) -> tuple[Graph, Exception | None, list["ref[Tensor]"]]:
     held = shadow(model).train(training)
     recorder = make(held)
@@ -147,10 +154,11 @@ def _record(
         try:
             with recorder.module_stack(), recorder:
                 output = held(*args, **kwargs)
-            outputs = require_tensors(output, state_names(model))
+            state = find_state(held, output, args, kwargs) if state is None else state
+            outputs = require_tensors(output, state)
         except Exception as error:  # noqa: BLE001 - a foreign model may raise anything
             failure = error
-    return recorder.finish(outputs, substrate), failure, recorder.made
+    return recorder.finish(outputs, substrate, state or ()), failure, recorder.made
 
 
 def shadow(model: nn.Module) -> nn.Module:
@@ -341,7 +349,7 @@ class Recorder(TorchDispatchMode):
             frame = frame.f_back  # type: ignore[assignment]
         return ""
 
-    def finish(self, outputs: Sequence[Tensor], substrate: str) -> Graph:
+    def finish(self, outputs: Sequence[Tensor], substrate: str, state: Collection[str] = ()) -> Graph:
         """Close the record and let go of its tensors."""
         graph = Graph(
             nodes=tuple(self.nodes),
@@ -350,6 +358,7 @@ class Recorder(TorchDispatchMode):
             inputs=tuple(self.inputs),
             outputs=tuple(self._index_of[id(output)] for output in outputs if id(output) in self._index_of),
             substrate=substrate,
+            state=frozenset(state),
             module_types={
                 name: tuple(kind.__name__ for kind in type(module).__mro__)
                 for name, module in self.model.named_modules()

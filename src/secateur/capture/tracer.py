@@ -178,7 +178,7 @@ def trace(model: nn.Module, example_inputs: Any, graph: Graph) -> Trace | None:
         return recorders[-1]
 
     try:
-        traced, failure = record(model, example_inputs, graph.substrate, make=make)
+        traced, failure = record(model, example_inputs, graph.substrate, state=graph.state, make=make)
     except (TypeError, ValueError, AttributeError):
         return None  # an attribute refused to be set
     same = [node.op for node in traced.nodes] == [node.op for node in graph.nodes]

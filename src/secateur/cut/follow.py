@@ -14,8 +14,8 @@ from secateur.capture import Site, Trace
 from secateur.capture.tracer import Equality
 from secateur.coupling import Groups
 from secateur.cut.corrections import Correction
-from secateur.graph.axes import Axis, Expr
-from secateur.graph.keep import count
+from secateur.graph.axes import Expr
+from secateur.graph.keep import Kept
 from secateur.graph.node import Path, scalars_in
 from secateur.graph.origin import Field, Made, Origin, Size, evaluate, fields_in, solve_for
 
@@ -49,7 +49,7 @@ def _by_module(
 
 def hold_scalars(
     groups: Groups,
-    changed: Mapping[Axis, int],
+    kept: Kept,
     trace: Trace,
     scalars: Mapping[tuple[int, Path], tuple[float, float]],
 ) -> dict[Site, Correction | None]:
@@ -57,14 +57,14 @@ def hold_scalars(
 
     Args:
         groups: The groups of the original.
-        changed: How many positions stay of each axis that is cut.
+        kept: What stays of each axis.
         trace: Where they are passed.
         scalars: By node index and argument path: the number before and after.
 
     Returns:
         By site its correction; None where the runs of a shared module need different ones.
     """
-    follower = _Follower(groups, changed, trace)
+    follower = _Follower(groups, kept, trace)
     held: dict[Site, Correction | None] = {}
     for key, (before, after) in scalars.items():
         site = trace.sites.get(key)
@@ -74,7 +74,7 @@ def hold_scalars(
     return held
 
 
-def predict(expr: Expr, value: int, changed: Mapping[Axis, int]) -> int:
+def predict(expr: Expr, value: int, kept: Kept) -> int:
     """The number that a literal must be after a cut.
 
     A size that nothing cuts stays as written: -1, or a number beyond the end.
@@ -82,27 +82,26 @@ def predict(expr: Expr, value: int, changed: Mapping[Axis, int]) -> int:
     Args:
         expr: The dim that it is the size of.
         value: The number before.
-        changed: How many positions stay of each axis that is cut.
+        kept: What stays of each axis.
     """
-    after = count(expr, changed)
-    return value if after == expr.size else after
+    return kept.count(expr) if kept.cuts(expr) else value
 
 
-def follow_integers(groups: Groups, changed: Mapping[Axis, int], trace: Trace) -> Followed:
+def follow_integers(groups: Groups, kept: Kept, trace: Trace) -> Followed:
     """Find the fields to set and the calls to correct for a choice of counts.
 
     Args:
         groups: The groups of the original.
-        changed: How many positions stay of each axis that is cut.
+        kept: What stays of each axis.
         trace: Where its integers came from.
     """
-    return _Follower(groups, changed, trace).follow()
+    return _Follower(groups, kept, trace).follow()
 
 
 class _Follower:
-    def __init__(self, groups: Groups, changed: Mapping[Axis, int], trace: Trace) -> None:
+    def __init__(self, groups: Groups, kept: Kept, trace: Trace) -> None:
         self.groups = groups
-        self.changed = changed
+        self.kept = kept
         self.trace = trace
         self.decided: dict[Field, int] = {}
         self.written: dict[tuple[int, Path], int] = {
@@ -111,7 +110,7 @@ class _Follower:
             for path, value in scalars_in(node).items()
         }
         self.wanted = {
-            key: predict(expr, self.written[key], changed)
+            key: predict(expr, self.written[key], kept)
             for key, expr in groups.findings.literals.items()
             if key in self.written
         }
@@ -190,7 +189,7 @@ class _Follower:
     def _value(self, source: Field | Size) -> int:
         if isinstance(source, Field):
             return self.decided.get(source, self.trace.fields[source])
-        return count(self.groups.findings.dims[source.value][source.dim], self.changed)
+        return self.kept.count(self.groups.findings.dims[source.value][source.dim])
 
     def _corrections(self) -> dict[str, tuple[Correction, ...]]:
         found: dict[Site, Correction | None] = {}

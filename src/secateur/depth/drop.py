@@ -315,7 +315,7 @@ class _Dropper:
 
     def _training_failure(self, model: nn.Module) -> Exception | None:
         held, example_inputs = placed(model, self.example_inputs)
-        return record(held, example_inputs, self.groups.graph.substrate, training=True)[1]
+        return record(held, example_inputs, self.groups.graph.substrate, training=True, state=())[1]
 
     def drop(self, blocks: Sequence[Block]) -> _Attempt:
         """Drop blocks and check the result."""
@@ -327,7 +327,9 @@ class _Dropper:
         )
         model = plan.apply(self.model)
         held, example_inputs = placed(model, self.example_inputs)
-        graph, failure = record(held, example_inputs, self.groups.graph.substrate)
+        graph, failure = record(
+            held, example_inputs, self.groups.graph.substrate, state=self.groups.graph.state
+        )
         attempt = _Attempt(tuple(blocks), plan, model, graph)
         deviation = compare_dropped(self.groups, blocks, graph, failure)
         if deviation is not None:

@@ -10,17 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from secateur.capture import Step
 from secateur.coupling import Groups
 from secateur.depth.blocks import Block
+from secateur.graph.keep import Kept
 from secateur.graph.node import Graph
 from secateur.plans.plan import Plan
-from secateur.proof import Deviation, Verdict, compare_records
-from secateur.proof.numbers import Make, compare_runs
-from secateur.proof.verification import prove
+from secateur.proof import Deviation, Proof, Reference, Verdict, compare_records
 
 
 def compare_dropped(
@@ -37,9 +35,14 @@ def compare_dropped(
     Returns:
         The first deviation; None if the rest is as it was.
     """
+    rest = replace(groups, graph=_rest(groups.graph, blocks))
+    return compare_records(rest, Kept({}), dropped, failure)
+
+
+def _rest(graph: Graph, blocks: Sequence[Block]) -> Graph:
+    """A record without the operators of some blocks."""
     gone = frozenset().union(*(block.nodes for block in blocks))
-    rest = tuple(node for node in groups.graph.nodes if node.index not in gone)
-    return compare_records(replace(groups, graph=replace(groups.graph, nodes=rest)), {}, dropped, failure)
+    return replace(graph, nodes=tuple(node for node in graph.nodes if node.index not in gone))
 
 
 def verify_dropped(
@@ -65,19 +68,13 @@ def verify_dropped(
     Raises:
         PathError: On real tensors the original takes another path than in its record of fake ones.
     """
-    silencer = _Silencer(blocks)
-
-    def run(make: Make, two: nn.Module, seed: int | None, dtype: torch.dtype) -> tuple[float, float]:
-        return compare_runs(
-            lambda: make().to(dtype).eval(), two, example_inputs, groups.graph, silencer, seed, dtype
-        )
-
     left_out = tuple(
         f"{block.name} goes with what acts on its stream: {groups.graph.nodes[index]}"
         for block in blocks
         for index in block.changes
     )
-    return prove(model, dropped, plan, groups.graph, run, seed, left_out)
+    reference = Reference(groups, Kept({}), _rest(groups.graph, blocks), _Silencer(blocks))
+    return Proof(model, plan, reference, example_inputs, seed).verdict(dropped, left_out)
 
 
 class _Silencer:

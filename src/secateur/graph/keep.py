@@ -132,3 +132,57 @@ def _labels(expr: Expr, leaf: Axis) -> NDArray[np.int64]:
     for part in parts:
         result = np.maximum.outer(result, part).reshape(-1)
     return result
+
+
+class Kept:
+    """What stays of every axis, and so of every dim.
+
+    Args:
+        masks: A mask for each axis that was chosen from; axes not named stay whole.
+
+    Example:
+        >>> from secateur.graph.axes import product
+        >>> heads, width = Axis(2), Axis(2)
+        >>> kept = Kept({heads: np.array([False, True])})
+        >>> dim = product(heads, width)
+        >>> kept.cuts(dim), kept.count(dim), kept.positions(dim).tolist(), kept.removed(dim).tolist()
+        (True, 2, [2, 3], [0, 1])
+        >>> kept.cuts(width)
+        False
+    """
+
+    def __init__(self, masks: Mapping[Axis, Mask]) -> None:
+        self.masks = dict(masks)
+        self.changed = {held: int(mask.sum()) for held, mask in masks.items() if not mask.all()}
+        """How many positions stay of each axis that loses some."""
+        self._known: dict[int, tuple[Expr, Mask | None]] = {}
+
+    def _mask(self, expr: Expr) -> Mask | None:
+        """The mask of a dim; None for one that stays whole."""
+        known = self._known.get(id(expr))
+        if known is None:  # the expression is kept, too, so that its identity stays its own
+            is_cut = any(leaf in self.changed for leaf in axes_in(resolve(expr)))
+            known = self._known[id(expr)] = (expr, keep_mask(expr, self.masks) if is_cut else None)
+        return known[1]
+
+    def cuts(self, expr: Expr) -> bool:
+        """Whether a dim loses positions."""
+        return self._mask(expr) is not None
+
+    def mask(self, expr: Expr) -> Mask:
+        """Tell for every position of a dim whether it stays."""
+        mask = self._mask(expr)
+        return np.ones(expr.size, dtype=bool) if mask is None else mask
+
+    def count(self, expr: Expr) -> int:
+        """Count the positions of a dim that stay."""
+        mask = self._mask(expr)
+        return expr.size if mask is None else int(mask.sum())
+
+    def positions(self, expr: Expr) -> NDArray[np.int64]:
+        """List the positions of a dim that stay."""
+        return np.flatnonzero(self.mask(expr))
+
+    def removed(self, expr: Expr) -> NDArray[np.int64]:
+        """List the positions of a dim that go."""
+        return np.flatnonzero(~self.mask(expr))

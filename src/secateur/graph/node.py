@@ -1,6 +1,6 @@
 """A recorded network as data: operator calls, the values between them, and which value is which tensor."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -73,6 +73,7 @@ class Graph:
         substrate: What the model was run on: "fake" tensors, "symbolic" ones (fake, with numbers as symbols)
             or "real" ones.
         module_types: Class names of each module, most derived first, by its qualified name.
+        state: Names of what the model returns for its next call, which is no output: a cache.
     """
 
     nodes: tuple[Node, ...]
@@ -82,6 +83,7 @@ class Graph:
     outputs: tuple[int, ...]
     substrate: str = "fake"
     module_types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    state: frozenset[str] = frozenset()
 
     @cached_property
     def names(self) -> Mapping[int, tuple[str, ...]]:
@@ -94,7 +96,15 @@ class Graph:
     @cached_property
     def from_inputs(self) -> frozenset[int]:
         """The values that an input of the model takes part in, the inputs among them."""
-        found = set(self.inputs)
+        return self._computed_from(self.inputs)
+
+    @cached_property
+    def from_tensors(self) -> frozenset[int]:
+        """The values that an input, a parameter or a buffer takes part in: those that are no constants."""
+        return self._computed_from((*self.inputs, *self.names))
+
+    def _computed_from(self, values: Iterable[int]) -> frozenset[int]:
+        found = set(values)
         for node in self.nodes:
             if any(ref.value in found for arg in node.args.values() for ref in refs_in(arg)):
                 found.update(ref.value for ref in node.outputs if ref is not None)

@@ -1,23 +1,22 @@
-"""Check: two proofs that a cut model computes what the masked original does."""
+"""Proof: by shape and by number, that a cut model computes what the masked original does."""
 
-from secateur.proof.locate import first_difference
-from secateur.proof.numbers import compare_numbers
 from secateur.proof.regrouping import regroup
-from secateur.proof.shapes import Deviation, compare_records, scalars_that_differ
+from secateur.proof.shapes import Deviation, compare_records, scalars_that_differ, suspects_of
 from secateur.proof.varying import Varying, find_varying
 from secateur.proof.verdict import Verdict
-from secateur.proof.verification import keep_masks, verify
+from secateur.proof.verification import Proof, Reference, kept_by, verify
 
 __all__ = [
     "Deviation",
+    "Proof",
+    "Reference",
     "Varying",
     "Verdict",
-    "compare_numbers",
     "compare_records",
     "find_varying",
-    "first_difference",
-    "keep_masks",
+    "kept_by",
     "regroup",
     "scalars_that_differ",
+    "suspects_of",
     "verify",
 ]

@@ -5,7 +5,6 @@ scalar argument unchanged unless it is such a size. The first deviation names th
 argument and the axes.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from secateur.coupling import Groups
 from secateur.cut import predict
 from secateur.graph.axes import Axis, Expr, leaves
-from secateur.graph.keep import count
+from secateur.graph.keep import Kept
 from secateur.graph.node import Graph, Node, Path, refs_in, scalars_in
 from secateur.proof.varying import NOTHING_VARIES, Varying
 
@@ -40,7 +39,7 @@ class Deviation:
 
 def compare_records(
     groups: Groups,
-    kept: Mapping[Axis, int],
+    kept: Kept,
     cut: Graph,
     failure: Exception | None = None,
     varying: Varying = NOTHING_VARIES,
@@ -49,7 +48,7 @@ def compare_records(
 
     Args:
         groups: The groups of the original.
-        kept: How many positions of each axis stay.
+        kept: What stays of each axis.
         cut: The record of the cut model, partial if it failed.
         failure: What the cut model failed with.
         varying: What depends on numbers in the original already, and is passed over.
@@ -57,18 +56,17 @@ def compare_records(
     Returns:
         The first deviation; None if every node is as predicted.
     """
-    changed = {held: left for held, left in kept.items() if left < held.size}
     for node, other in zip_longest(groups.graph.nodes, cut.nodes):
         if node is None:
-            return Deviation(None, f"the cut model goes on with {other.op}", tuple(changed), True)
+            return Deviation(None, f"the cut model goes on with {other.op}", tuple(kept.changed), True)
         if other is None:
             what = f"the cut model stops: {type(failure).__name__}: {failure}".split("\n")[0]
-            return Deviation(node, what, _suspects(groups, node, changed))
-        deviation = _compare(groups, changed, node, other, cut, varying)
+            return Deviation(node, what, suspects_of(groups, node, kept))
+        deviation = _compare(groups, kept, node, other, cut, varying)
         if deviation is not None:
             return deviation
     if failure is not None:
-        return Deviation(None, f"the cut model fails: {failure}", tuple(changed))
+        return Deviation(None, f"the cut model fails: {failure}", tuple(kept.changed))
     return None
 
 
@@ -100,44 +98,44 @@ def scalars_that_differ(
 
 
 def _compare(
-    groups: Groups, changed: Mapping[Axis, int], node: Node, other: Node, cut: Graph, varying: Varying
+    groups: Groups, kept: Kept, node: Node, other: Node, cut: Graph, varying: Varying
 ) -> Deviation | None:
     if node.op != other.op:
-        return Deviation(node, f"the cut model calls {other.op}", _suspects(groups, node, changed), True)
+        return Deviation(node, f"the cut model calls {other.op}", suspects_of(groups, node, kept), True)
     literals = groups.findings.literals
     theirs = scalars_in(other)
     for path, value in scalars_in(node).items():
         if (node.index, path) in varying.literals:
             continue
         expr = literals.get((node.index, path))
-        predicted: Any = value if expr is None else predict(expr, value, changed)
+        predicted: Any = value if expr is None else predict(expr, value, kept)
         if theirs.get(path) != predicted:
             what = f"argument {'.'.join(map(str, path))} is {theirs.get(path)} where {predicted} is predicted"
-            suspects = _cut_leaves([expr], changed) if expr is not None else ()
-            return Deviation(node, what, suspects or _suspects(groups, node, changed))
+            suspects = _cut_leaves([expr], kept) if expr is not None else ()
+            return Deviation(node, what, suspects or suspects_of(groups, node, kept))
     if len(node.outputs) != len(other.outputs) and node.index not in varying.counts:
         what = f"{len(other.outputs)} results where {len(node.outputs)} are predicted"
-        return Deviation(node, what, _suspects(groups, node, changed))
+        return Deviation(node, what, suspects_of(groups, node, kept))
     for ref, got in zip(node.outputs, other.outputs, strict=False):
         if ref is None or got is None:
             continue
         dims = groups.findings.dims[ref.value]
-        shape = tuple(count(dim, changed) for dim in dims)
+        shape = tuple(kept.count(dim) for dim in dims)
         after = cut.values[got.value].shape
         if len(shape) != len(after) or any(
             one != two and (ref.value, at) not in varying.sizes
             for at, (one, two) in enumerate(zip(shape, after, strict=True))
         ):
             what = f"shape is {list(cut.values[got.value].shape)} where {list(shape)} is predicted"
-            return Deviation(node, what, _suspects(groups, node, changed))
+            return Deviation(node, what, suspects_of(groups, node, kept))
     return None
 
 
-def _cut_leaves(exprs: list[Expr], changed: Mapping[Axis, int]) -> tuple[Axis, ...]:
-    return tuple(dict.fromkeys(leaf for expr in exprs for leaf in leaves(expr) if leaf in changed))
+def _cut_leaves(exprs: list[Expr], kept: Kept) -> tuple[Axis, ...]:
+    return tuple(dict.fromkeys(leaf for expr in exprs for leaf in leaves(expr) if leaf in kept.changed))
 
 
-def _suspects(groups: Groups, node: Node, changed: Mapping[Axis, int]) -> tuple[Axis, ...]:
+def suspects_of(groups: Groups, node: Node, kept: Kept) -> tuple[Axis, ...]:
     """The cut axes that a call depends on, the nearest that there are.
 
     Those behind its integers; else those of its operands and outputs; else, as its integers were computed
@@ -145,11 +143,11 @@ def _suspects(groups: Groups, node: Node, changed: Mapping[Axis, int]) -> tuple[
     """
     literals = groups.findings.literals
     behind = [literals[node.index, path] for path in scalars_in(node) if (node.index, path) in literals]
-    found = _cut_leaves(behind, changed)
+    found = _cut_leaves(behind, kept)
     for earlier in reversed(groups.graph.nodes[: node.index + 1]):
         if found:
             break
         refs = [ref for arg in earlier.args.values() for ref in refs_in(arg)]
         refs += [ref for ref in earlier.outputs if ref is not None]
-        found = _cut_leaves([dim for ref in refs for dim in groups.findings.dims[ref.value]], changed)
-    return found or tuple(changed)
+        found = _cut_leaves([dim for ref in refs for dim in groups.findings.dims[ref.value]], kept)
+    return found or tuple(kept.changed)

@@ -14,7 +14,7 @@ from torch import nn
 from secateur.capture import record
 from secateur.capture.inputs import map_inputs
 from secateur.graph.node import Graph, Node, Path, scalars_in
-from secateur.proof.numbers import random_like, randomised
+from secateur.proof.drawing import random_like, randomised
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def find_varying(model: nn.Module, example_inputs: Any, graph: Graph, seed: int)
     sizes: set[tuple[int, int]] = set()
     counts: set[int] = set()
     for subject in (model, randomised(model, seed).to(dtype)):
-        other, _ = record(subject, drawn, "real")
+        other, _ = record(subject, drawn, "real", state=graph.state)
         for one, two in zip(graph.nodes, other.nodes, strict=False):
             if one.op != two.op:
                 break

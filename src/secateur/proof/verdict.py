@@ -1,7 +1,9 @@
 """What a check found."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from secateur.graph.node import Node
 
 
 @dataclass(frozen=True)
@@ -9,18 +11,22 @@ class Verdict:
     """What a check found.
 
     Attributes:
-        relative_error: Largest difference between masked and cut output over the largest output, the worst of
-            the real and the randomised parameters; infinite if the cut model does not run.
-        tolerance: What it must stay below.
+        relative_error: Largest difference between a result of the masked original and of the cut model,
+            over the scale of its channel, at the operator that comes nearest to its tolerance; infinite if
+            the cut model does not run.
+        tolerance: What it must stay below there.
         renormalised_by: Operators that take statistics over a cut axis; there the reference takes them over
             the kept positions.
         nodes: Operators compared one by one by shape.
         failure: Why the check failed; None if it passed.
-        limits: What could not be proven, with the reason; empty as a rule.
+        limits: What could not be proven, or only loosely, with the reason; empty as a rule.
+        compared: Operators whose results were compared number by number; the others make no real numbers.
+        node: The first operator that differs; None if none does.
+        suspects: The cut groups on which it depends.
 
     Example:
-        >>> print(Verdict(relative_error=3e-16, tolerance=1e-9, nodes=69))
-        exact: masked == cut within 3e-16 (69 operators compared by shape)
+        >>> print(Verdict(relative_error=3e-16, tolerance=1e-9, nodes=69, compared=69))
+        exact: masked == cut within 3e-16 (69 of 69 operators compared by number)
     """
 
     relative_error: float
@@ -29,6 +35,9 @@ class Verdict:
     nodes: int = 0
     failure: str | None = None
     limits: tuple[str, ...] = ()
+    compared: int = 0
+    node: Node | None = field(default=None, repr=False, compare=False)
+    suspects: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -61,7 +70,7 @@ class Verdict:
         if self.failure:
             return f"failed: {self.failure}"
         text = f"{self.status}: masked == cut within {self.relative_error:.1g}"
-        text += f" ({self.nodes} operators compared by shape)"
+        text += f" ({self.compared} of {self.nodes} operators compared by number)"
         if self.renormalised_by:
             more = f" and {len(self.renormalised_by) - 1} more" if len(self.renormalised_by) > 1 else ""
             text += f"; {self.renormalised_by[0]}{more}"

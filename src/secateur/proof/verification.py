@@ -1,31 +1,53 @@
-"""Verify: the proof by numbers for a plan, with the real and with randomised parameters."""
+"""Verify: the proof by numbers for a plan.
+
+    random parameters, random inputs, float64:   masked original  =  cut model,   at every operator
+    real parameters:                             what was kept    =  the original's, bit by bit
+
+Random parameters show what real ones hide (default initialisation hides wrong cuts at 1e-6), and once every
+operator is compared, one pass with them says all that one with the real ones would: only their values differ,
+and those are compared as they are.
+"""
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from secateur.capture import Step
 from secateur.capture.copies import copy_module
+from secateur.capture.inputs import output_tensors
 from secateur.coupling import Groups
-from secateur.errors import CaptureError, PathError
-from secateur.graph.axes import Axis
-from secateur.graph.keep import Mask
-from secateur.graph.node import Graph
+from secateur.errors import PathError, SecateurError
+from secateur.graph.keep import Kept
+from secateur.graph.node import Graph, Node
 from secateur.plans.plan import Plan
-from secateur.proof.numbers import Make, compare_numbers, drawn_inputs, mask_model, randomised
+from secateur.proof.comparison import TOLERANCE, TOLERANCES, Comparison, Difference, measure
+from secateur.proof.drawing import STYLES, drawn_inputs, precise, randomised
+from secateur.proof.draws import draw, is_random
+from secateur.proof.lockstep import Side, run_in_step
+from secateur.proof.masking import Masker
 from secateur.proof.regrouping import regroup
+from secateur.proof.shapes import suspects_of
 from secateur.proof.verdict import Verdict
 
-Run: TypeAlias = Callable[[Make, nn.Module, int | None, torch.dtype], tuple[float, float]]
+Make: TypeAlias = Callable[[], nn.Module]
+"""Makes a model anew; the user of what it makes may change it."""
+
+_DRAWS = 3
+"""How many times numbers are drawn while some operator shows one number only."""
 
 
-def keep_masks(groups: Groups, plan: Plan) -> dict[Axis, Mask]:
-    """A mask for the axis of each group in a plan."""
-    return {groups[group.name].axis: np.isin(np.arange(group.size), group.keep) for group in plan.groups}
+def kept_by(plan: Plan, groups: Groups) -> Kept:
+    """What stays of the axis of each group in a plan."""
+    return Kept(
+        {groups[group.name].axis: np.isin(np.arange(group.size), group.keep) for group in plan.groups}
+    )
 
 
 def verify(
@@ -35,7 +57,7 @@ def verify(
 
     Args:
         model: The original.
-        cut: The cut model, with the original's values at the kept positions.
+        cut: What the plan made of it.
         example_inputs: Inputs of both.
         groups: The groups of the original.
         plan: What was kept.
@@ -44,108 +66,296 @@ def verify(
     Raises:
         PathError: On real tensors the original takes another path than in its record of fake ones.
     """
-    keep = keep_masks(groups, plan)
-    changed = {held for held, mask in keep.items() if not mask.all()}
-    renormalised = {group.renormalised for group in groups if group.axis in changed and group.renormalised}
-
-    def run(make: Make, two: nn.Module, seed: int | None, dtype: torch.dtype) -> tuple[float, float]:
-        try:
-            return compare_numbers(make, two, example_inputs, groups, keep, seed, dtype)
-        except PathError as error:
-            if groups.graph.substrate != "real":
-                raise
-            missed = error.with_traceback(None)  # which holds on to the models
-        inputs = drawn_inputs(example_inputs, seed, dtype)
-        found = regroup(mask_model(make(), groups, keep, dtype), inputs, groups, keep)
-        if found is None:
-            raise missed
-        return compare_numbers(make, two, inputs, *found, None, dtype)
-
-    return prove(model, cut, plan, groups.graph, run, seed, tuple(sorted(renormalised)))
+    kept = kept_by(plan, groups)
+    renormalised = {
+        group.renormalised for group in groups if group.axis in kept.changed and group.renormalised
+    }
+    proof = Proof(model, plan, Reference(groups, kept), example_inputs, seed)
+    return proof.verdict(cut, tuple(sorted(renormalised)))
 
 
-def prove(
-    model: nn.Module,
-    cut: nn.Module,
-    plan: Plan,
-    graph: Graph,
-    run: Run,
-    seed: int,
-    differences: tuple[str, ...],
-) -> Verdict:
-    """Compare a reference with what a plan makes, with the real and with randomised parameters.
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """How the original is run so that it computes what a cut model does.
+
+    Attributes:
+        groups: Its groups.
+        kept: What stays of them.
+        rest: The record that the cut model follows; None for the original's own.
+        on_step: Computes an operator of the original; None for the masked one.
+    """
+
+    groups: Groups
+    kept: Kept
+    rest: Graph | None = None
+    on_step: Callable[[Step], Any] | None = None
+    masker: Masker = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "masker", Masker(self.groups, self.kept))
+
+    @property
+    def graph(self) -> Graph:
+        """The record of the original."""
+        return self.groups.graph
+
+    def suspects(self, node: Node | None) -> tuple[str, ...]:
+        """The cut groups on which an operator depends, all of them if it is not known."""
+        axes = self.kept.changed if node is None else suspects_of(self.groups, node, self.kept)
+        return tuple(self.groups.name_of[held] for held in axes if held in self.groups.name_of)
+
+    def again(self, model: nn.Module, inputs: Any) -> "Reference | None":
+        """The same for a record on other numbers; None where that cannot be."""
+        if self.on_step is not None or self.graph.substrate != "real":
+            return None
+        self.masker.mask_parameters(model)
+        found = regroup(model, inputs, self.groups, self.kept)
+        return None if found is None else Reference(*found)
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What one run in step showed.
+
+    Attributes:
+        comparison: What was compared.
+        failure: What is wrong, as words; None if nothing is.
+        node: The first operator that is.
+        suspects: The cut groups on which it depends.
+        outputs: What could not be compared of the model's outputs, as words.
+    """
+
+    comparison: Comparison
+    failure: str | None = None
+    node: Node | None = None
+    suspects: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+class Proof:
+    """The proof of one plan.
 
     Args:
-        model: The original.
-        cut: What the plan made of it.
+        model: The original; not changed.
         plan: The plan.
-        graph: The record of the original.
-        run: Compares an original, made anew, with what the plan made of it, on inputs of a seed (None: the
-            example) in some precision; returns the relative error and the tolerance.
+        reference: How the original is run.
+        example_inputs: Inputs of both.
         seed: For the random inputs and parameters.
-        differences: Where the reference computes otherwise than the original, as words.
-
-    Raises:
-        PathError: On real tensors the original takes another path than in its record of fake ones.
+        styles: How parameters are drawn, until one is defined; none for the real ones only.
     """
-    proofs: list[tuple[float, float]] = []
-    failure = None
-    compare = _Comparison(run, seed)
-    try:
-        proofs.append(compare(lambda: copy_module(model), cut))
-        made = [randomised(model, seed)]
-        random_cut = plan.apply(made[0])
-        try:
-            proofs.append(compare(lambda: made.pop() if made else randomised(model, seed), random_cut))
-        except PathError as error:
-            if graph.substrate != "real":
-                raise
-            compare.limits.append(f"not proven with randomised parameters: {error}".partition("\n")[0])
-    except PathError:
-        raise
-    except CaptureError as error:
-        proofs, failure = [(math.inf, 0.0)], str(error)
-    worst = max(math.inf if math.isnan(error) else error for error, _ in proofs)
-    tolerance = proofs[-1][1]
-    if failure is None and not worst <= tolerance:
-        failure = f"masked and cut outputs differ by {worst:.2g}, allowed is {tolerance:.0e}"
-    return Verdict(worst, tolerance, differences, len(graph.nodes), failure, tuple(compare.limits))
-
-
-class _Comparison:
-    """Compares in float64 on random inputs; where a model cannot do that, as near to it as it can."""
 
     def __init__(
         self,
-        run: Run,
+        model: nn.Module,
+        plan: Plan,
+        reference: Reference,
+        example_inputs: Any,
         seed: int,
+        styles: tuple[str, ...] = STYLES,
     ) -> None:
-        self.run = run
-        self.seed = seed
+        self.model, self.plan, self.reference, self.styles = model, plan, reference, styles
+        self.example_inputs, self.seed = example_inputs, seed
         self.dtype = torch.float64
         self.limits: list[str] = []
+        self.passes: list[Pass] = []
 
-    def __call__(self, make: Make, cut: nn.Module) -> tuple[float, float]:
-        """The relative error and the tolerance.
+    def verdict(self, cut: nn.Module, differences: tuple[str, ...] = ()) -> Verdict:
+        """Run the proof.
+
+        Args:
+            cut: What the plan made of the model.
+            differences: Where the reference computes otherwise than the original, as words.
+
+        Raises:
+            PathError: On real tensors the original takes another path than in its record of fake ones.
+        """
+        for failed in self._run(cut, is_same=self._holds_the_originals(cut)):
+            if failed.failure is not None:
+                break
+        return self._sum_up(differences)
+
+    def _run(self, cut: nn.Module, *, is_same: bool) -> Iterator[Pass]:
+        """Passes until nothing hides; each is remembered."""
+        for style in self.styles:
+            try:
+                yield self._pass(partial(randomised, self.model, self.seed, style), self.seed)
+            except PathError as error:
+                if self.reference.graph.substrate != "real":
+                    raise
+                self.limits.append(f"not proven with randomised parameters: {error}".partition("\n")[0])
+                is_same = False
+                break
+            if not self.passes[-1].comparison.undefined:
+                break
+        for again in range(1, _DRAWS if self.passes else 0):
+            if not self._silent():
+                break
+            with contextlib.suppress(PathError):
+                seed = self.seed + again
+                yield self._pass(partial(randomised, self.model, seed), seed)
+        for again in range(1 if self.styles else _DRAWS):
+            if not (is_same and self.styles):
+                yield self._pass(partial(copy_module, self.model), self.seed + again, cut)
+
+    def _silent(self) -> frozenset[int]:
+        """The operators that showed one number only in every pass."""
+        found = [frozenset(done.comparison.silent) for done in self.passes]
+        return frozenset.intersection(*found) if found else frozenset()
+
+    def _pass(self, make: Make, seed: int, cut: nn.Module | None = None) -> Pass:
+        """Compare on random inputs; where those lead the model on another path, on the example itself.
+
+        Args:
+            make: Makes an original anew.
+            seed: For the inputs.
+            cut: What the plan made of it; None to apply the plan to what was made.
 
         Raises:
             PathError: The model takes another path than in its record, on the example itself too.
         """
         try:
-            error, tolerance = self._on_some_inputs(make, cut)
-            why = "the model computes no finite number" if math.isnan(error) else ""
-        except (RuntimeError, TypeError, NotImplementedError) as failure:
-            if self.dtype == torch.float32:
-                raise CaptureError(f"the model does not run for the proof: {failure}") from failure
-            why = str(failure).partition("\n")[0][:200]
-        if not why or self.dtype == torch.float32:
-            return error, tolerance
-        self.dtype = torch.float32
-        self.limits.append(f"proven in float32, as in float64: {why}")
-        return self(make, cut)
+            try:
+                done = self._on(make, drawn_inputs(self.example_inputs, seed, self.dtype), cut)
+            except PathError:
+                done = self._on(make, drawn_inputs(self.example_inputs, None, self.dtype), cut)
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            if isinstance(error, SecateurError) or self.dtype == torch.float32:
+                raise
+            self.dtype = torch.float32
+            self.limits.append(f"proven in float32, as in float64: {error}".partition("\n")[0][:200])
+            return self._pass(make, seed, cut)
+        self.passes.append(done)
+        return done
 
-    def _on_some_inputs(self, make: Make, cut: nn.Module) -> tuple[float, float]:
-        """Random inputs; where those lead the model on another path, the example itself."""
-        with contextlib.suppress(PathError):
-            return self.run(make, cut, self.seed, self.dtype)
-        return self.run(make, cut, None, self.dtype)
+    def _on(self, make: Make, inputs: Any, cut: nn.Module | None) -> Pass:
+        try:
+            return self._compare(make, inputs, self.reference, cut)
+        except PathError as error:
+            missed = error.with_traceback(None)  # which holds on to the models
+        again = self.reference.again(self._made(make), inputs)
+        if again is None:
+            raise missed
+        return self._compare(make, inputs, again, cut)
+
+    def _compare(self, make: Make, inputs: Any, reference: Reference, cut: nn.Module | None) -> Pass:
+        model = self._made(make)
+        cut = self.plan.apply(model).eval() if cut is None else self._made(partial(copy_module, cut))
+        on_step = reference.on_step
+        if on_step is None:
+            reference.masker.mask_parameters(model)
+            on_step = reference.masker
+
+        def computed(step: Step) -> Any:
+            return draw(step, self.seed) if is_random(step) else on_step(step)
+
+        comparison = Comparison(reference.masker, computed)
+        sides = Side(model, reference.graph), Side(cut, reference.rest or reference.graph)
+        ran = run_in_step(sides[0], computed, sides[1], comparison, inputs)
+        if comparison.difference is not None:
+            node = comparison.difference.node
+            return Pass(comparison, _differs(comparison.difference), node, reference.suspects(node))
+        if ran.failure is not None:
+            return Pass(comparison, _fails(ran.failure), ran.node, reference.suspects(ran.node))
+        state = reference.graph.state
+        level = 8 if comparison.loose is None else comparison.loose[1]
+        outputs = output_tensors(ran.expected, state), output_tensors(ran.got, state)
+        found = _compare_outputs(*outputs, TOLERANCES[level])
+        suspects = reference.suspects(None) if found[0] else ()
+        return Pass(comparison, found[0], None, suspects, found[1])
+
+    def _made(self, make: Make) -> nn.Module:
+        return precise(make(), self.dtype).eval()
+
+    def _holds_the_originals(self, cut: nn.Module) -> bool:
+        """Whether every tensor of the cut model holds the kept positions of the original's, bit by bit."""
+        masker, groups = self.reference.masker, self.reference.groups
+        named = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        for name, held in (*cut.named_parameters(), *cut.named_buffers()):
+            value = groups.graph.tensors.get(name)
+            if value is None or name not in named:
+                return False
+            kept = masker.kept_of(value, named[name].detach())
+            if kept.shape != held.shape or kept.dtype != held.dtype or not _same_bits(kept, held.detach()):
+                return False
+        return True
+
+    def _sum_up(self, differences: tuple[str, ...]) -> Verdict:
+        failed = next((done for done in self.passes if done.failure is not None), None)
+        found = [done.comparison.worst for done in self.passes if done.comparison.worst is not None]
+        worst = max(found, key=lambda one: one.share, default=None)
+        if failed is not None and failed.comparison.difference is not None:
+            worst = failed.comparison.difference
+        failure = None if failed is None else failed.failure
+        if failure is None and worst is None:
+            failure = "no number could be compared: on these inputs every result is empty, or no real number"
+        error = math.inf if worst is None or (failed is not None and worst.share <= 1) else worst.error
+        return Verdict(
+            relative_error=error,
+            tolerance=TOLERANCE if worst is None else worst.tolerance,
+            renormalised_by=differences,
+            nodes=len(self.reference.graph.nodes),
+            failure=failure,
+            limits=(*dict.fromkeys(self.limits), *self._unseen()) if failure is None else tuple(self.limits),
+            compared=max((len(done.comparison.compared) for done in self.passes), default=0),
+            node=None if failed is None else failed.node,
+            suspects=() if failed is None else failed.suspects,
+        )
+
+    def _unseen(self) -> Iterator[str]:
+        """What the passes could not compare, or only loosely, as words."""
+        comparisons = [done.comparison for done in self.passes]
+        if self.dtype == torch.float64:
+            loose = next((one.loose for one in comparisons if one.loose is not None), None)
+            if loose is not None:
+                node, size = loose
+                yield f"{node} computes in float{8 * size}: compared within {TOLERANCES[size]:.0e} from there"
+        nodes = self.reference.graph.nodes
+        undefined = frozenset.intersection(*(frozenset(one.undefined) for one in comparisons))
+        for indices, what in ((self._silent(), "made one number only"), (undefined, "made NaN")):
+            if indices:
+                first = nodes[min(indices)] if min(indices) < len(nodes) else "one"
+                yield f"{len(indices)} operators {what} on random inputs, first {first}"
+        yield from self.passes[-1].outputs
+
+
+def _differs(found: Difference) -> str:
+    return (
+        f"masked and cut numbers differ by {found.error:.2g}, first at {found.node}; "
+        f"allowed is {found.tolerance:.0e}"
+    )
+
+
+def _fails(failure: Exception) -> str:
+    text = str(failure).partition("\n")[0]
+    if isinstance(failure, PathError):
+        return f"the cut model takes another path than the original: {text.partition(': ')[2] or text}"
+    return f"the cut model does not run: {text}"
+
+
+def _same_bits(one: Tensor, two: Tensor) -> bool:
+    """Whether two tensors of one type hold the same numbers, NaN included."""
+    return torch.equal(one, two) or bool(((one == two) | ((one != one) & (two != two))).all())
+
+
+def _compare_outputs(
+    expected: list[Tensor], got: list[Tensor], tolerance: float
+) -> tuple[str | None, tuple[str, ...]]:
+    """Compare what the models return; of what operators computed this says nothing new.
+
+    Returns:
+        What is wrong, None if nothing is; and what could not be compared.
+    """
+    if [one.shape for one in expected] != [two.shape for two in got]:
+        return "the cut model returns other shapes than the masked one", ()
+    limits = []
+    for at, (one, two) in enumerate(zip(expected, got, strict=True)):
+        if not one.numel():
+            limits.append(f"output {at} is empty on these inputs")
+        elif one.is_complex() or not one.is_floating_point():
+            if not one.is_complex() and not torch.equal(one, two):
+                return f"output {at}, of whole numbers, differs", ()
+        elif not measure(one, two, max(one.dim() - 1, 0)).error <= tolerance and not torch.equal(one, two):
+            return f"output {at} differs", ()
+        elif not bool(one.isfinite().any()):
+            limits.append(f"output {at} holds no finite number on these inputs")
+    return None, tuple(limits)

@@ -3,27 +3,28 @@
 error = |cut - dense| / |dense|, both norms over all outputs of a batch
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur.capture.batches import naming_batch
-from secateur.capture.inputs import as_call, map_inputs, output_tensors, state_names
+from secateur.capture.inputs import as_call, map_inputs, output_tensors
 from secateur.capture.recorder import recording_context, shadow
 
 
-def outputs_of(model: nn.Module, batch: Any, number: int = 0) -> list[Tensor]:
+def outputs_of(model: nn.Module, batch: Any, number: int = 0, state: Collection[str] = ()) -> list[Tensor]:
     """Run a copy of a model in eval mode.
 
     Args:
         model: Any module; not changed.
         batch: Its inputs; not changed.
         number: Which batch of the data it is, for messages.
+        state: Names of what it returns for its next call only.
 
     Returns:
-        The tensors of its output, caches and other state left out.
+        The tensors of its output, state left out.
 
     Raises:
         CaptureError: The model does not run on the batch.
@@ -31,7 +32,7 @@ def outputs_of(model: nn.Module, batch: Any, number: int = 0) -> list[Tensor]:
     args, kwargs = as_call(map_inputs(batch, torch.clone))
     with naming_batch(number), torch.random.fork_rng(), recording_context():
         torch.manual_seed(0)  # for models that draw in eval mode: both draw the same
-        return output_tensors(shadow(model).eval()(*args, **kwargs), state_names(model))
+        return output_tensors(shadow(model).eval()(*args, **kwargs), state)
 
 
 def output_error(dense: Sequence[Tensor], cut: Sequence[Tensor]) -> float:

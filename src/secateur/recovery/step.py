@@ -227,11 +227,12 @@ class _Judge:
         self.seen = subject.data[:-1] if is_held else subject.data
         self.samples_from = "the last batch, which no step saw" if is_held else "the last batch"
         self.batch, self.number = subject.data[-1], len(subject.data) - 1
-        self.dense = outputs_of(subject.original, self.batch, self.number)
+        self.state = subject.groups.graph.state
+        self.dense = outputs_of(subject.original, self.batch, self.number, self.state)
         self.error = self._of(subject.cut)
 
     def _of(self, cut: nn.Module) -> float:
-        return output_error(self.dense, outputs_of(cut, self.batch, self.number))
+        return output_error(self.dense, outputs_of(cut, self.batch, self.number, self.state))
 
     def after(self, name: str, cut: nn.Module) -> Recovered:
         before, self.error = self.error, self._of(cut)

@@ -25,7 +25,7 @@ from secateur.depth import check_dropped
 from secateur.errors import CheckpointError, RequestError
 from secateur.pipeline import couple
 from secateur.plans.plan import Plan
-from secateur.proof import Deviation, Verdict, compare_records, keep_masks, verify
+from secateur.proof import Deviation, Verdict, compare_records, kept_by, verify
 from secateur.write.checkpoint import WEIGHTS, apply_saved, load_state, read_saved
 
 
@@ -81,8 +81,7 @@ def _prove(
         proof = check_dropped(model, example, plan, seed)
         return proof, None, proof.nodes
     groups = couple(model, example)
-    cut_graph, failure = record(cut, example, groups.graph.substrate)
-    counts = {axis: int(mask.sum()) for axis, mask in keep_masks(groups, plan).items()}
-    deviation = compare_records(groups, counts, cut_graph, failure)
+    cut_graph, failure = record(cut, example, groups.graph.substrate, state=groups.graph.state)
+    deviation = compare_records(groups, kept_by(plan, groups), cut_graph, failure)
     verdict = verify(model, cut, example, groups, plan, seed) if deviation is None else None
     return verdict, deviation, len(groups.graph.nodes)

@@ -23,7 +23,7 @@ from secateur.domains.darknet.sections.convolutional import Convolutional
 from secateur.domains.darknet.sections.shortcut import Shortcut
 from secateur.domains.darknet.sections.yolo import Yolo
 from secateur.proof import Verdict
-from secateur.proof.numbers import drawn_inputs, randomised
+from secateur.proof.drawing import drawn_inputs, randomised
 
 __all__ = ["ResidualBlock", "prove_removed", "residual_blocks"]
 

@@ -1,0 +1,177 @@
+"""Two models in step: both run their own Python on real tensors, one operator of each in turn.
+
+    reference  op 0 ─┐        ┌─ op 1 ─┐        ┌─ ...
+    cut model        └─ op 0 ─┘        └─ op 1 ─┘
+
+After each pair of operators both results are at hand, before anything writes into them, and nothing is
+kept: what a comparison at every operator needs is the memory of two forward passes. The cut model runs in a
+thread of its own; only ever one of the two moves, so that whatever they share (caches, counters) is read
+and written in a fixed order.
+"""
+
+import contextvars
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from secateur.capture import Step, follow
+from secateur.capture.inputs import map_inputs
+from secateur.capture.recorder import recording_context
+from secateur.errors import PathError
+from secateur.graph.node import Graph, Node
+
+OnStep = Callable[[Step], Any]
+
+
+class Stopped(BaseException):
+    """The other model ended; no `Exception`, so that no model's own handlers take it for theirs."""
+
+
+class Judge(Protocol):
+    """What happens at each pair of operators."""
+
+    def compute(self, step: Step, leader: Step, expected: Any) -> Any:
+        """Compute the cut model's operator, given the reference's call and result."""
+
+    def compare(self, leader: Step, expected: Any, output: Any) -> None:
+        """Look at both results; may raise `Stopped` to end both runs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One of two models that run in step.
+
+    Attributes:
+        model: In the mode and the precision to run in; its run may change it.
+        graph: The record that it must follow. Operators of the reference that the record of the cut model
+            leaves out, by their index, run alone.
+    """
+
+    model: nn.Module
+    graph: Graph
+
+
+@dataclass(frozen=True, eq=False)
+class Ran:
+    """How two runs in step ended.
+
+    Attributes:
+        expected: What the reference returned; None if it did not end.
+        got: What the cut model returned; None if it did not end.
+        failure: What the cut model failed with; None if it did not fail.
+        node: The operator of the reference at which it failed.
+    """
+
+    expected: Any
+    got: Any
+    failure: Exception | None
+    node: Node | None
+
+
+def run_in_step(reference: Side, on_step: OnStep, cut: Side, judge: Judge, inputs: Any) -> Ran:
+    """Run two models side by side.
+
+    Args:
+        reference: Runs first at every operator.
+        on_step: Computes an operator of the reference.
+        cut: Runs second.
+        judge: Computes an operator of the cut model and compares both results.
+        inputs: Inputs of both; each gets copies.
+
+    Raises:
+        PathError: The reference takes another path than in its record.
+        Exception: Whatever the reference or `judge.compare` raised.
+    """
+    return _Pair(reference, on_step, cut, judge).run(inputs)
+
+
+class _Pair:
+    """The two runs and the turn that passes between them."""
+
+    def __init__(self, reference: Side, on_step: OnStep, cut: Side, judge: Judge) -> None:
+        self.reference, self.on_step, self.cut, self.judge = reference, on_step, cut, judge
+        self.shared = {node.index for node in cut.graph.nodes}
+        self.cut_moves, self.reference_moves = threading.Semaphore(0), threading.Semaphore(0)
+        self.made: tuple[Step, Any] | None = None
+        self.node: Node | None = None
+        self.got: Any = None
+        self.failure: Exception | None = None
+        self.raised: BaseException | None = None
+        self.reference_ended = self.cut_ended = False
+
+    def run(self, inputs: Any) -> Ran:
+        """Run both to the end, or to the first failure."""
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(self._run_cut, cloned(inputs)), daemon=True)
+        expected = None
+        with recording_context():
+            thread.start()
+            try:
+                expected = follow(self.reference.model, cloned(inputs), self.reference.graph, self._lead)
+            except Stopped:
+                pass
+            finally:
+                self.made, self.reference_ended = None, True
+                self.cut_moves.release()
+                thread.join()
+        if self.raised is not None:
+            raise self.raised
+        return Ran(expected, self.got, self.failure, self.node if self.failure is not None else None)
+
+    def _lead(self, step: Step) -> Any:
+        """One operator of the reference; the cut model makes its own before this returns."""
+        output = self.on_step(step)
+        if step.node.index not in self.shared:
+            return output
+        self.node = step.node
+        if self.cut_ended:
+            self.failure = PathError(f"the cut model ends before {step.node}")
+            raise Stopped
+        self.made = (step, output)
+        self.cut_moves.release()
+        self.reference_moves.acquire()
+        if self.made is not None:  # the cut model did not come to its operator
+            raise Stopped
+        return output
+
+    def _run_cut(self, inputs: Any) -> None:
+        self.cut_moves.acquire()
+        try:
+            if self.made is not None:
+                self.got = follow(self.cut.model, inputs, self.cut.graph, self._second)
+        except Stopped:
+            pass
+        except Exception as error:  # noqa: BLE001 - a foreign model may raise anything
+            self.failure = error
+        except BaseException as error:  # noqa: BLE001 - an interrupt goes on in the caller's thread
+            self.raised = error
+        finally:
+            self.cut_ended = True
+            self.reference_moves.release()
+
+    def _second(self, step: Step) -> Any:
+        """One operator of the cut model, then the next of the reference before this returns."""
+        if self.made is None:
+            raise Stopped
+        leader, expected = self.made
+        output = self.judge.compute(step, leader, expected)
+        try:
+            self.judge.compare(leader, expected, output)
+        except Stopped:
+            raise
+        except BaseException as error:  # it is the caller's, not that of the model which runs here
+            self.raised = error
+            raise Stopped from error
+        self.made = None
+        self.reference_moves.release()
+        self.cut_moves.acquire()
+        return output
+
+
+def cloned(inputs: Any) -> Any:
+    """Copies of the tensors among the inputs, which a model may write into."""
+    return map_inputs(inputs, torch.clone)
