@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from faults_runs.kinds import KINDS
+from faults_runs.reasons import REASONS
 
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
@@ -44,8 +45,8 @@ def _tally(networks: Iterable[Found]) -> Counter[str]:
         count["networks"] += "refused" not in found
         count["planted"] += sum(found.get("planted", {}).values())
         count["seen"] += sum(found.get("seen", {}).values())
-        for fault in found.get("unseen", ()):
-            count["nothing" if "reason" in fault else "blind"] += 1
+        count["blind"] += len(found.get("unseen", ()))
+        count["nothing"] += sum(map(len, found.get("shown_by_none", {}).values()))
     return count
 
 
@@ -72,11 +73,7 @@ def _by_kind(proofs: Proofs) -> str:
     for kind, function in KINDS.items():
         row: list[object] = [kind, (function.__doc__ or "").splitlines()[0]]
         for held in proofs.values():
-            blind = sum(
-                fault["kind"] == kind and "reason" not in fault
-                for found in held.values()
-                for fault in found.get("unseen", ())
-            )
+            blind = sum(fault["kind"] == kind for found in held.values() for fault in found.get("unseen", ()))
             row += [sum(found.get(name, {}).get(kind, 0) for found in held.values()) for name in _COUNTED]
             row += [blind]
         rows.append(row)
@@ -92,13 +89,13 @@ def _blind(proofs: Proofs) -> str:
     for proof, held in proofs.items():
         rows = []
         for name, found in held.items():
-            blind = [fault for fault in found.get("unseen", ()) if "reason" not in fault]
+            blind = found.get("unseen", ())
             if blind:
                 worst = max(blind, key=lambda fault: fault["true_error"] or float("inf"))
                 error = "infinite" if worst["true_error"] is None else f"{worst['true_error']:.2g}"
                 where = f"{worst['kind']} in {worst['where']}: {worst['what']}"
-                verdict = worst["verdict"].partition(" (")[0]
-                rows.append((name, f"{len(blind)} of {_tally([found])['planted']}", where, error, verdict))
+                share = f"{len(blind)} of {_tally([found])['planted']}"
+                rows.append((name, share, where, error, worst["verdict"]))
         text = _table(("network", "unseen", "the worst of them", "true error", "verdict"), rows)
         parts.append(f"**{proof}**\n\n" + (text if rows else "None."))
     return "\n\n".join(parts)
@@ -109,14 +106,13 @@ def _invisible(proofs: Proofs) -> str:
     places: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for proof, held in proofs.items():
         for name, found in held.items():
-            for fault in found.get("unseen", ()):
-                if "reason" in fault:
-                    places[fault["reason"]][proof].append(f"{name}, {fault['where']}")
+            for reason, faults in found.get("shown_by_none", {}).items():
+                places[reason][proof] += [f"{name}, {fault.partition(':')[0]}" for fault in faults]
     rows = []
     for reason, by_proof in sorted(places.items(), key=lambda item: -sum(map(len, item[1].values()))):
-        named = dict.fromkeys(place for held in by_proof.values() for place in held)
-        shown = "; ".join(list(named)[:_EXAMPLES]) + ("; ..." if len(named) > _EXAMPLES else "")
-        rows.append((reason, shown, *(len(by_proof.get(proof, ())) for proof in proofs)))
+        named = list(dict.fromkeys(place for held in by_proof.values() for place in held))
+        shown = "; ".join(named[:_EXAMPLES]) + ("; ..." if len(named) > _EXAMPLES else "")
+        rows.append((REASONS[reason], shown, *(len(by_proof.get(proof, ())) for proof in proofs)))
     return "### Faults that no output shows\n\n" + _table(("why", "where", *proofs), rows)
 
 

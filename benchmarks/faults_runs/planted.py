@@ -13,8 +13,7 @@ import secateur as sc
 from faults_runs.kinds import KINDS, OF_NUMBERS, Cut, Fault, tensors_of, wrong_cuts
 from faults_runs.networks import Network
 from faults_runs.reasons import reason_of
-from faults_runs.truth import DRAWS, compare, depends_on
-from secateur.errors import SecateurError
+from faults_runs.truth import DRAWS, Truth, compare, depends_on
 
 try:
     from secateur.plans.plan import Plan
@@ -74,7 +73,8 @@ class Trial:
         refused: Why nothing was cut.
         planted: How many faults of each kind.
         seen: How many of them the proof saw.
-        unseen: The others, with the independent finding.
+        unseen: The others that change some output, with their true error.
+        shown_by_none: The others that change no output, by the reason.
         cpu_seconds: What all of it took.
     """
 
@@ -83,6 +83,7 @@ class Trial:
     planted: dict[str, int] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     unseen: list[dict[str, Any]] = field(default_factory=list)
+    shown_by_none: dict[str, list[str]] = field(default_factory=dict)
     cpu_seconds: float = 0.0
 
 
@@ -102,7 +103,7 @@ def cut_rightly(network: Network) -> tuple[Cut | None, Any, str]:
     ):  # without the check first: a proof that vetoes groups would hide its blindness
         try:
             result = sc.prune(model, inputs, check=check, seed=0, **network.request)
-        except SecateurError as error:
+        except Exception as error:  # noqa: BLE001 - a refusal, or a fault of the library that the table shows
             return None, inputs, f"{type(error).__name__}: {error}".partition("\n")[0][:200]
         right = Cut(model, result.model, result.groups, result.plan)
         passed, words = ask(right, result.plan, inputs)
@@ -158,20 +159,24 @@ def _count(trial: Trial, right: Cut, fault: Fault, inputs: Any, network: Network
     if not passed:
         trial.seen[fault.kind] = trial.seen.get(fault.kind, 0) + 1
         return
+    truth, reason = judged(right, fault, inputs, network)
+    if reason:
+        trial.shown_by_none.setdefault(reason, []).append(f"{fault.kind} {fault.where}: {fault.what}")
+        return
+    error = float(f"{truth.error:.2g}") if truth.error < float("inf") else None
+    words = words.partition(" (")[0]
     found = {"kind": fault.kind, "where": fault.where, "what": fault.what, "verdict": words}
-    trial.unseen.append(found | judged(right, fault, inputs, network))
+    trial.unseen.append({**found, "true_error": error})
 
 
-def judged(right: Cut, fault: Fault, inputs: Any, network: Network) -> dict[str, Any]:
-    """The independent finding on an unseen fault: its true error, or why no output can show it."""
+def judged(right: Cut, fault: Fault, inputs: Any, network: Network) -> tuple[Truth, str]:
+    """The independent finding on an unseen fault: its true error, and why no output shows it if none does."""
     draws = DRAWS[:_ZOO_DRAWS] if network.family.startswith("zoo") else DRAWS
     truth = compare(right, fault, inputs, draws, network.look)
-    error = float(f"{truth.error:.2g}") if truth.error < float("inf") else None
-    found: dict[str, Any] = {"true_error": error, "draws": truth.draws}
-    if not truth.is_visible:
-        is_read = not fault.tensor or depends_on(right, fault, inputs, draws, network.look)
-        found["reason"] = reason_of(network.name, fault, is_read)
-    return found
+    if truth.is_visible:
+        return truth, ""
+    is_read = not fault.tensor or depends_on(right, fault, inputs, draws, network.look)
+    return truth, reason_of(network.name, fault, is_read)
 
 
 __all__ = [
