@@ -19,8 +19,8 @@ REASONS = {
     "scale": "the tensor is divided by its own norm, which takes a factor away",
     "rounded": "the numbers are rounded, compared or used as indices, which one percent does not change",
     "predicate": "both numbers satisfy the same predicate, or stand for the same index",
-    "shape": "the operator takes a shape, an index or a predicate from these numbers that no draw changes, or "
-    "multiplies them by zero",
+    "shape": "the operator takes a shape, an index or a predicate from these numbers, which no draw changes, "
+    "or multiplies them by zero",
     "mean": "the norm takes its mean from the batch and subtracts it, with whatever was added to a channel",
     "training": "the buffer is counted in training and not read in eval mode",
     "token": "the output reads the class token alone, and nothing before it mixes tokens",
