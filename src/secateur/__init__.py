@@ -2,6 +2,7 @@
 
 from secateur import errors, mask
 from secateur.bridge import plan_from_masks
+from secateur.checking import check
 from secateur.costs import Cost, Latency, latency
 from secateur.coupling import Group, Groups
 from secateur.depth import Dropped, drop_blocks
@@ -32,6 +33,7 @@ __all__ = [
     "Streamed",
     "Verdict",
     "carry",
+    "check",
     "couple",
     "criterion",
     "drop_blocks",

@@ -4,22 +4,19 @@ model, example -> capture -> couple -> score -> select -> plan -> cut -> check -
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.capture import capture
 from secateur.capture.batches import Samples, batches
-from secateur.capture.meta import is_on_meta, placed, require_values
-from secateur.capture.recorder import record
+from secateur.capture.meta import is_on_meta, require_values
 from secateur.capture.unwrap import unwrap, warn_of_compiled
 from secateur.costs import Cost, cost_of
-from secateur.coupling import Groups, couple_graph, has_unused_parameters, read_in_training_only
-from secateur.errors import NoEffectWarning, PathError, RequestError, UnstablePathError
-from secateur.graph.node import Graph
+from secateur.coupling import Groups, Recorded, couple_graph, on_any_substrate
+from secateur.errors import NoEffectWarning, RequestError
 from secateur.plans.plan import Plan, make_plan
 from secateur.recovery import choose as choose_steps
 from secateur.result import Result, recover_result
@@ -31,7 +28,13 @@ from secateur.timing import Timing, Tries
 from secateur.write.shards import open_shards
 
 
-def couple(model: nn.Module, example_inputs: Any, protect: Sequence[str] = (), axes: str = "heads") -> Groups:
+def couple(
+    model: nn.Module,
+    example_inputs: Any,
+    protect: Sequence[str] = (),
+    axes: str = "heads",
+    state: Collection[str] | None = None,
+) -> Groups:
     """Find which channels belong together.
 
     Args:
@@ -40,6 +43,10 @@ def couple(model: nn.Module, example_inputs: Any, protect: Sequence[str] = (), a
         protect: Patterns of module or parameter names whose tensors must keep their shapes.
         axes: Where two axes multiply, such as heads and their width, what is cut: "heads" (whole blocks),
             "widths" (inside each block) or "both".
+        state: Names of what the model returns only to be given back at its next call, such as a cache: keys
+            of a dict, fields of a dataclass, positions in a tuple. All else that it returns keeps its shape.
+            None finds them: a container under the name of an optional parameter of `forward`, which a second
+            call reads.
 
     Returns:
         The groups; printing them shows group, size, members, and what is protected and why.
@@ -54,17 +61,7 @@ def couple(model: nn.Module, example_inputs: Any, protect: Sequence[str] = (), a
         >>> [(group.name, group.size, group.reason) for group in couple(model, torch.zeros(1, 3, 8, 8))]
         [('0', 8, None), ('0#2', 3, 'model input'), ('2', 4, 'model output')]
     """
-    model, example_inputs = placed(unwrap(model), example_inputs)
-    graph = capture(model, example_inputs)
-    return couple_graph(graph, protect, _training_only(model, example_inputs, graph), axes)
-
-
-def _training_only(model: nn.Module, example_inputs: Any, graph: Graph) -> dict[str, str]:
-    """The groups that parts read which only run in training, with the reason."""
-    if not has_unused_parameters(graph):
-        return {}
-    trained, _ = record(model, example_inputs, graph.substrate, training=True, state=graph.state)
-    return read_in_training_only(couple_graph(graph), trained)
+    return Recorded.of(unwrap(model), example_inputs, state=state).couple(_listed(protect), axes=axes)
 
 
 def measure(model: nn.Module, example_inputs: Any) -> Cost:
@@ -100,6 +97,7 @@ def prune(
     recover: str | Sequence[str] | None = None,
     check: bool = True,
     seed: int = 0,
+    state: Collection[str] | None = None,
 ) -> Result:
     """Prune a model: couple, score, select, cut, and prove the result.
 
@@ -132,6 +130,7 @@ def prune(
             weights bit-equal to the original's.
         check: Prove that the cut model computes what the masked one does.
         seed: For criteria and checks that draw.
+        state: Names of what the model returns only for its next call, as for `couple`.
 
     Returns:
         The new model with its plan, proof and cost.
@@ -169,7 +168,7 @@ def prune(
     warn_of_compiled(model)
     if check:
         require_values(model)
-    asked = _Request(budget, criterion, scope, round_to, min_keep, tuple(_listed(protect)), axes, seed)
+    asked = _Request(budget, criterion, scope, round_to, min_keep, tuple(_listed(protect)), axes, seed, state)
     groups, attempt = _settle(model, example_inputs, asked, check=check, samples=samples)
     # What was recorded has all its buffers on the meta device; the model's own may have values.
     cut = attempt.plan.apply(model) if is_on_meta(model) else attempt.model
@@ -207,6 +206,7 @@ def plan_model(
     axes: str = "heads",
     data: Iterable[Any] | None = None,
     seed: int = 0,
+    state: Collection[str] | None = None,
 ) -> Plan:
     """Plan a cut without making it, of a model that may be too large for the memory.
 
@@ -236,6 +236,7 @@ def plan_model(
             "widths" (inside each block) or "both".
         data: Batches for criteria that look at activations or gradients; the model must have values.
         seed: For criteria that draw.
+        state: Names of what the model returns only for its next call, as for `couple`.
 
     Returns:
         The plan.
@@ -264,7 +265,7 @@ def plan_model(
         channels=channels,
         keep=keep,
     )
-    asked = _Request(budget, criterion, scope, round_to, min_keep, tuple(_listed(protect)), axes, seed)
+    asked = _Request(budget, criterion, scope, round_to, min_keep, tuple(_listed(protect)), axes, seed, state)
     stored = None if weights is None else open_shards(weights)
     model = unwrap(model)
     require_data(criterion, data is not None)
@@ -284,6 +285,7 @@ class _Request:
     protect: tuple[str, ...]
     axes: str
     seed: int
+    state: Collection[str] | None
 
 
 def _listed(patterns: Sequence[str]) -> Sequence[str]:
@@ -299,38 +301,29 @@ def _settle(
     stored: Mapping[str, Tensor] | None = None,
     samples: Samples | None = None,
 ) -> tuple[Groups, Attempt]:
-    """Couple, score, select and cut, until the cut is right.
+    """Couple, score, select and cut, until the cut is right."""
 
-    Some models fill a cache at their first run; some ask whether they run on fake tensors, and take another
-    path on real ones.
-    """
-    model, example_inputs = placed(model, example_inputs)
-    try:
-        try:
-            return _settle_on(model, example_inputs, "auto", asked, check, stored, samples)
-        except UnstablePathError:
-            return _settle_on(model, example_inputs, "auto", asked, check, stored, samples)
-    except PathError:
-        return _settle_on(model, example_inputs, "real", asked, check, stored, samples)
+    def on(substrate: str) -> tuple[Groups, Attempt]:
+        recorded = Recorded.of(model, example_inputs, substrate, asked.state)
+        return _settle_recorded(recorded, asked, check, stored, samples)
+
+    return on_any_substrate(on)
 
 
-def _settle_on(
-    model: nn.Module,
-    example_inputs: Any,
-    substrate: str,
+def _settle_recorded(
+    recorded: Recorded,
     asked: _Request,
     check: bool,
     stored: Mapping[str, Tensor] | None,
     samples: Samples | None,
 ) -> tuple[Groups, Attempt]:
-    graph = capture(model, example_inputs, substrate)
-    vetoes = _training_only(model, example_inputs, graph)
-    settler = Settler(model, example_inputs, graph, check=check, seed=asked.seed)
-    timing = Timing(model, example_inputs) if asked.budget.kind == "latency_ms" else None
+    model, vetoes = recorded.model, dict[str, str]()
+    settler = Settler(recorded, check=check, seed=asked.seed)
+    timing = Timing(model, recorded.inputs) if asked.budget.kind == "latency_ms" else None
     scores: Scores | None = None
     tries = None if timing is None else Tries(timing, asked.budget)
     while True:
-        groups = couple_graph(graph, asked.protect, vetoes, asked.axes)
+        groups = recorded.couple(asked.protect, vetoes, asked.axes)
         if asked.budget.kind == "keep":
             selection = select_exactly(groups, asked.budget.keep)
         else:

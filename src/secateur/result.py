@@ -11,12 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from secateur.capture import capture
 from secateur.capture.batches import batches
 from secateur.capture.copies import copy_module
 from secateur.costs import Cost
-from secateur.coupling import Groups, couple_graph
-from secateur.errors import PathError, RequestError
+from secateur.coupling import Groups, Recorded, on_any_substrate
+from secateur.errors import RequestError
 from secateur.mask.hook import is_masked
 from secateur.mask.state import remove
 from secateur.plans.plan import Plan, identity_plan
@@ -168,15 +167,14 @@ def recover_result(
         data=batches(data, result.original, result.example_inputs),
         memory_bytes=memory_bytes,
     )
-    try:
-        found = run_recovery(subject, chosen)
-    except PathError:
-        if result.groups.graph.substrate == "real":
-            raise
-        # Without a check nothing has told yet that real tensors take another path than the fake ones.
-        groups = couple_graph(capture(result.original, result.example_inputs, "real"))
-        found = run_recovery(replace(subject, groups=groups, keep=kept_by(result.plan, groups).masks), chosen)
-    model, notes, errors = found
+
+    def on(substrate: str) -> tuple[nn.Module, tuple[Recovery, ...], tuple[Recovered, ...]]:
+        groups = result.groups
+        if substrate != groups.graph.substrate:  # without a check nothing has told yet of another path
+            groups = Recorded.of(result.original, result.example_inputs, substrate).couple()
+        return run_recovery(replace(subject, groups=groups, keep=kept_by(result.plan, groups).masks), chosen)
+
+    model, notes, errors = on_any_substrate(on, result.groups.graph.substrate)
     return replace(
         result, model=model, recovered=(*result.recovered, *notes), errors=(*result.errors, *errors)
     )

@@ -17,7 +17,7 @@ from torch import nn
 
 from secateur.capture import Trace, cast_inputs, record, trace
 from secateur.capture.copies import copy_module
-from secateur.coupling import Groups
+from secateur.coupling import Groups, Recorded
 from secateur.cut import follow_integers, hold_scalars
 from secateur.errors import CheckError, CutError, UnstablePathError
 from secateur.graph.keep import Kept
@@ -65,19 +65,14 @@ class Settler:
     """Cuts one model by plans until one is right.
 
     Args:
-        model: The original; not changed.
-        example_inputs: What it was recorded on.
-        graph: Its record.
+        recorded: The original; not changed.
         check: Prove by number, too.
         seed: For the random numbers of the proof.
     """
 
-    def __init__(
-        self, model: nn.Module, example_inputs: Any, graph: Graph, *, check: bool = True, seed: int = 0
-    ) -> None:
-        self.model = model
-        self.example_inputs = example_inputs
-        self.graph = graph
+    def __init__(self, recorded: Recorded, *, check: bool = True, seed: int = 0) -> None:
+        self.recorded = recorded
+        self.model, self.graph = recorded.model, recorded.graph
         self.check = check
         self.seed = seed
         self._follows = False
@@ -117,7 +112,7 @@ class Settler:
     @cached_property
     def _trace(self) -> Trace | None:
         """Where the integers of the model come from; looked for when it is first needed."""
-        return trace(self.model, self.example_inputs, self.graph)
+        return trace(self.model, self.recorded.inputs, self.graph)
 
     def _cut(self, groups: Groups, plan: Plan) -> Attempt:
         """Cut and compare the records; once a model has needed its integers to follow, they do at once."""
@@ -146,7 +141,7 @@ class Settler:
     @cached_property
     def _varying(self) -> Varying:
         """What depends on the numbers that the model looks at."""
-        return find_varying(self.model, self.example_inputs, self.graph, self.seed)
+        return find_varying(self.recorded, self.seed)
 
     def _require_stable(self) -> None:
         """Tell a model that runs differently the second time from one that a cut leads astray.
@@ -154,7 +149,7 @@ class Settler:
         Raises:
             UnstablePathError: It fills a cache at its first run.
         """
-        again, _ = record(self.model, self.example_inputs, self.graph.substrate, state=self.graph.state)
+        again, _ = self.recorded.record(self.model)
         if [node.op for node in again.nodes] != [node.op for node in self.graph.nodes]:
             raise UnstablePathError(
                 "the model takes another path each time", do="pass a model that ran before"
@@ -162,7 +157,7 @@ class Settler:
 
     def _try(self, groups: Groups, plan: Plan, kept: Kept) -> Attempt:
         cut = plan.apply(self.model)
-        graph, failure = record(cut, self.example_inputs, self.graph.substrate, state=self.graph.state)
+        graph, failure = self.recorded.record(cut)
         deviation = compare_records(groups, kept, graph, failure, self._varying)
         if deviation is not None and deviation.is_other_path and not self._is_stable:
             self._require_stable()
@@ -181,7 +176,7 @@ class Settler:
 
         In float64, so that rounding decides nothing.
         """
-        inputs = cast_inputs(self.example_inputs, torch.float64)
+        inputs = cast_inputs(self.recorded.inputs, torch.float64)
         kept = kept_by(plan, groups)
         masked = mask_model(copy_module(self.model), groups, kept, torch.float64)
         found = regroup(masked, inputs, groups, kept)
@@ -194,7 +189,7 @@ class Settler:
         return compare_records(again, kept, graph, failure), again
 
     def _verify(self, groups: Groups, attempt: Attempt) -> Verdict:
-        return verify(self.model, attempt.model, self.example_inputs, groups, attempt.plan, self.seed)
+        return verify(self.model, attempt.model, self.recorded.inputs, groups, attempt.plan, self.seed)
 
     def _blame(self, groups: Groups, plan: Plan, names: Sequence[str]) -> list[str]:
         """Find which of some suspects make the numbers differ when they are cut without the others.

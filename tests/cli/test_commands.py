@@ -209,7 +209,7 @@ def test_check_proves_a_cut_also_after_fine_tuning(studio, run):
     found = run("check", studio.sparse, studio.tuned, "--json").json
     assert found["verdict"] == "exact"
     assert found["relative_error"] < 1e-9
-    assert found["deviation"] is None
+    assert found["failure"] is None
     assert run("check", studio.tuned, studio.again).code == 0
     assert run("check", "zoo:vgg11", studio.pruned, *DIGITS).code == 0
 

@@ -188,7 +188,7 @@ STAGES = {
     "secateur.pipeline.make_plan": "plan",
     "secateur.plans.plan.slice_model": "cut",
     "secateur.cut.slicing.slice_tensor": "in the middle of a cut",
-    "secateur.settle.record": "record of the cut",
+    "secateur.coupling.recorded.record": "record of the cut",
     "secateur.settle.compare_records": "proof by shape",
     "secateur.proof.verification.run_in_step": "proof by number",
     "secateur.proof.lockstep.follow": "reference",

@@ -19,12 +19,12 @@ from secateur.capture.calls import ModuleCall, record_calls
 from secateur.capture.meta import placed, require_values
 from secateur.capture.unwrap import unwrap, warn_of_compiled
 from secateur.costs import cost_of
-from secateur.coupling import couple_graph, has_unused_parameters
+from secateur.coupling import couple_graph, has_unused_parameters, on_any_substrate
 from secateur.cut.skip import PLAIN
 from secateur.depth.blocks import Block, Found, find_blocks
 from secateur.depth.proof import compare_dropped, verify_dropped
 from secateur.depth.rank import score_blocks
-from secateur.errors import CheckError, CutError, NoEffectWarning, PathError, RequestError
+from secateur.errors import CheckError, CutError, NoEffectWarning, RequestError
 from secateur.graph.node import Graph
 from secateur.plans.plan import Plan, identity_plan
 from secateur.proof import Verdict
@@ -130,10 +130,7 @@ def drop_blocks(
     if check:
         require_values(model)
     asked = _Request(count, ratio, blocks, criterion, protect, check, seed)
-    try:
-        return _drop_on(model, example_inputs, "fake", asked)
-    except PathError:  # it asks whether its tensors are fake
-        return _drop_on(model, example_inputs, "real", asked)
+    return on_any_substrate(lambda substrate: _drop_on(model, example_inputs, substrate, asked), "fake")
 
 
 def check_dropped(model: nn.Module, example_inputs: Any, plan: Plan, seed: int = 0) -> Verdict:
@@ -145,10 +142,7 @@ def check_dropped(model: nn.Module, example_inputs: Any, plan: Plan, seed: int =
         plan: What drops its blocks and cuts no channel.
         seed: For the random inputs and parameters.
     """
-    try:
-        return _check_on(model, example_inputs, "fake", plan, seed)
-    except PathError:
-        return _check_on(model, example_inputs, "real", plan, seed)
+    return on_any_substrate(lambda on: _check_on(model, example_inputs, on, plan, seed), "fake")
 
 
 def _check_on(model: nn.Module, example_inputs: Any, substrate: str, plan: Plan, seed: int) -> Verdict:

@@ -6,13 +6,12 @@ again on other numbers and noting what differs.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import nn
 
 from secateur.capture import record
 from secateur.capture.inputs import map_inputs
+from secateur.coupling import Recorded
 from secateur.graph.node import Graph, Node, Path, scalars_in
 from secateur.proof.drawing import random_like, randomised
 
@@ -35,19 +34,18 @@ class Varying:
 NOTHING_VARIES = Varying()
 
 
-def find_varying(model: nn.Module, example_inputs: Any, graph: Graph, seed: int) -> Varying:
+def find_varying(recorded: Recorded, seed: int) -> Varying:
     """Find what varies, for a model that was recorded on real tensors; others look at no numbers.
 
     Args:
-        model: The original; not changed.
-        example_inputs: What it was recorded on.
-        graph: Its record.
+        recorded: The original; not changed.
         seed: For the other numbers.
     """
+    model, graph = recorded.model, recorded.graph
     if graph.substrate != "real":
         return NOTHING_VARIES
     generator = torch.Generator().manual_seed(seed)
-    drawn = map_inputs(example_inputs, lambda leaf: random_like(leaf, generator).to(leaf.dtype))
+    drawn = map_inputs(recorded.inputs, lambda leaf: random_like(leaf, generator).to(leaf.dtype))
     dtype = next((held.dtype for held in model.parameters() if held.is_floating_point()), torch.float32)
     literals: set[tuple[int, Path]] = set()
     sizes: set[tuple[int, int]] = set()

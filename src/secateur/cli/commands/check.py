@@ -1,13 +1,12 @@
 """`secateur check`: prove a saved cut against the model it was cut from."""
 
 import copy
+import math
 from pathlib import Path
-from typing import Any
 
 import typer
-from torch import nn
 
-from secateur.capture.recorder import record
+from secateur.checking import check as prove_plan
 from secateur.cli.app import commands
 from secateur.cli.options import (
     AsJson,
@@ -21,11 +20,7 @@ from secateur.cli.options import (
     model_arguments,
     open_placed,
 )
-from secateur.depth import check_dropped
 from secateur.errors import CheckpointError, RequestError
-from secateur.pipeline import couple
-from secateur.plans.plan import Plan
-from secateur.proof import Deviation, Verdict, compare_records, kept_by, verify
 from secateur.write.checkpoint import WEIGHTS, apply_saved, load_state, read_saved
 
 
@@ -58,30 +53,16 @@ def check(
         do = "name the model that was given to `secateur prune`"
         raise CheckpointError(f"{pruned} was not cut from {dense}: {lines[0]}", lines[1:-1], do) from error
     example = example_input(input_shape, opened)
-    cut = apply_saved(plan, opened.model, pruned)
-    load_state(copy.deepcopy(cut), tensors, Path(pruned, WEIGHTS))
-    verdict, deviation, nodes = _prove(opened.model, cut, example, plan, seed)
-    passed = verdict is not None and verdict.passed
+    load_state(copy.deepcopy(apply_saved(plan, opened.model, pruned)), tensors, Path(pruned, WEIGHTS))
+    verdict = prove_plan(opened.model, plan, example, seed=seed)
     numbers = {
-        "verdict": verdict.status if verdict else "failed",
-        "relative_error": verdict.relative_error if verdict else None,
-        "nodes": nodes,
-        "deviation": str(deviation) if deviation else None,
+        "verdict": verdict.status,
+        "relative_error": verdict.relative_error if math.isfinite(verdict.relative_error) else None,
+        "nodes": verdict.nodes,
+        "compared": verdict.compared,
+        "failure": verdict.failure,
+        "limits": list(verdict.limits),
     }
-    emit(numbers, str(verdict or f"failed: {deviation}"), as_json=as_json)
-    if not passed:
+    emit(numbers, str(verdict), as_json=as_json)
+    if not verdict.passed:
         raise typer.Exit(1)
-
-
-def _prove(
-    model: nn.Module, cut: nn.Module, example: Any, plan: Plan, seed: int
-) -> tuple[Verdict | None, Deviation | None, int]:
-    """The proof by number; where shapes already differ, where they do; the number of operators."""
-    if plan.dropped:
-        proof = check_dropped(model, example, plan, seed)
-        return proof, None, proof.nodes
-    groups = couple(model, example)
-    cut_graph, failure = record(cut, example, groups.graph.substrate, state=groups.graph.state)
-    deviation = compare_records(groups, kept_by(plan, groups), cut_graph, failure)
-    verdict = verify(model, cut, example, groups, plan, seed) if deviation is None else None
-    return verdict, deviation, len(groups.graph.nodes)
