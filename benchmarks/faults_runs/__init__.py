@@ -1,0 +1,1 @@
+"""Wrong cuts on purpose: how many of them does the proof see?"""
