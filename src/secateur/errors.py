@@ -65,6 +65,21 @@ class CheckpointError(SecateurError):
     """A file is missing, truncated, foreign, or belongs to another architecture."""
 
 
+class SourceError(CheckpointError):
+    """A saved folder asks to run a file that the user did not name.
+
+    Args:
+        what: As for every error, and so are `context` and `do`.
+        context: Lines of detail.
+        do: What the user can do about it.
+        typed: The word that named the folder, and the one that names the file, too.
+    """
+
+    def __init__(self, what: str, context: Iterable[str], do: str, typed: tuple[str, str]) -> None:
+        super().__init__(what, context, do)
+        self.typed = typed
+
+
 class DataError(SecateurError):
     """Images or labels are missing, cannot be read, or do not fit the classes."""
 
