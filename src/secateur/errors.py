@@ -32,13 +32,17 @@ class SecateurError(Exception):
             shown = [*shown[:_MOST_LINES], f"... and {len(shown) - _MOST_LINES} more"]
         lines = [what, *shown, *([do] if do else [])]
         super().__init__("\n  ".join(lines))
-        self.what = what
+        self.what, self.context, self.do = what, tuple(shown), do
 
 
 class RequestError(SecateurError):
     """The request itself makes no sense: an unknown name, a ratio outside [0, 1), a missing file."""
 
     exit_code = 2
+
+
+class EmptyCutError(RequestError):
+    """The request makes sense, but no channel goes: rounding, floors or protection hold them all."""
 
 
 class CaptureError(SecateurError):

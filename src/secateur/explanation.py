@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from secateur.plans.plan import Account, Plan, PlanGroup, Why
+from secateur.plans.plan import Account, Plan, Why
 from secateur.result import Result
 from secateur.select import Budget
 
@@ -120,20 +120,20 @@ def explain(plan: Plan | Result) -> Explanation:
         (8, 3, 'budget', 1, 7.0)
     """
     plan = plan.plan if isinstance(plan, Result) else plan
-    cut = tuple(_reason(group, plan.requested) for group in plan.groups)
+    unsaid = Why(decided="asked" if plan.requested.kind == "keep" else "not recorded")
+    cut = tuple(
+        GroupReason(
+            name=group.name, size=group.size, kept=len(group.keep), **(group.why or unsaid).model_dump()
+        )
+        for group in plan.groups
+    )
     named = {group.name for group in plan.groups}
     left = tuple(
         GroupReason(name=name, decided="protected", reason=reason)
         for name, reason in plan.reasons.items()
         if name not in named
     )
-    return Explanation(plan.requested, cut + left, plan.account)
-
-
-def _reason(group: PlanGroup, requested: str) -> GroupReason:
-    nothing = "asked" if requested.startswith("keep=") else "not recorded"
-    why = group.why or Why(decided=nothing)
-    return GroupReason(name=group.name, size=group.size, kept=len(group.keep), **why.model_dump())
+    return Explanation(str(plan.requested), cut + left, plan.account)
 
 
 def _number(value: float | None) -> str:

@@ -18,7 +18,7 @@ from secateur.capture.recorder import record
 from secateur.capture.unwrap import unwrap, warn_of_compiled
 from secateur.costs import Cost, cost_of
 from secateur.coupling import Groups, couple_graph, has_unused_parameters, read_in_training_only
-from secateur.errors import NoEffectWarning, PathError, RequestError, UnstablePathError
+from secateur.errors import EmptyCutError, NoEffectWarning, PathError, UnstablePathError
 from secateur.graph.node import Graph
 from secateur.plans.plan import Plan, make_plan
 from secateur.recovery import choose as choose_steps
@@ -343,7 +343,7 @@ def _settle_on(
             model,
             groups,
             selection.keep,
-            requested=str(asked.budget),
+            requested=asked.budget.request,
             reasons=selection.reasons,
             why=selection.why,
             account=selection.account,
@@ -378,7 +378,7 @@ def _require_effect(groups: Groups, selection: Selection, budget: Budget) -> Non
     if budget.asks_for_nothing or (account is not None and account.wanted >= account.whole):
         warnings.warn(f"{budget} asks for nothing to be pruned", NoEffectWarning, stacklevel=5)
         return
-    raise RequestError(
+    raise EmptyCutError(
         f"{budget} prunes nothing",
         [f"{name}: {reason}" for name, reason in selection.reasons.items()]
         + [

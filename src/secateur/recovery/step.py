@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
@@ -48,6 +48,9 @@ class Subject:
     memory_bytes: int = MEMORY_BYTES
 
 
+Status: TypeAlias = Literal["exact", "approximate", "left alone", "limit"]
+
+
 @dataclass(frozen=True)
 class Recovery:
     """What one step did to one layer.
@@ -55,17 +58,29 @@ class Recovery:
     Attributes:
         step: The step's name.
         layer: The layer that was changed, or would have been.
-        exact: Whether the change restores exactly what was lost.
+        status: "exact" if the change restores what was lost, "approximate" if it comes near, "left alone" if
+            nothing was changed; or "limit" for a word on the step as a whole.
         detail: What was done, or why not.
+
+    Example:
+        >>> print(Recovery("absorb", "2", "left alone", "its weight is computed"))
+        absorb 2: approximate, left alone: its weight is computed
     """
 
     step: str
     layer: str
-    exact: bool
+    status: Status
     detail: str
 
+    @property
+    def exact(self) -> bool:
+        """Whether the change restores exactly what was lost."""
+        return self.status == "exact"
+
     def __str__(self) -> str:
-        return f"{self.step} {self.layer}: {'exact' if self.exact else 'approximate'}, {self.detail}"
+        how = "exact" if self.exact else "approximate"
+        left = "left alone: " if self.status == "left alone" else ""
+        return f"{self.step} {self.layer}: {how}, {left}{self.detail}"
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,7 @@ def open_model(word: str, arguments: Arguments | None = None) -> Opened:
     except RequestError as error:
         raise CheckpointError(
             f"cannot load {folder}: its architecture {source} cannot be built",
-            str(error).split("\n  "),
+            [error.what, *error.context, error.do],
             "run from the folder it was saved from, or use secateur.load(folder, architecture) in Python",
         ) from error
     return Opened(load_model(folder, built.model), plan, source, built.input_shape, built.example_inputs)

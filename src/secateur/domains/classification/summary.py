@@ -46,7 +46,7 @@ def slim_report(
         title=title,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=command,
-        model=f"{source_of(run.plan) or run.plan.model} on {data.spec.name}",
+        model=f"{run.plan.first.source or run.plan.model} on {data.spec.name}",
         requested_ratio=requested,
         achieved_ratio=achieved,
         stages=tuple(stage_row(stage) for stage in run.stages),
@@ -117,7 +117,8 @@ def shares_removed(run: Slimmed) -> tuple[float, float]:
     kept = kept_channels(run)
     left = 1.0
     for plan in _passes(run):
-        left *= 1 - float(plan.requested.removeprefix("ratio="))
+        assert plan.requested.kind == "ratio", "a pass of slimming asks for a ratio"
+        left *= 1 - (plan.requested.value or 0)
     before = sum(run.groups[name].size for name in kept)
     return 1 - left, 1 - sum(kept.values()) / max(before, 1)
 
@@ -130,13 +131,6 @@ def _passes(run: Slimmed) -> list[Plan]:
         plans.insert(0, plan)
         plan = plan.previous
     return plans
-
-
-def source_of(plan: Plan) -> str:
-    """The word for the uncut architecture; empty if it is not known."""
-    while plan.previous is not None:
-        plan = plan.previous
-    return plan.source
 
 
 def layer_rows(groups: Groups, kept: Mapping[Axis, int]) -> tuple[LayerRow, ...]:
