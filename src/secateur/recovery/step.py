@@ -1,11 +1,9 @@
 """Recovery steps, how they are run one after the other, and what they bring."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -16,6 +14,7 @@ from secateur.graph.axes import Axis
 from secateur.graph.keep import Mask
 from secateur.recovery.loss import output_error, outputs_of
 from secateur.registry import Registry
+from secateur.tables import printed
 
 MEMORY_BYTES = 2 * 2**30
 """What the activations of the calibration batches between two layers may take, if nothing else is said."""
@@ -258,11 +257,7 @@ def table(brought: Sequence[Recovered]) -> str:
     found = Table("step", "output error before", "after", title="recovered", title_justify="left")
     for one in brought:
         found.add_row(one.step, _percent(one.before), _percent(one.after))
-    console = Console(width=110, file=io.StringIO(), color_system=None)
-    console.print(found)
-    console.print(f"output error: |cut - dense| / |dense| on {brought[0].samples_from}")
-    output: Any = console.file
-    return "\n".join(line.rstrip() for line in output.getvalue().rstrip().split("\n"))
+    return f"{printed(found)}\noutput error: |cut - dense| / |dense| on {brought[0].samples_from}"
 
 
 def _percent(share: float) -> str:

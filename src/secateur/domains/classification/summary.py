@@ -3,13 +3,12 @@
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from secateur.coupling import Groups
 from secateur.domains.classification.images import Splits
 from secateur.domains.classification.slimming import Slimmed, Stage
 from secateur.graph.axes import Axis
-from secateur.graph.keep import count
+from secateur.graph.keep import count, size_of
 from secateur.graph.node import Ref
 from secateur.penalise.sparsity import GAMMA_EDGES
 from secateur.plans.plan import Plan
@@ -157,23 +156,13 @@ def layer_rows(groups: Groups, kept: Mapping[Axis, int]) -> tuple[LayerRow, ...]
                 kind=graph.module_types.get(name, ("parameter",))[0],
                 channels_before=channels.size,
                 channels_after=count(channels, kept),
-                params_before=_size(tensors, {}),
-                params_after=_size(tensors, kept),
-                macs_before=_size(findings.macs[node.index], {}),
-                macs_after=_size(findings.macs[node.index], kept),
+                params_before=sum(size_of(dims, {}) for dims in tensors),
+                params_after=sum(size_of(dims, kept) for dims in tensors),
+                macs_before=sum(size_of(dims, {}) for dims in findings.macs[node.index]),
+                macs_after=sum(size_of(dims, kept) for dims in findings.macs[node.index]),
             )
         )
     return tuple(rows)
-
-
-def _size(products: Iterable[Iterable[Any]], kept: Mapping[Axis, int]) -> int:
-    total = 0
-    for dims in products:
-        size = 1
-        for dim in dims:
-            size *= count(dim, kept)
-        total += size
-    return total
 
 
 def group_rows(groups: Groups, kept: Mapping[str, int], reasons: Mapping[str, str]) -> tuple[GroupRow, ...]:
