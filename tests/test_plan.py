@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 import secateur as sc
 from secateur.capture import capture
 from secateur.coupling import couple_graph
+from secateur.cut import Followed
 from secateur.errors import CheckpointError, RequestError
+from secateur.graph.origin import Field
 from secateur.plans.plan import Request, identity_plan, make_plan, tensor_shapes
 from secateur.select import Budget
 
@@ -197,6 +199,17 @@ def test_a_damaged_plan_is_refused(solved, damage):
     plan = make_plan(*solved, {"inner": (0, 1)})
     with pytest.raises(CheckpointError, match=r"cannot read half/plan\.json"):
         sc.Plan.from_json(damage(plan), origin="half/plan.json")
+
+
+def test_integers_that_follow_add_to_the_sizes_that_a_plan_knows_and_replace_none(solved):
+    """A size that the plan writes as an expression holds whatever is kept; a number is of one choice."""
+    plan = make_plan(*solved, {"inner": (0, 1)})
+    known = plan.attributes["inner"]["out_channels"]
+    fields = {Field("inner", ("out_channels",)): 5, Field("", ("config", "width")): 3, Field("", ("n", 1)): 2}
+    found = plan.following(Followed(fields, {}))
+    assert found.attributes["inner"]["out_channels"] == known == "inner"
+    assert found.attributes[""] == {"config.width": 3, "n.1": 2}
+    assert plan.following(Followed({}, {})) == plan
 
 
 def test_shapes_name_ties_and_buffers_that_are_not_saved():
