@@ -334,6 +334,37 @@ def test_no_deviation_where_the_model_follows():
     assert deviation is None
 
 
+class Product(nn.Module):
+    """Two branches are multiplied: if one is cut to a single channel, it is broadcast and all runs on."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last(self.first(x) * self.second(x))
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_a_cut_that_broadcasts_deviates_by_the_shape_of_its_result(left):
+    model = Product()
+    groups, plan = _solved(model, ROW, {"first": (0, 3)})
+    cut = plan.apply(model)
+    with torch.no_grad():
+        cut.second.weight, cut.second.bias = (
+            nn.Parameter(tensor[:left].clone()) for tensor in (cut.second.weight, cut.second.bias)
+        )
+    cut_graph, failure = record(cut, ROW, groups.graph.substrate)
+    assert failure is None
+    deviation = compare_records(groups, {groups["first"].axis: 2}, cut_graph)
+    if left == 2:
+        assert deviation is None
+    else:
+        assert deviation.what == "shape is [2, 1] where [2, 2] is predicted"
+        assert deviation.node.op == "aten.linear"
+        assert deviation.suspects == (groups["first"].axis,)
+
+
 def test_a_model_that_cannot_follow_at_all_is_refused_with_reasons():
     with pytest.raises((RequestError, CutError), match=r"the cut model calls aten\.linear"):
         sc.prune(Looping(), ROW, ratio=0.5)

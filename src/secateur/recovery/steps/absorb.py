@@ -265,16 +265,18 @@ def _move(
         why = "no bias and no batch norm takes the constant"
         if found is not None:
             why = f"{found[2]} is also used where this was not lost"
-        return Recovery("absorb", layer.name, False, f"left alone: {why}")
+        return Recovery("absorb", layer.name, "left alone", why)
     if not all(readers.is_entrywise(call.weight) for call in calls):
-        return Recovery("absorb", layer.name, False, "left alone: its weight is computed")
+        return Recovery("absorb", layer.name, "left alone", "its weight is computed")
     if not lost.is_known:
         why = "what it lost depends on the input, pass data"
-        return Recovery("absorb", layer.name, False, f"left alone: {why}")
+        return Recovery("absorb", layer.name, "left alone", why)
     target, sign, described = place
     channels = subject.groups.findings.dims[layer.output][layer.channels_at]
     kept = torch.from_numpy(keep_mask(channels, subject.keep))
     with torch.no_grad():
         target += sign * lost.mean[kept].to(target)
-    why = "" if lost.is_uniform else ", the mean of a varying response"
-    return Recovery("absorb", layer.name, lost.is_uniform, f"{lost.inputs} inputs went into {described}{why}")
+    done = f"{lost.inputs} inputs went into {described}"
+    if lost.is_uniform:
+        return Recovery("absorb", layer.name, "exact", done)
+    return Recovery("absorb", layer.name, "approximate", f"{done}, the mean of a varying response")

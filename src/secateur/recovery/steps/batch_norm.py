@@ -68,7 +68,7 @@ def batch_norm(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
     if not nodes:
         return cut, []
     lockstep = start(subject, cut, [node.index for node in nodes], with_dense=False)
-    notes = [Recovery("batch-norm", "data", False, lockstep.note)] if lockstep.note else []
+    notes = [Recovery("batch-norm", "data", "limit", lockstep.note)] if lockstep.note else []
     found: dict[int, _Statistics] = {}
     named = tensors_of(cut)
     for node in nodes:
@@ -177,7 +177,6 @@ def _write(subject: Subject, named: dict[str, Tensor], node: Node, found: _Stati
 def _told(subject: Subject, node: Node, found: _Statistics) -> Recovery:
     layer = _layer(subject, node)
     if found.count < 2:
-        return Recovery("batch-norm", layer, False, "left alone: one value in each channel has no variance")
-    return Recovery(
-        "batch-norm", layer, False, f"mean and variance of {found.count:,} values in each channel"
-    )
+        return Recovery("batch-norm", layer, "left alone", "one value in each channel has no variance")
+    told = f"mean and variance of {found.count:,} values in each channel"
+    return Recovery("batch-norm", layer, "approximate", told)

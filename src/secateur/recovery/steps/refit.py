@@ -71,7 +71,7 @@ def refit(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
     run = _Refit(subject, cut)
     layers = [layer for layer in run.layers if has_lost(subject, layer)]
     notes = [
-        Recovery("refit", layer.name, False, f"left alone: {reason}")
+        Recovery("refit", layer.name, "left alone", reason)
         for layer in layers
         if (reason := run.obstacle(layer))
     ]
@@ -80,7 +80,7 @@ def refit(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
         return cut, notes
     lockstep = start(subject, cut, [layer.node.index for layer in layers], with_dense=True)
     if lockstep.note:
-        notes.append(Recovery("refit", "data", False, lockstep.note))
+        notes.append(Recovery("refit", "data", "limit", lockstep.note))
     for layer in layers:
         for pair in lockstep.pairs:
             assert pair.dense is not None, "asked for above"
@@ -144,7 +144,8 @@ class _Done:
             parts.append(f"fewer positions than its {self.unknowns:,} inputs: pass more data")
         if not self.place:
             parts.append("no bias and no batch norm takes a constant")
-        return Recovery("refit", self.layer, bool(self.size) and after < 1e-6, ", ".join(parts))
+        is_exact = bool(self.size) and after < 1e-6
+        return Recovery("refit", self.layer, "exact" if is_exact else "approximate", ", ".join(parts))
 
 
 class _Refit:
