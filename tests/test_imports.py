@@ -14,7 +14,8 @@ def test_no_name_hides_a_module():
         name: type(held).__name__
         for name, module in sys.modules.items()
         if name.startswith("secateur.")
-        and (held := getattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2], None)) is not module
+        and (held := getattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2], None))
+        is not module
     }
     assert hidden == {}
 

@@ -33,7 +33,7 @@ from secateur.coupling import Groups
 from secateur.graph.axes import Axis, Expr, axes_in, parts_of, resolve
 from secateur.graph.axes import Sum as Concatenation
 from secateur.graph.keep import count
-from secateur.graph.node import Node, Ref, refs_in
+from secateur.graph.node import Node, Ref
 
 _BLOCKED = {
     *(
@@ -250,9 +250,8 @@ class LayerTime:
         self.term = Term(self.at, leaves_of(self._variables))
 
     def _dims(self) -> Iterator[Expr]:
-        for arg in self.node.args.values():
-            for ref in refs_in(arg):
-                yield from self._groups.findings.dims.get(ref.value, ())
+        for value in self.node.reads:
+            yield from self._groups.findings.dims.get(value, ())
         for (index, _), dim in self._literals.items():
             if index == self.node.index:
                 yield dim
@@ -335,7 +334,7 @@ def layer_times(groups: Groups, table: LayerTable, block: int) -> tuple[list[Lay
     found: list[LayerTime] = []
     left_out: dict[str, str] = {}
     for node in groups.graph.nodes:
-        if not any(True for arg in node.args.values() for _ in refs_in(arg)) or shares_memory(node):
+        if not node.reads or shares_memory(node):
             continue
         layer = LayerTime(node, groups, table, block)
         try:

@@ -93,7 +93,7 @@ def _lifetimes(graph: Graph) -> dict[int, tuple[int, int]]:
             if output is not None and output.value not in owner and graph.values[output.value].kind == "node":
                 first.setdefault(output.value, node.index)
                 last.setdefault(output.value, node.index)
-        for value in _read(node):
+        for value in node.reads:
             root = owner.get(value, value)
             if root in last:
                 last[root] = max(last[root], node.index)
@@ -116,12 +116,6 @@ def _owners(graph: Graph) -> dict[int, int]:
             if node.op in _SCATTERS or base in scattered:
                 scattered.add(output.value)
     return owner
-
-
-def _read(node: Node) -> Iterator[int]:
-    for arg in node.args.values():
-        for ref in refs_in(arg):
-            yield ref.value
 
 
 def _bases(node: Node, graph: Graph, scattered: set[int]) -> Iterator[int | None]:

@@ -179,9 +179,8 @@ def _protect_unread(graph: Graph, findings: Findings) -> None:
 
 
 def _protect_unused(graph: Graph, findings: Findings) -> None:
-    used = {ref.value for node in graph.nodes for arg in node.args.values() for ref in refs_in(arg)}
     for value in graph.names:
-        if value not in used:
+        if not graph.readers[value]:
             for dim in findings.dims[value]:
                 protect(dim, "not used in the forward pass")
 
@@ -261,14 +260,10 @@ def _one_kind(exprs: list[Expr]) -> bool:
 
 def _members(graph: Graph, findings: Findings) -> dict[Axis, list[Member]]:
     """Collect the parameter and buffer dims that hold each axis."""
-    uses: dict[int, tuple[Node, str]] = {}
-    for node in graph.nodes:
-        for arg, value in node.args.items():
-            for ref in refs_in(value):
-                uses.setdefault(ref.value, (node, arg))
     members: dict[Axis, list[Member]] = defaultdict(list)
     for name, value in graph.tensors.items():
-        used = uses.get(value)
+        node = next(iter(graph.readers[value]), None)
+        arg = node.argument_of(value) if node else ""
         for at, dim in enumerate(findings.dims[value]):
             member = Member(
                 tensor=name,
@@ -276,9 +271,9 @@ def _members(graph: Graph, findings: Findings) -> dict[Axis, list[Member]]:
                 expr=dim,
                 rank=len(graph.values[value].shape),
                 kind=graph.values[value].kind,
-                op=used[0].op if used else "",
-                arg=used[1] if used else "",
-                is_contracted=used is not None and (used[0].index, used[1], at) in findings.contracted,
+                op=node.op if node else "",
+                arg=arg,
+                is_contracted=node is not None and (node.index, arg, at) in findings.contracted,
             )
             for leaf in dict.fromkeys(leaves(dim)):
                 members[leaf].append(member)

@@ -118,9 +118,6 @@ class Streams:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.makers: dict[int, Node] = {
-            output.value: node for node in graph.nodes for output in node.outputs if output is not None
-        }
 
     def path(self, nodes: Sequence[Node], start: int, end: int) -> ResidualPath | None:
         """Find the residual path from one value to another.
@@ -174,8 +171,8 @@ class Streams:
         """Whether an activation changes nothing in a value, as that comes out of the same activation."""
         if _stem(activation) not in _IDEMPOTENT:
             return False
-        while value in self.makers:
-            node = self.makers[value]
+        while value in self.graph.maker:
+            node = self.graph.maker[value]
             if _stem(node) == _stem(activation):
                 return _numbers(node) == _numbers(activation)
             held = node.args.get("self", node.args.get("input"))

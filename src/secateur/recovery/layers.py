@@ -6,12 +6,11 @@ batch norm that alone reads it), and what its output is added to before anything
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from torch import Tensor, nn
 
 from secateur.graph.axes import leaves
-from secateur.graph.node import Graph, Node, Ref, refs_in
+from secateur.graph.node import Graph, Node, Ref
 from secateur.recovery.step import Subject
 
 _LAYERS = {"linear", "addmm", "matmul", "mm", "convolution"} | {
@@ -112,7 +111,7 @@ def has_lost(subject: Subject, layer: Layer) -> bool:
 
 
 class Readers:
-    """Which nodes read each value, and which makes it.
+    """What reads a layer's output.
 
     Args:
         graph: The record.
@@ -121,24 +120,9 @@ class Readers:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
 
-    @cached_property
-    def of(self) -> Mapping[int, list[Node]]:
-        """The nodes that read each value, in order."""
-        found: dict[int, list[Node]] = {}
-        for node in self.graph.nodes:
-            values = {ref.value for arg in node.args.values() for ref in refs_in(arg)}
-            for value in values:
-                found.setdefault(value, []).append(node)
-        return found
-
-    @cached_property
-    def maker(self) -> Mapping[int, Node]:
-        """The node that makes each value."""
-        return {ref.value: node for node in self.graph.nodes for ref in node.outputs if ref is not None}
-
     def only(self, value: int) -> Node | None:
         """The one node that reads a value; None if there are several or none, or the model returns it."""
-        readers = self.of.get(value, [])
+        readers = self.graph.readers[value]
         return readers[0] if len(readers) == 1 and value not in self.graph.outputs else None
 
     def norm_behind(self, layer: Layer) -> Node | None:
@@ -154,12 +138,11 @@ class Readers:
 
         A cut leaves the other entries as they are then; a weight norm takes others for them.
         """
-        node = self.maker.get(value)
+        node = self.graph.maker.get(value)
         if node is None:
             return True
-        sources = [ref.value for arg in node.args.values() for ref in refs_in(arg)]
         is_kept = node.is_pointwise or is_move(node) or node.op == "aten.to"
-        return is_kept and all(map(self.is_entrywise, sources))
+        return is_kept and all(map(self.is_entrywise, node.reads))
 
     def path_to_sum(self, layer: Layer) -> tuple[Node, ...]:
         """The calls from a layer to the last addition behind it, each the only reader of the one before.
@@ -267,5 +250,5 @@ def constant_place(
     nodes |= {norm.index for call in calls if (norm := readers.norm_behind(call)) is not None}
     tensors = readers.graph.tensors
     values = {tensors[name] for name, tensor in tensors_of(cut).items() if tensor is first[0]}
-    users = {node.index for value in values for node in readers.of.get(value, [])}
+    users = {node.index for value in values for node in readers.graph.readers[value]}
     return first if users <= nodes else None

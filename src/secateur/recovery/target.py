@@ -126,7 +126,7 @@ class Target:
         """A value that is known already, or is only moved about later; None if it is still to be computed."""
         if value in replay:
             return replay[value]
-        node = self.readers.maker.get(value)
+        node = self.readers.graph.maker.get(value)
         source = None if node is None else moved(node)
         if node is None or source is None or not is_move(node) or len(node.outputs) != 1:
             return None

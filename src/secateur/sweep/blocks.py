@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from secateur.errors import RequestError
-from secateur.graph.node import Graph, Node, Ref, refs_in
+from secateur.graph.node import Graph, Node, Ref
 from secateur.sweep.draw import draw_bars
 from secateur.sweep.engine import Engine, Job, LocalEngine
 from secateur.sweep.forks import Forks
@@ -80,12 +80,8 @@ def branch_ends(graph: Graph) -> list[tuple[str, Node]]:
     behind: dict[int, frozenset[int]] = {}
     found: list[tuple[str, Node]] = []
     for node in graph.nodes:
-        refs = [ref for arg in node.args.values() for ref in refs_in(arg)]
-        for made in node.outputs:
-            if made is not None:
-                behind[made.value] = frozenset({node.index}).union(
-                    *(behind.get(ref.value, frozenset()) for ref in refs)
-                )
+        own = frozenset({node.index}).union(*(behind.get(value, frozenset()) for value in node.reads))
+        behind.update(dict.fromkeys(node.makes, own))
         sides = [ref.value for ref in (node.args.get("self"), node.args.get("other")) if isinstance(ref, Ref)]
         if node.op not in _ADDS or len(sides) != 2 or sides[0] == sides[1]:
             continue

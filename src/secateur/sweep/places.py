@@ -9,7 +9,7 @@ from secateur.capture.calls import ModuleCall
 from secateur.coupling import Group, couple_graph
 from secateur.errors import RequestError
 from secateur.graph.axes import leaves
-from secateur.graph.node import Graph, Node, Ref, refs_in
+from secateur.graph.node import Graph, Node, Ref
 from secateur.score.values import Reading
 from secateur.train.features import LAYERS, channel_dim
 
@@ -109,12 +109,10 @@ def find_group(reading: Reading, group: Group) -> GroupPlace:
     Raises:
         RequestError: Nothing reads its channels.
     """
-    makers = {
-        ref.value: node.index for node in reading.graph.nodes for ref in node.outputs if ref is not None
-    }
+    maker = reading.graph.maker
     spots = sorted(
         (
-            Spot(makers[read.value] + 1, read.value, read.dim, tuple(map(tuple, read.places.tolist())))
+            Spot(maker[read.value].index + 1, read.value, read.dim, tuple(map(tuple, read.places.tolist())))
             for read in reading.of(group)
         ),
         key=lambda spot: spot.position,
@@ -214,10 +212,6 @@ def _channel_dim(graph: Graph, module: nn.Module, layer: str, value: int) -> int
 class _Finder:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.readers: dict[int, list[Node]] = {}
-        for node in graph.nodes:
-            for value in {ref.value for arg in node.args.values() for ref in refs_in(arg)}:
-                self.readers.setdefault(value, []).append(node)
 
     def place(self, layer: str, position: int, value: int, dim: int, where: str) -> Place:
         scale, reader = None, self._only_reader(value)
@@ -225,7 +219,7 @@ class _Finder:
             held = reader.args.get("weight")
             scale = held.value if isinstance(held, Ref) and reader.op == "aten.batch_norm" else None
             position, value = reader.index + 1, self.made(reader)
-        if value not in self.readers:
+        if not self.graph.readers[value]:
             raise RequestError(
                 f"nothing reads what layer {layer} returns", do="choose a layer before the last"
             )
@@ -246,7 +240,7 @@ class _Finder:
         return value
 
     def _only_reader(self, value: int) -> Node | None:
-        readers = self.readers.get(value, [])
+        readers = self.graph.readers[value]
         return readers[0] if len(readers) == 1 else None
 
     def _shape(self, value: int) -> tuple[int, ...]:

@@ -177,7 +177,7 @@ class _Refit:
         if not layer.is_held:
             return "its weight is computed"
         calls = self.calls[layer.weight]
-        readers = self.readers.of[layer.weight]
+        readers = self.graph.readers[layer.weight]
         others = [node for node in readers if all(node is not call.node for call in calls)]
         if others:
             return f"its weight is also used by {others[0]}"
