@@ -1,7 +1,8 @@
-"""What an operator says about axes, and the registry of all that is said.
+"""What an operator says about axes, what it is besides, and the registry of all that is said.
 
-A rule is declared once. Coupling, MACs, the documentation row and the law test derive from it. Most rules are
-an equation (`equation`); operators that move positions around are short functions in the algebra (`rule`).
+A rule is declared once. Coupling, MACs, traits, the documentation row and the law tests derive from it. Most
+rules are an equation (`equation`); operators that move positions around are short functions in the algebra
+(`rule`).
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from secateur.coupling.call import Call
 from secateur.graph.axes import Expr
 from secateur.graph.equation import parse
+from secateur.graph.node import Node
+from secateur.graph.trait import Trait
 from secateur.registry import Registry
 
 Apply = Callable[[Call], list[Expr] | list[list[Expr]]]
@@ -26,6 +29,8 @@ class Rule:
         samples: Calls that the law test runs, as Python expressions; `T(2, 3)` is a random tensor whose dims
             are free, `F` is torch.nn.functional.
         macs: The MACs of a call as a sum of products of letters; empty where it does not multiply.
+        traits: What the operator is besides.
+        traits_if: Of which calls the traits are true; None where they are of all.
     """
 
     op: str
@@ -33,13 +38,20 @@ class Rule:
     apply: Apply
     samples: tuple[str, ...]
     macs: str = ""
+    traits: Trait = Trait.NONE
+    traits_if: Callable[[Node], bool] | None = None
 
 
 rules: Registry[Rule] = Registry("operator rule", "secateur.coupling.rules")
 
 
 def rule(
-    *ops: str, law: str, samples: Mapping[str, str] | tuple[str, ...] = (), macs: str = ""
+    *ops: str,
+    law: str,
+    samples: Mapping[str, str] | tuple[str, ...] = (),
+    macs: str = "",
+    traits: Trait | Mapping[str, Trait] = Trait.NONE,
+    traits_if: Callable[[Node], bool] | None = None,
 ) -> Callable[[Apply], Apply]:
     """Register a function as the rule of some operators.
 
@@ -48,12 +60,15 @@ def rule(
         law: What the rule says, one sentence for the documentation.
         samples: Calls for the law test, for all operators together or by operator.
         macs: The MACs that the function counts, for the documentation.
+        traits: What the operators are besides, for all together or by operator.
+        traits_if: Of which calls the traits are true, if not of all.
     """
 
     def register(apply: Apply) -> Apply:
         for op in ops:
             own = (samples[op],) if isinstance(samples, Mapping) else samples
-            rules.add(op, Rule(op, law, apply, own, macs))
+            known = traits.get(op, Trait.NONE) if isinstance(traits, Mapping) else traits
+            rules.add(op, Rule(op, law, apply, own, macs, known, traits_if))
         return apply
 
     return register
@@ -68,6 +83,7 @@ def equation(
     sizes: Mapping[str, str] | None = None,
     renormalised: str = "",
     fixed: str = "",
+    traits: Trait = Trait.NONE,
 ) -> None:
     """Register an equation as the rule of an operator.
 
@@ -79,10 +95,27 @@ def equation(
         sizes: Letters whose size is an integer argument: {"g": "groups"}; the argument follows the axis.
         renormalised: Letters over which the operator takes statistics; "..." for the broadcast dims.
         fixed: Letters that may not shrink although they return.
+        traits: What the operator is besides.
     """
     parsed = parse(text)
 
     def apply(call: Call) -> list[list[Expr]]:
         return call.equation(parsed, macs=macs, sizes=sizes or {}, renormalised=renormalised, fixed=fixed)
 
-    rules.add(op, Rule(op, text, apply, samples, macs))
+    rules.add(op, Rule(op, text, apply, samples, macs, traits))
+
+
+def rule_of(op: str) -> Rule | None:
+    """The rule of an operator, or else that of its out-of-place form; None if there is neither."""
+    return next((rules[name] for name in (op, op.removesuffix("_")) if name in rules), None)
+
+
+def traits_of(node: Node) -> Trait:
+    """What the operator of a call is, as its rule declares.
+
+    An operator without a rule has no trait, but for what PyTorch itself says: that it is element-wise.
+    """
+    found = rule_of(node.op)
+    if found is None:
+        return Trait.POINTWISE if node.is_pointwise else Trait.NONE
+    return found.traits if found.traits_if is None or found.traits_if(node) else Trait.NONE

@@ -8,7 +8,7 @@ from math import gcd, lcm, prod
 from secateur.coupling.call import Call, Findings
 from secateur.coupling.factors import choose_one_factor
 from secateur.coupling.groups import Group, Groups, Member
-from secateur.coupling.rule import rules
+from secateur.coupling.rule import rule_of
 from secateur.coupling.rules.elementwise import pointwise
 from secateur.errors import RequestError
 from secateur.graph.axes import Axis, Expr, MisalignedError, Product, Sum, axis, leaves, protect, resolve
@@ -122,10 +122,10 @@ def _fits(name: str, pattern: str) -> bool:
 
 def _apply(graph: Graph, node: Node, findings: Findings) -> None:
     call = Call(graph, node, findings)
-    op = node.op if node.op in rules else node.op.removesuffix("_")
+    rule = rule_of(node.op)
     try:
-        if op in rules:
-            results = rules[op].apply(call)
+        if rule is not None:
+            results = rule.apply(call)
         elif node.is_pointwise:
             results = pointwise(call)
         else:
