@@ -2,17 +2,18 @@
 
 import fnmatch
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import gcd, lcm, prod
 
 from secateur.coupling.call import Call, Findings
 from secateur.coupling.factors import choose_one_factor
 from secateur.coupling.groups import Group, Groups, Member
-from secateur.coupling.rule import rule_of
+from secateur.coupling.rule import rule_of, traits_of
 from secateur.coupling.rules.elementwise import pointwise
 from secateur.errors import RequestError
 from secateur.graph.axes import Axis, Expr, MisalignedError, Product, Sum, axis, leaves, protect, resolve
-from secateur.graph.node import Graph, Node, refs_in
+from secateur.graph.node import Graph, Node
+from secateur.graph.trait import Trait
 
 AXES = ("heads", "widths", "both")
 """What is cut where two free axes multiply."""
@@ -26,14 +27,6 @@ _DOES_NOT_FIT = (
     ArithmeticError,
 )
 """What a rule raises on a call that it was not written for; the call is then a barrier."""
-
-_PASSING = {
-    *("aten.slice", "aten.narrow", "aten.select", "aten.unbind", "aten.split", "aten.split_with_sizes"),
-    *("aten.chunk", "aten.tensor_split", "aten.view", "aten.permute", "aten.transpose", "aten.t"),
-    *("aten.squeeze", "aten.unsqueeze", "aten.expand", "aten.alias", "aten.to", "aten._to_copy"),
-    *("aten.clone", "aten.contiguous"),
-}
-"""Operators that hand positions on and compute nothing."""
 
 
 def couple_graph(
@@ -150,32 +143,43 @@ def _equate_written(call: Call, dims: list[list[Expr]]) -> None:
 
 
 def _protect_unread(graph: Graph, findings: Findings) -> None:
-    """Protect the rest of a stored table of which a model slices as much as its input is long.
+    """Protect a table of which a model takes as much as its input is long.
 
-    Only tensors that nothing but slices and views touch are looked at: their axes that no computing operator
-    reads wait for longer inputs.
+    An axis is read where an operator computes with it and does not return it. What is only ever left behind,
+    by a slice or a split, however the table was turned, computed or joined before, waits for longer inputs,
+    and what is taken now is a part of it: always in what no input takes part in, and in activations where as
+    much is taken as the input is long. Channels that are left behind of channels may go: no input reads them.
     """
-    sliced: dict[int, Node] = {}
-    computed: set[int] = set()
+    given = _axes_of(findings, graph.inputs)
+    waiting: list[tuple[Node, set[Axis], set[Axis]]] = []
+    read: set[Axis] = set()
     for node in graph.nodes:
-        for ref in (ref for arg in node.args.values() for ref in refs_in(arg)):
-            if node.op in _PASSING:
-                sliced.setdefault(ref.value, node)
-            else:
-                computed.add(ref.value)
-    waiting = {
-        leaf: sliced[value]
-        for value in sliced.keys() & graph.names.keys() - computed
-        for dim in findings.dims[value]
-        for leaf in leaves(dim)
-        if leaf.reason is None
-    }
-    for leaf in (
-        leaf for value in computed if waiting for dim in findings.dims[value] for leaf in leaves(dim)
-    ):
-        waiting.pop(leaf, None)
-    for leaf, node in waiting.items():
-        protect(leaf, f"not read for this input, others may read it: {node}")
+        if traits_of(node) & (Trait.MOVES | Trait.REPEATS):
+            waiting.extend((node, *parts) for parts in _left_behind(graph, findings, node, given))
+        else:
+            read |= _axes_of(findings, node.reads) - _axes_of(findings, node.makes)
+    for node, taken, left in waiting:
+        for leaf in taken | left if left - read else ():
+            if leaf.reason is None:
+                protect(leaf, f"not read for this input, others may read it: {node}")
+
+
+def _left_behind(
+    graph: Graph, findings: Findings, node: Node, given: set[Axis]
+) -> Iterator[tuple[set[Axis], set[Axis]]]:
+    """What a call takes of each dim of a table, and what it leaves and might take for other inputs."""
+    used = [value for value in node.makes if graph.readers[value] or value in graph.outputs]
+    handed_on = _axes_of(findings, used)
+    for value in node.reads:
+        for dim in findings.dims[value]:
+            held = set(leaves(dim))
+            taken, left = held & handed_on, held - handed_on
+            if left and (value not in graph.from_inputs or (taken and taken <= given)):
+                yield taken, left
+
+
+def _axes_of(findings: Findings, values: Iterable[int]) -> set[Axis]:
+    return {leaf for value in values for dim in findings.dims[value] for leaf in leaves(dim)}
 
 
 def _protect_unused(graph: Graph, findings: Findings) -> None:
