@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import secateur as sc
+from secateur.coupling.layers import layer_of
 from secateur.errors import CaptureError, RequestError
 from secateur.recovery.patches import Patches
 
@@ -540,7 +541,7 @@ def test_patches_are_a_view_of_the_input():
     x = torch.randn(2, 4, 8, 8)
     groups = sc.couple(model, x)
     (node,) = groups.graph.nodes
-    found = importlib.import_module("secateur.recovery.layers").layer_of(groups.graph, node)
+    found = layer_of(groups.graph, node)
     named = {**node.args, "weight": layer.weight}
     patches = Patches(found, named, x)
     assert patches._view.data_ptr() == x.data_ptr()

@@ -5,7 +5,7 @@ sizes that a cut would leave. Its time is a function of the sizes that can chang
 reads and makes. It is measured at the points of a grid, when a prediction first needs them, and interpolated:
 
     smooth operators (element-wise, norms, pooling)     grid of 1, n/4, n/2, n
-    blocked operators (convolutions, matrix products)   two grids: the ends of the kernel's blocks, and one
+    operators that multiply (convolutions, products)    two grids: the ends of the kernel's blocks, and one
                                                         channel more
 
 Kernels work on blocks of b channels, so that the time climbs by stairs: between one more than a block's end
@@ -35,19 +35,6 @@ from secateur.graph.axes import Sum as Concatenation
 from secateur.graph.keep import count
 from secateur.graph.node import Node, Ref
 
-_BLOCKED = {
-    *(
-        "aten.conv1d",
-        "aten.conv2d",
-        "aten.conv3d",
-        "aten.convolution",
-        "aten.linear",
-        "aten.addmm",
-        "aten.mm",
-    ),
-    *("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d"),
-    *("aten.matmul", "aten.bmm", "aten.baddbmm", "aten.einsum", "aten.scaled_dot_product_attention"),
-}
 _SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
 _CACHE_BYTES, _MOST_COPIES = 2**26, 16
 _LEAST_PASSES, _MOST_PASSES, _ENOUGH_S = 8, 40, 0.005
@@ -237,7 +224,7 @@ class LayerTime:
         self.node = node
         self._groups = groups
         self._table = table
-        self._block = block if node.op in _BLOCKED else 0
+        self._block = block if node.index in groups.findings.macs else 0
         free = {group.axis for group in groups.prunable}
         exprs = {
             _identity(dim): dim for dim in self._dims() if any(leaf in free for leaf in axes_in(resolve(dim)))

@@ -110,6 +110,17 @@ def rule_of(op: str) -> Rule | None:
     return next((rules[name] for name in (op, op.removesuffix("_")) if name in rules), None)
 
 
+def is_norm_scale(op: str, arg: str) -> bool:
+    """Whether an argument of an operator is the scale of a norm of single channels: a batch norm's, say.
+
+    Example:
+        >>> is_norm_scale("aten.batch_norm", "weight"), is_norm_scale("aten.layer_norm", "weight")
+        (True, False)
+    """
+    found = rule_of(op)
+    return arg == "weight" and found is not None and Trait.CHANNEL_NORM in found.traits
+
+
 def traits_of(node: Node) -> Trait:
     """What the operator of a call is, as its rule declares.
 

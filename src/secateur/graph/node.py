@@ -140,6 +140,17 @@ class Graph:
         )
 
 
+def first_operand(node: Node) -> int | None:
+    """The value that a call takes as `input` or `self`; None if it takes none, or a list.
+
+    Example:
+        >>> first_operand(Node(0, "aten.relu", "default", {"self": Ref(4)}, ()))
+        4
+    """
+    first = node.args.get("input", node.args.get("self"))
+    return first.value if isinstance(first, Ref) else None
+
+
 def refs_in(arg: Any) -> Iterator[Ref]:
     """Yield the tensor references of an argument, nested lists included."""
     if isinstance(arg, Ref):

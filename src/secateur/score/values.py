@@ -11,27 +11,17 @@ is a statistic that the same channels are scaled by (the mean of squares in a no
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 
 from secateur.coupling import Group, Groups
+from secateur.coupling.rule import traits_of
 from secateur.graph.axes import Axis, axes_in, resolve
 from secateur.graph.keep import Places
-from secateur.graph.node import Node, Ref
-
-_PASSED = frozenset(
-    f"aten.{name}"
-    for name in (
-        *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "movedim"),
-        *("squeeze", "unsqueeze", "contiguous", "clone", "alias", "dropout", "feature_dropout", "pad"),
-        *("constant_pad_nd", "mean", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d"),
-        *("avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
-        *("_adaptive_avg_pool2d", "adaptive_max_pool2d", "max_pool2d_with_indices", "swapaxes", "roll"),
-        *("upsample_nearest2d", "upsample_bilinear2d"),
-    )
-)
-"""Operators that move or resample numbers of one tensor."""
+from secateur.graph.node import Node, first_operand
+from secateur.graph.trait import Trait
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,19 +96,27 @@ class Reading:
 
     def _back(self, axis: Axis, value: int, dim: int) -> tuple[int, int]:
         """Go back over operators that move or resample."""
-        while (node := self.graph.maker.get(value)) is not None and node.op in _PASSED:
-            source = node.args.get("input", node.args.get("self"))
-            if not isinstance(source, Ref) or self.graph.values[source.value].kind != "node":
+        while (node := self.graph.maker.get(value)) is not None:
+            source = first_operand(node)
+            if source is None or not self._is_passed(node, source):
                 break
             holding = [
                 at
-                for at, expr in enumerate(self.groups.findings.dims[source.value])
+                for at, expr in enumerate(self.groups.findings.dims[source])
                 if any(leaf is axis for leaf in axes_in(resolve(expr)))
             ]
             if len(holding) != 1:
                 break
-            value, dim = source.value, holding[0]
+            value, dim = source, holding[0]
         return value, dim
+
+    def _is_passed(self, node: Node, source: int) -> bool:
+        """Whether a call resamples its operand, or moves all of its numbers."""
+        if self.graph.values[source].kind != "node":
+            return False
+        traits = traits_of(node)
+        sizes = {prod(self.graph.values[value].shape) for value in (source, *node.makes)}
+        return Trait.RESAMPLES in traits or (Trait.MOVES in traits and len(sizes) == 1)
 
     def _read_value(self, axis: Axis, value: int, dim: int) -> ReadValue:
         dims = [resolve(expr) for expr in self.groups.findings.dims[value]]

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture.copies import copy_module
+from secateur.coupling.layers import layer_of
 from secateur.errors import CaptureError
 from secateur.graph.axes import Axis, leaves
 from secateur.graph.node import Node, Ref
-from secateur.recovery.layers import is_batch_norm, layer_of, tensors_of
+from secateur.recovery.layers import is_batch_norm, tensors_of
 from secateur.recovery.lockstep import Pair, start
 from secateur.recovery.step import Recovery, Subject, step
 
