@@ -6,7 +6,7 @@ rules are an equation (`equation`); operators that move positions around are sho
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from secateur.coupling.call import Call
 from secateur.graph.axes import Expr
@@ -56,7 +56,7 @@ def rule(
     """Register a function as the rule of some operators.
 
     Args:
-        ops: Operators without overload.
+        ops: Operators without overload, "aten.relu" or "shop::gate".
         law: What the rule says, one sentence for the documentation.
         samples: Calls for the law test, for all operators together or by operator.
         macs: The MACs that the function counts, for the documentation.
@@ -68,7 +68,7 @@ def rule(
         for op in ops:
             own = (samples[op],) if isinstance(samples, Mapping) else samples
             known = traits.get(op, Trait.NONE) if isinstance(traits, Mapping) else traits
-            rules.add(op, Rule(op, law, apply, own, macs, known, traits_if))
+            _add(Rule(op, law, apply, own, macs, known, traits_if))
         return apply
 
     return register
@@ -78,7 +78,7 @@ def equation(
     op: str,
     text: str,
     *,
-    samples: tuple[str, ...],
+    samples: tuple[str, ...] = (),
     macs: str = "",
     sizes: Mapping[str, str] | None = None,
     renormalised: str = "",
@@ -88,7 +88,7 @@ def equation(
     """Register an equation as the rule of an operator.
 
     Args:
-        op: The operator without overload.
+        op: The operator without overload, "aten.linear" or "shop::project".
         text: The equation; operands are named as in the operator's schema.
         samples: Calls for the law test.
         macs: MACs as products of letters, joined by "+"; "..." stands for the broadcast dims.
@@ -102,7 +102,13 @@ def equation(
     def apply(call: Call) -> list[list[Expr]]:
         return call.equation(parsed, macs=macs, sizes=sizes or {}, renormalised=renormalised, fixed=fixed)
 
-    rules.add(op, Rule(op, text, apply, samples, macs, traits))
+    _add(Rule(op, text, apply, samples, macs, traits))
+
+
+def _add(entry: Rule) -> None:
+    """Register a rule under the name that a record gives the operator."""
+    name = entry.op.replace("::", ".")
+    rules.add(name, replace(entry, op=name))
 
 
 def rule_of(op: str) -> Rule | None:

@@ -116,7 +116,7 @@ def _apply(graph: Graph, node: Node, findings: Findings) -> None:
         elif node.is_pointwise:
             results = pointwise(call)
         else:
-            results = call.barrier(f"no rule covers {node.op}")
+            results = call.barrier(f"no rule covers {node.op} (secateur.operators.rule declares one)")
         dims: list[list[Expr]] = [result if isinstance(result, list) else [result] for result in results]
         sizes = [tuple(dim.size for dim in result) for result in dims]
         if sizes != call.out_shapes():
