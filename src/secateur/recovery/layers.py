@@ -80,7 +80,9 @@ class Readers:
         if is_scale(node):
             other = other_operand(node, value)
             return other is not None and other in self.graph.names
-        return first_operand(node) == value and (is_move(node) or is_batch_norm(self.graph, node))
+        return first_operand(node) == value and (
+            (is_move(node) and not _may_cast(node)) or is_batch_norm(self.graph, node)
+        )
 
 
 def is_batch_norm(graph: Graph, node: Node) -> bool:
@@ -94,6 +96,11 @@ def is_batch_norm(graph: Graph, node: Node) -> bool:
 def is_move(node: Node) -> bool:
     """Whether a call only moves the numbers of one tensor about, or leaves some behind."""
     return Trait.MOVES in traits_of(node) and first_operand(node) is not None
+
+
+def _may_cast(node: Node) -> bool:
+    """Whether a call may change the element type: places, which are numbered, do not survive that."""
+    return not node.args.keys().isdisjoint(("dtype", "other"))
 
 
 def is_sum(node: Node) -> bool:
