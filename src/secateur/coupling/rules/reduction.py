@@ -8,7 +8,6 @@ An operator that returns positions (argmax, sort) would return other numbers: it
 from secateur.coupling.call import Call
 from secateur.coupling.rule import rule
 from secateur.graph.axes import ONE, Expr
-from secateur.graph.node import refs_in
 from secateur.graph.trait import Trait
 
 _SUMS = {
@@ -219,11 +218,7 @@ def choose(call: Call) -> list[Expr] | list[list[Expr]]:
     """One of the values along a dim, and perhaps where it stands; `max` of two tensors is element-wise."""
     if "other" in call:
         return [call.broadcast(call["self"], call["other"])]
-    places = call.node.outputs[1:]
-    later = call.graph.nodes[call.node.index + 1 :]
-    read = (ref for node in later for arg in node.args.values() for ref in refs_in(arg))
-    if any(ref is not None and ref.value in call.graph.outputs for ref in places) or any(
-        ref in places for ref in (read if places else ())
-    ):
+    places = call.node.makes[1:]
+    if any(call.graph.readers[value] or value in call.graph.outputs for value in places):
         return locate(call)
     return statistic(call)
