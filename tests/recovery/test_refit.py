@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import secateur as sc
+from secateur.coupling.layers import layer_of
 from secateur.errors import CaptureError, RequestError
+from secateur.recovery.layers import Readers
 from secateur.recovery.patches import Patches
 
 refit = importlib.import_module("secateur.recovery.steps.refit")
@@ -540,7 +542,7 @@ def test_patches_are_a_view_of_the_input():
     x = torch.randn(2, 4, 8, 8)
     groups = sc.couple(model, x)
     (node,) = groups.graph.nodes
-    found = importlib.import_module("secateur.recovery.layers").layer_of(groups.graph, node)
+    found = layer_of(groups.graph, node)
     named = {**node.args, "weight": layer.weight}
     patches = Patches(found, named, x)
     assert patches._view.data_ptr() == x.data_ptr()
@@ -556,3 +558,25 @@ def test_an_output_that_does_not_vary_has_no_share_that_is_wrong():
     (told,) = sc.recover(result, [torch.randn(1, 4)], ["refit"]).recovered
     assert not told.exact
     assert "its output does not vary on 1 position" in str(told)
+
+
+@pytest.mark.parametrize("turn", ["swapaxes", "flatten", "roll", "type_as", "to"])
+def test_the_way_to_an_addition_leads_through_moves_but_not_through_casts(turn):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            moved = {
+                "swapaxes": lambda y: y.swapaxes(0, 1).swapaxes(0, 1),
+                "flatten": lambda y: y.flatten().unflatten(0, (4, 4)),
+                "roll": lambda y: y.roll(1, 0),
+                "type_as": lambda y: y.type_as(x),
+                "to": lambda y: y.to(torch.float64).to(torch.float32),
+            }[turn](self.one(x))
+            return moved + self.two(x)
+
+    graph = sc.couple(Net(), torch.zeros(4, 4)).graph
+    path = Readers(graph).path_to_sum(layer_of(graph, graph.nodes[0]))
+    assert ("aten.add" in [node.op for node in path]) == (turn not in ("type_as", "to"))

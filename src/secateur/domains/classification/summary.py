@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from secateur.coupling import Groups
+from secateur.coupling.layers import layer_of
 from secateur.domains.classification.images import Splits
 from secateur.domains.classification.slimming import Slimmed, Stage
 from secateur.graph.axes import Axis
@@ -145,10 +146,8 @@ def layer_rows(groups: Groups, kept: Mapping[Axis, int]) -> tuple[LayerRow, ...]
             for ref in (weight, node.args.get("bias"))
             if isinstance(ref, Ref) and ref.value in graph.names
         ]
-        output = node.outputs[0]
-        assert output is not None, "a layer returns a tensor"
-        rank = len(findings.dims[weight.value])
-        channels = findings.dims[output.value][-1 if node.op == "aten.linear" else 1 - rank]
+        layer = layer_of(graph, node)
+        channels = findings.dims[node.makes[0]][1 if layer is None else layer.channels_at]
         name = graph.names[weight.value][0].rpartition(".")[0]
         rows.append(
             LayerRow(

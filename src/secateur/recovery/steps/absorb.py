@@ -29,9 +29,10 @@ from secateur.capture.batches import naming_batch
 from secateur.capture.copies import copy_module
 from secateur.capture.inputs import map_inputs
 from secateur.capture.recorder import shadow
+from secateur.coupling.layers import Layer, layer_of
 from secateur.errors import CaptureError
 from secateur.graph.keep import keep_mask, positions
-from secateur.recovery.layers import Layer, Readers, constant_place, has_lost, layer_of, own_place
+from secateur.recovery.layers import Readers, constant_place, has_lost, own_place
 from secateur.recovery.step import Recovery, Subject, step
 
 _PROBES = 2
@@ -184,7 +185,7 @@ def _by_place(
 
 
 def _silence(subject: Subject) -> nn.Module:
-    """Copy the original with the batch-norm scale of every removed channel at zero."""
+    """Copy the original with the scale of every removed channel at zero, in the norms of single channels."""
     model = copy_module(subject.original).eval()
     named = dict(model.named_parameters(remove_duplicate=False))
     with torch.no_grad():
@@ -193,7 +194,7 @@ def _silence(subject: Subject) -> nn.Module:
             if mask is None:
                 continue
             for member in group.members:
-                if member.op == "aten.batch_norm" and member.arg == "weight":
+                if member.is_norm_scale:
                     rows = positions(member.expr, group.axis)[~mask].reshape(-1)
                     named[member.tensor][torch.from_numpy(rows)] = 0
     return model

@@ -34,10 +34,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture.copies import copy_module
+from secateur.coupling.layers import Layer, layer_of
 from secateur.errors import CaptureError
 from secateur.graph.keep import keep_mask
 from secateur.recovery.gram import Change, Gram, choose_ridge
-from secateur.recovery.layers import Layer, Readers, constant_place, has_lost, layer_of, tensors_of
+from secateur.recovery.layers import Readers, constant_place, has_lost, tensors_of
 from secateur.recovery.lockstep import Pair, start
 from secateur.recovery.patches import Patches, weight_change
 from secateur.recovery.step import Recovery, Subject, step
@@ -178,7 +179,7 @@ class _Refit:
         if not layer.is_held:
             return "its weight is computed"
         calls = self.calls[layer.weight]
-        readers = self.readers.of[layer.weight]
+        readers = self.graph.readers[layer.weight]
         others = [node for node in readers if all(node is not call.node for call in calls)]
         if others:
             return f"its weight is also used by {others[0]}"
