@@ -19,7 +19,7 @@ from secateur.graph.axes import product, resolve
 from secateur.graph.keep import Kept
 from secateur.graph.unify import factor
 from secateur.plans.plan import PlanGroup, make_plan
-from secateur.proof import Verdict, compare_records, verify
+from secateur.proof import Verdict, compare_records, kept_by, verify
 from secateur.proof.drawing import randomised
 
 
@@ -356,7 +356,7 @@ def test_a_cut_that_broadcasts_deviates_by_the_shape_of_its_result(left):
         )
     cut_graph, failure = record(cut, ROW, groups.graph.substrate)
     assert failure is None
-    deviation = compare_records(groups, {groups["first"].axis: 2}, cut_graph)
+    deviation = compare_records(groups, kept_by(plan, groups), cut_graph)
     if left == 2:
         assert deviation is None
     else:

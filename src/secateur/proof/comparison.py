@@ -142,6 +142,8 @@ class Comparison:
         if measured.error > found.tolerance:
             if not self._is_rounding(leader, at, value, measured, level):
                 self._differ(found)
+            if all(_memory(arg) != _memory(one) for arg in _tensors(leader)):
+                two.copy_(kept)  # else all that is computed from it would differ, too
         elif self.worst is None or found.share > self.worst.share:
             self.worst = found
         return level
