@@ -14,7 +14,7 @@ ERRORS = [
 @pytest.mark.parametrize("kind", ERRORS)
 def test_every_error_is_ours_and_has_an_exit_code(kind):
     assert issubclass(kind, errors.SecateurError)
-    assert kind.exit_code == (2 if kind is errors.RequestError else 1)
+    assert kind.exit_code == (2 if issubclass(kind, errors.RequestError) else 1)
 
 
 def test_a_message_says_what_then_details_then_what_to_do():

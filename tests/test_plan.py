@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 import secateur as sc
 from secateur.capture import capture
 from secateur.coupling import couple_graph
+from secateur.cut import Followed
 from secateur.errors import CheckpointError, RequestError
-from secateur.plans.plan import identity_plan, make_plan, tensor_shapes
+from secateur.graph.origin import Field
+from secateur.plans.plan import Request, identity_plan, make_plan, tensor_shapes
+from secateur.select import Budget
 
 X = torch.randn(2, 3, 6, 6)
 
@@ -34,7 +37,7 @@ keeps = st.fixed_dictionaries(
 @given(keeps)
 def test_a_plan_survives_json_and_cuts_what_it_says(solved, keep):
     model, groups = solved
-    plan = make_plan(model, groups, keep, requested="by hand")
+    plan = make_plan(model, groups, keep, requested=Request(kind="by hand"))
     again = sc.Plan.from_json(plan.to_json())
     assert again == plan
     assert again.keep == keep
@@ -56,7 +59,11 @@ def test_a_plan_needs_neither_groups_nor_a_record(solved):
 def test_a_plan_says_how_it_was_made_and_what_was_left_alone(solved):
     model, groups = solved
     plan = make_plan(
-        model, groups, {"inner": (1, 2)}, requested="ratio=0.7", reasons={"head": "model output"}
+        model,
+        groups,
+        {"inner": (1, 2)},
+        requested=Request(kind="ratio", value=0.7),
+        reasons={"head": "model output"},
     )
     assert plan.model == "Residual"
     assert plan.params == 903
@@ -118,6 +125,54 @@ def test_a_cut_model_is_not_cut_again_by_the_same_plan(solved):
         plan.apply(plan.apply(model))
 
 
+@pytest.mark.parametrize(
+    ("given", "kind", "value", "is_share"),
+    [
+        ({"ratio": 0.3}, "ratio", 0.3, False),
+        ({"ratio": 0}, "ratio", 0, False),
+        ({"macs": 0.5}, "macs", 0.5, True),
+        ({"macs": 1}, "macs", 1, True),
+        ({"params": 1_234_567}, "params", 1_234_567, False),
+        ({"params": 2e10}, "params", 2e10, False),
+        ({"memory": "2MiB"}, "memory", 2097152, False),
+        ({"size_bytes": "1e-05"}, "size_bytes", 1e-5, True),
+        ({"latency_ms": 0.6}, "latency_ms", 0.6, False),
+        ({"latency_ms": "60%"}, "latency_ms", 0.6, True),
+    ],
+)
+def test_a_plan_holds_its_budget_as_data_and_reads_older_ones_from_their_text(
+    solved, given, kind, value, is_share
+):
+    budget = Budget.of(**given)
+    plan = make_plan(*solved, {"inner": (0,)}, requested=budget.request)
+    written = json.loads(plan.to_json())["requested"]
+    assert (written["kind"], written["value"], written["is_share"]) == (kind, value, is_share)
+    assert str(plan.requested) == str(budget)
+    older = sc.Plan.from_json(_edited(plan, requested=str(budget)))
+    assert older == sc.Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"channels": {"layer4.*": 0.5, "stem": 0.25}}, "channels={'layer4.*': 0.5, 'stem': 0.25}"),
+        ({"keep": {"features.0": (1, 2), "head": (0,)}}, "keep={features.0: 2, head: 1}"),
+    ],
+)
+def test_budgets_by_group_are_data_too(solved, given, text):
+    plan = make_plan(*solved, {"inner": (0,)}, requested=Budget.of(**given).request)
+    assert str(plan.requested) == text
+    older = sc.Plan.from_json(_edited(plan, requested=text))
+    assert older == plan
+    assert set(older.requested.parts) == set(*given.values())
+
+
+@pytest.mark.parametrize("text", ["", "nothing", "the channels that masks make superfluous", "by hand: a=b"])
+def test_words_stay_words(solved, text):
+    plan = sc.Plan.from_json(_edited(make_plan(*solved, {"inner": (0,)}), requested=text))
+    assert (str(plan.requested), plan.requested.value) == (text, None)
+
+
 def _edited(plan, **changes):
     return json.dumps(json.loads(plan.to_json()) | changes)
 
@@ -144,6 +199,17 @@ def test_a_damaged_plan_is_refused(solved, damage):
     plan = make_plan(*solved, {"inner": (0, 1)})
     with pytest.raises(CheckpointError, match=r"cannot read half/plan\.json"):
         sc.Plan.from_json(damage(plan), origin="half/plan.json")
+
+
+def test_integers_that_follow_add_to_the_sizes_that_a_plan_knows_and_replace_none(solved):
+    """A size that the plan writes as an expression holds whatever is kept; a number is of one choice."""
+    plan = make_plan(*solved, {"inner": (0, 1)})
+    known = plan.attributes["inner"]["out_channels"]
+    fields = {Field("inner", ("out_channels",)): 5, Field("", ("config", "width")): 3, Field("", ("n", 1)): 2}
+    found = plan.following(Followed(fields, {}))
+    assert found.attributes["inner"]["out_channels"] == known == "inner"
+    assert found.attributes[""] == {"config.width": 3, "n.1": 2}
+    assert plan.following(Followed({}, {})) == plan
 
 
 def test_shapes_name_ties_and_buffers_that_are_not_saved():

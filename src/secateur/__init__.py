@@ -1,6 +1,6 @@
 """Prune PyTorch networks: couple, score, cut, prove, recover."""
 
-from secateur import errors, mask
+from secateur import errors, mask, operators
 from secateur.bridge import plan_from_masks
 from secateur.checking import check
 from secateur.costs import Cost, Latency, latency
@@ -45,6 +45,7 @@ __all__ = [
     "load",
     "mask",
     "measure",
+    "operators",
     "pair",
     "plan",
     "plan_from_masks",

@@ -12,7 +12,7 @@ from secateur.coupling import Groups
 from secateur.errors import CheckError, CutError, RequestError, SecateurError
 from secateur.mask.dead import find_dead
 from secateur.pipeline import couple, plan_model
-from secateur.plans.plan import Plan
+from secateur.plans.plan import Plan, Request
 from secateur.proof import Proof, Reference, kept_by
 
 
@@ -44,7 +44,7 @@ def plan_from_masks(
         CheckError: The cut model computes something else.
 
     Example:
-        >>> import secateur as sc
+        >>> import torch, secateur as sc
         >>> net, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(3, 4)
         >>> _ = sc.mask.prune(net, "l2", structure="structured", amount=0.5, select="0")
         >>> plan = plan_from_masks(net, x)
@@ -71,7 +71,7 @@ def plan_from_masks(
         name: [at for at in range(groups[name].size) if at not in set(gone)] for name, gone in dead.items()
     }
     plan = _plan(model, example_inputs, groups, keep, axes, check=check, seed=seed)
-    return plan.model_copy(update={"requested": "the channels that masks make superfluous"})
+    return plan.model_copy(update={"requested": Request(kind="the channels that masks make superfluous")})
 
 
 def _plan(

@@ -32,13 +32,17 @@ class SecateurError(Exception):
             shown = [*shown[:_MOST_LINES], f"... and {len(shown) - _MOST_LINES} more"]
         lines = [what, *shown, *([do] if do else [])]
         super().__init__("\n  ".join(lines))
-        self.what = what
+        self.what, self.context, self.do = what, tuple(shown), do
 
 
 class RequestError(SecateurError):
     """The request itself makes no sense: an unknown name, a ratio outside [0, 1), a missing file."""
 
     exit_code = 2
+
+
+class EmptyCutError(RequestError):
+    """The request makes sense, but no channel goes: rounding, floors or protection hold them all."""
 
 
 class CaptureError(SecateurError):
@@ -63,6 +67,21 @@ class CheckError(SecateurError):
 
 class CheckpointError(SecateurError):
     """A file is missing, truncated, foreign, or belongs to another architecture."""
+
+
+class SourceError(CheckpointError):
+    """A saved folder asks to run a file that the user did not name.
+
+    Args:
+        what: As for every error, and so are `context` and `do`.
+        context: Lines of detail.
+        do: What the user can do about it.
+        typed: The word that named the folder, and the one that names the file, too.
+    """
+
+    def __init__(self, what: str, context: Iterable[str], do: str, typed: tuple[str, str]) -> None:
+        super().__init__(what, context, do)
+        self.typed = typed
 
 
 class DataError(SecateurError):

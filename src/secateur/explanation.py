@@ -1,15 +1,14 @@
 """Explain: why each group of a plan has its width."""
 
-import io
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from secateur.plans.plan import Account, Plan, PlanGroup, Why
+from secateur.plans.plan import Account, Plan, Why
 from secateur.result import Result
 from secateur.select import Budget
+from secateur.tables import printed
 
 
 class GroupReason(Why):
@@ -85,9 +84,8 @@ class Explanation:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=140, file=io.StringIO(), color_system=None)
-        console.print(self.table())
-        lines = [f"rounded {group.name}: {group.rounding}" for group in self.groups if group.rounding]
+        lines = [printed(self.table(), width=140)]
+        lines += [f"rounded {group.name}: {group.rounding}" for group in self.groups if group.rounding]
         lines += [
             f"equal counts: {group.name}, {', '.join(group.together)}"
             for group in self.groups
@@ -96,8 +94,7 @@ class Explanation:
         lines += [f"left alone {group.name}: {group.reason}" for group in self.groups if group.reason]
         if self.account is not None:
             lines += _account_lines(self.account)
-        output: Any = console.file
-        return "\n".join([output.getvalue().rstrip(), *lines])
+        return "\n".join(lines)
 
 
 def explain(plan: Plan | Result) -> Explanation:
@@ -120,20 +117,20 @@ def explain(plan: Plan | Result) -> Explanation:
         (8, 3, 'budget', 1, 7.0)
     """
     plan = plan.plan if isinstance(plan, Result) else plan
-    cut = tuple(_reason(group, plan.requested) for group in plan.groups)
+    unsaid = Why(decided="asked" if plan.requested.kind == "keep" else "not recorded")
+    cut = tuple(
+        GroupReason(
+            name=group.name, size=group.size, kept=len(group.keep), **(group.why or unsaid).model_dump()
+        )
+        for group in plan.groups
+    )
     named = {group.name for group in plan.groups}
     left = tuple(
         GroupReason(name=name, decided="protected", reason=reason)
         for name, reason in plan.reasons.items()
         if name not in named
     )
-    return Explanation(plan.requested, cut + left, plan.account)
-
-
-def _reason(group: PlanGroup, requested: str) -> GroupReason:
-    nothing = "asked" if requested.startswith("keep=") else "not recorded"
-    why = group.why or Why(decided=nothing)
-    return GroupReason(name=group.name, size=group.size, kept=len(group.keep), **why.model_dump())
+    return Explanation(str(plan.requested), cut + left, plan.account)
 
 
 def _number(value: float | None) -> str:

@@ -16,7 +16,7 @@ from secateur.capture.meta import is_on_meta, require_values
 from secateur.capture.unwrap import unwrap, warn_of_compiled
 from secateur.costs import Cost, cost_of
 from secateur.coupling import Groups, Recorded, couple_graph, on_any_substrate
-from secateur.errors import NoEffectWarning, RequestError
+from secateur.errors import EmptyCutError, NoEffectWarning
 from secateur.plans.plan import Plan, make_plan
 from secateur.recovery import choose as choose_steps
 from secateur.result import Result, recover_result
@@ -336,7 +336,7 @@ def _settle_recorded(
             model,
             groups,
             selection.keep,
-            requested=str(asked.budget),
+            requested=asked.budget.request,
             reasons=selection.reasons,
             why=selection.why,
             account=selection.account,
@@ -371,7 +371,7 @@ def _require_effect(groups: Groups, selection: Selection, budget: Budget) -> Non
     if budget.asks_for_nothing or (account is not None and account.wanted >= account.whole):
         warnings.warn(f"{budget} asks for nothing to be pruned", NoEffectWarning, stacklevel=5)
         return
-    raise RequestError(
+    raise EmptyCutError(
         f"{budget} prunes nothing",
         [f"{name}: {reason}" for name, reason in selection.reasons.items()]
         + [

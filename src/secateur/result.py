@@ -1,13 +1,11 @@
 """What `prune` returns, and what can be done with it: recover and save."""
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -25,6 +23,7 @@ from secateur.recovery import choose as choose_steps
 from secateur.recovery import recover as run_recovery
 from secateur.recovery import table as recovery_table
 from secateur.recovery.step import steps as registered
+from secateur.tables import printed
 from secateur.write.checkpoint import save_model
 
 
@@ -62,22 +61,16 @@ class Result:
         return cost_table(f"pruned {self.plan.model}", self.before, self.after, channels)
 
     def __str__(self) -> str:
-        console = Console(width=110, file=io.StringIO(), color_system=None)
-        console.print(self.table())
-        console.print(f"asked {self.plan.requested}; removed {self.plan.achieved:.1%} of the channels")
-        console.print(
-            f"groups that could be cut: {len(self.plan.groups)}, left alone: {len(self.plan.reasons)}"
-        )
-        if self.plan.account is not None:
-            for note in self.plan.account.notes:
-                console.print(note, soft_wrap=True, markup=False)
-        console.print(f"check: {self.verdict or 'not asked for'}")
-        for recovery in self.recovered:
-            console.print(str(recovery), soft_wrap=True)
-        if self.errors:
-            console.print(recovery_table(self.errors), soft_wrap=True)
-        output: Any = console.file
-        return output.getvalue().rstrip()
+        lines = [
+            printed(self.table()),
+            f"asked {self.plan.requested}; removed {self.plan.achieved:.1%} of the channels",
+            f"groups that could be cut: {len(self.plan.groups)}, left alone: {len(self.plan.reasons)}",
+            *(self.plan.account.notes if self.plan.account else ()),
+            f"check: {self.verdict or 'not asked for'}",
+            *map(str, self.recovered),
+            *([recovery_table(self.errors)] if self.errors else ()),
+        ]
+        return "\n".join(lines)
 
 
 def cost_table(title: str, before: Cost, after: Cost, counted: tuple[str, int, int]) -> Table:

@@ -179,7 +179,7 @@ class Settler:
         inputs = cast_inputs(self.recorded.inputs, torch.float64)
         kept = kept_by(plan, groups)
         masked = mask_model(copy_module(self.model), groups, kept, torch.float64)
-        found = regroup(masked, inputs, groups, kept)
+        found, _ = regroup(masked, inputs, groups, kept)
         if found is None:
             return None
         again, kept = found

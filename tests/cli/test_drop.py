@@ -44,13 +44,14 @@ def test_a_model_is_dropped_checked_pruned_and_loaded(word, run, tmp_path):
 
     found = run("check", word, tmp_path / "shallow", *INPUT)
     assert (found.code, found.out[:6]) == (0, "exact:")
-    outcome = run("prune", tmp_path / "shallow", "--ratio", 0.3, *INPUT, "--save", tmp_path / "both")
+    shallow = f"{tmp_path}/shallow@{word}"
+    outcome = run("prune", shallow, "--ratio", 0.3, *INPUT, "--save", tmp_path / "both")
     assert outcome.code == 0, outcome.err
-    assert run("check", tmp_path / "shallow", tmp_path / "both", *INPUT).code == 0
+    assert run("check", shallow, tmp_path / "both", *INPUT).code == 0
     plan = sc.Plan.from_json((tmp_path / "both" / "plan.json").read_bytes())
     assert plan.previous.dropped == tuple(numbers["dropped"])
     assert plan.previous.command.startswith("secateur drop ")
-    outcome = run("inspect", tmp_path / "both", *INPUT, "--json")
+    outcome = run("inspect", f"{tmp_path}/both@{word}", *INPUT, "--json")
     assert outcome.code == 0, outcome.err
 
 

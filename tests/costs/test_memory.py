@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import secateur as sc
-from secateur.costs.memory import memory_meter
+from secateur.costs.memory import activation_bytes, memory_meter
 from secateur.costs.meter import Meter, Term, macs_meter, params_meter, size_meter
 from secateur.graph.axes import Axis
 
@@ -131,3 +131,22 @@ def test_a_meter_computes_only_what_changed():
     assert meter.at({axes[7]: 5}) == 495
     assert meter.at({}) == 500
     assert asked == [axes[3], axes[7], axes[3], axes[7]]
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda x: x.transpose(1, 2),
+        lambda x: x.swapaxes(1, 2),
+        lambda x: x.moveaxis(1, 2),
+        lambda x: x.mT,
+        lambda x: x.adjoint(),
+    ],
+)
+def test_a_reshape_behind_a_turn_is_a_copy_however_it_is_turned(turn):
+    class Turned(nn.Module):
+        def forward(self, x):
+            return turn(x * 2).reshape(len(x), -1).sum()
+
+    groups = sc.couple(Turned(), torch.zeros(2, 3, 5))
+    assert activation_bytes(groups) == 4 * (30 + 30 + 30)

@@ -10,8 +10,10 @@ from torch import nn
 
 import secateur as sc
 from secateur.cut.corrections import Corrected, Correction, correct, replace_numbers
+from secateur.cut.follow import _Follower
 from secateur.cut.slicing import set_field
 from secateur.errors import CutError
+from secateur.graph.origin import Field
 
 WIDTH, HEADS = 12, 3
 
@@ -113,6 +115,20 @@ def test_another_number_than_at_the_cut_is_refused():
         scaled.apply(7)
 
 
+def test_a_module_that_is_corrected_again_keeps_its_corrections():
+    """As when a model is cut twice, and each cut leaves another number wrong."""
+
+    class Steps(nn.Module):
+        def forward(self, x):
+            return x.narrow(1, 0, 4).narrow(0, 0, 3)
+
+    module = Steps()
+    correct(module, [Correction("narrow", 1, 2, 4, 2)])
+    assert module(torch.zeros(5, 8)).shape == (3, 2)
+    correct(module, [Correction("narrow", 2, 2, 3, 1)])
+    assert module(torch.zeros(5, 8)).shape == (1, 2)
+
+
 def test_the_calls_of_a_module_are_counted_anew_at_each_run():
     class Twice(nn.Module):
         def forward(self, x):
@@ -139,3 +155,13 @@ def test_a_field_of_a_shared_object_is_set_for_one_module_only():
     set_field(one, ["config", "inner", "width"], 2)
     assert (one.config.inner.width, one.config.heads) == (2, 4)
     assert (two.config.inner.width, config.inner.width) == (3, 3)
+
+
+def test_a_field_takes_the_number_that_most_calls_want():
+    """The others are corrected, call by call; so the fewer, the better."""
+    heads, width = Field("a", ("heads",)), Field("a", ("width",))
+    follower = object.__new__(_Follower)
+    follower.decided = {}
+    assert follower._decide([(heads, 2), (heads, 2), (heads, 3), (width, 8), (width, 16)])
+    assert follower.decided == {heads: 2, width: 16}
+    assert not follower._decide([(heads, 3), (heads, 3)]), "what is decided stays so"

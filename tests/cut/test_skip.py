@@ -75,6 +75,14 @@ def test_a_sequential_gets_an_identity_where_that_suffices():
     assert type(drop(nets_deep.SmallViT(), ["layers.0"], {}).layers[0]) is Skip
 
 
+@pytest.mark.parametrize("form", [PLAIN, CallForm("x")])
+@pytest.mark.parametrize("training", [False, True])
+def test_what_stands_for_a_block_is_in_its_mode(training, form):
+    net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Dropout())).train(training)
+    dropped = drop(net, ["1"], {"1": form})
+    assert [module.training for module in dropped.modules()] == [training] * 3
+
+
 def test_ties_between_what_stays_and_what_goes_are_kept():
     stack = nets_deep.Stack(*(nets_deep.Branch(lambda x, y: x + y) for _ in range(3)))
     stack.blocks[2].inner.weight = stack.blocks[1].inner.weight = stack.blocks[0].inner.weight

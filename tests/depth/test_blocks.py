@@ -70,6 +70,11 @@ HALVES = {
     "a scaled branch": lambda x, y: torch.add(x, y, alpha=0.5),
     "addcmul": lambda x, y: torch.addcmul(x, y, y),
     "views on the way": lambda x, y: (x.unsqueeze(1) + y.unsqueeze(1)).flatten(1),
+    "swapaxes and back": lambda x, y: (x.swapaxes(0, 1) + y.swapaxes(0, 1)).swapaxes(0, 1),
+    "swapdims and back": lambda x, y: (x.swapdims(0, 1) + y.swapdims(0, 1)).swapdims(0, 1),
+    "moveaxis and back": lambda x, y: (x.moveaxis(0, 1) + y.moveaxis(0, 1)).moveaxis(1, 0),
+    "mT and back": lambda x, y: (x.mT + y.mT).mT,
+    "ravel and back": lambda x, y: (x.ravel() + y.ravel()).view_as(x),
     "dropout on the way": lambda x, y: nn.functional.dropout(x + y, training=False),
 }
 

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,12 +17,14 @@ from secateur.domains.classification.slimming import (
     cliff_note,
     fit_sparse,
     outlook,
+    refit_note,
     slim,
 )
 from secateur.domains.classification.summary import kept_channels, shares_removed, slim_report, stage_numbers
 from secateur.errors import NoEffectWarning, RequestError
 from secateur.penalise.scales import prunable_scales
 from secateur.plans.plan import identity_plan
+from secateur.recovery import Recovered, Recovery
 from secateur.train import FitConfig, fit
 from secateur.zoo import models
 
@@ -264,6 +267,18 @@ def test_the_same_seed_gives_the_same_weights(twice, digits, tmp_path):
 
 
 # Words.
+
+
+def test_notes_count_layers_by_their_status_and_no_words_on_a_step():
+    def done(step):
+        found = ("exact", "approximate", "approximate", "left alone", "limit")
+        return [Recovery(step, f"layer {at}", status, "exact left alone") for at, status in enumerate(found)]
+
+    errors = (Recovered("refit", 0.5, 0.25, "the last batch"),)
+    result = SimpleNamespace(recovered=(*done("absorb"), *done("refit"), *done("refit")), errors=errors)
+    assert refit_note(result, 2048).startswith("recovered: 6 layers refitted by least squares on 2,048 ")
+    assert "into 3 next layers: exactly in 1, approximately in 2 (" in absorbed_note(result)
+    assert absorbed_note(result).endswith("left alone in 1")
 
 
 def test_a_ratio_beyond_the_cliff_is_said():

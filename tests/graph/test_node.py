@@ -33,3 +33,17 @@ def test_the_algebra_imports_no_torch():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.split(".")[0] == "torch" for name in names), path
+
+
+def test_a_graph_knows_who_makes_and_who_reads_each_value():
+    values = (Value((2,), "float32", "input"),) + (Value((2,), "float32", "node"),) * 3
+    double = Node(0, "aten.add", "Tensor", {"self": Ref(0), "other": Ref(0), "alpha": 1}, (Ref(1),))
+    joined = Node(
+        1, "aten.cat", "default", {"tensors": (Ref(1), (Ref(0),)), "dim": 0}, (None, Ref(2), Ref(3))
+    )
+    graph = Graph((double, joined), values, {}, (0,), (3,))
+    assert (double.reads, joined.reads) == ((0,), (1, 0))
+    assert (double.makes, joined.makes) == ((1,), (2, 3))
+    assert graph.readers == {0: (double, joined), 1: (joined,), 2: (), 3: ()}
+    assert graph.maker == {1: double, 2: joined, 3: joined}
+    assert (joined.argument_of(0), double.argument_of(0), double.argument_of(3)) == ("tensors", "self", "")

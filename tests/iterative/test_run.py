@@ -108,6 +108,15 @@ def test_steps_smaller_than_a_channel_are_left_to_the_next(net, digits):
     assert sum(channels(net)) - sum(channels(done.model)) == round(0.03 * sum(channels(net)))
 
 
+def test_only_the_last_step_is_refused_where_rounding_lets_nothing_go(net, digits):
+    recipe = Recipe(TUNE, steps=4, schedule="agp", ratio=0.3, round_to=8, recover=(), check=False)
+    stages = []
+    with pytest.raises(RequestError, match=r"step 4 of 4, towards ratio=0\.3: .* prunes nothing"):
+        iterate(net, X, digits, recipe, on_row=lambda row: stages.append((row.name, row.removed)))
+    removed = dict(stages)
+    assert removed["step-03 cut"] == removed["step-02 cut"] > removed["step-01 cut"]
+
+
 class Killed(BaseException):
     pass
 

@@ -58,6 +58,18 @@ def test_channels_that_nobody_reads_are_dead_whatever_they_compute():
     assert dead_of(model) == {"0": [6]}
 
 
+def test_a_channel_that_is_added_to_others_lives_although_nobody_reads_it_itself():
+    class Sums(nn.Module):
+        def forward(self, x):
+            return x.cumsum(1)
+
+    model = conv_net([Sums()])
+    zero(model[2].weight[:, 2])
+    assert dead_of(model) == {}
+    zero(model[0].weight[2], model[0].bias[2])
+    assert dead_of(model) == {"0": [2]}
+
+
 def test_a_relu_that_is_off_for_these_inputs_is_no_zero():
     model = conv_net([nn.ReLU()])
     with torch.no_grad():

@@ -89,3 +89,16 @@ def test_damaged_bits_are_refused(tmp_path):
     with pytest.raises(errors.CheckpointError, match="bits are missing"):
         unpack(written, metadata)
     assert json.loads(metadata["secateur_packed"]) == {"w": [64]}
+
+
+@pytest.mark.parametrize("change", ["missing", "short", "long"])
+def test_bits_of_another_size_than_the_tensor_are_refused(change):
+    written, metadata = pack({"w": torch.tensor([0.0, 0.0, 5.0, 0.0] * 8)})
+    bits = written.pop("w::bits")
+    changed = {"short": bits[:-1], "long": torch.cat([bits, torch.zeros(1, dtype=torch.uint8)])}
+    if change in changed:
+        written["w::bits"] = changed[change]
+    with pytest.raises(
+        errors.CheckpointError, match="cannot unpack w: its bits are missing or of another size"
+    ):
+        unpack(written, metadata)

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+import secateur as sc
 from secateur.errors import RequestError
 from secateur.penalise import penalties
+from secateur.penalise.scales import prunable_scales
 
 
 def make(values, strength=0.01):
@@ -70,3 +72,17 @@ def test_senseless_penalties_are_refused():
         penalties["bn-l1"]([nn.Parameter(torch.ones(1), requires_grad=False)], strength=0.1)
     with pytest.raises(RequestError, match="did you mean 'bn-l1'"):
         penalties["bnl1"]
+
+
+@pytest.mark.parametrize(
+    ("norm", "count"),
+    [
+        (nn.BatchNorm2d(4), 1),
+        (nn.InstanceNorm2d(4, affine=True), 1),
+        (nn.GroupNorm(2, 4), 0),
+    ],
+)
+def test_scales_are_those_of_norms_that_take_each_channel_by_itself(norm, count):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Conv2d(4, 2, 3))
+    scales = prunable_scales(net, sc.couple(net, torch.zeros(1, 1, 8, 8)))
+    assert [scale is norm.weight for scale in scales] == [True] * count

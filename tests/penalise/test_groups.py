@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur.coupling.slices import Slice, shares_of
 from secateur.errors import RequestError
 from secateur.penalise import penalties
-from secateur.penalise.slices import Channels, Slice, _overlaps, coupled_slices
+from secateur.penalise.slices import Channels, coupled_slices
 
 X = torch.zeros(1, 4)
 KINDS = ("group-lasso", "growing-l2")
@@ -73,7 +74,11 @@ def test_tied_weights_count_once():
     layer = nn.Linear(4, 4, bias=False)
     net = nn.Sequential(nn.Linear(4, 4, bias=False), layer, layer, nn.Linear(4, 2))
     for channels in coupled_slices(net, sc.couple(net, X)):
-        held = [(id(one.parameter), one.dim) for one in channels.slices if isinstance(one, Slice)]
+        held = [
+            (id(parameter), tuple(one.dim for one in share.slices))
+            for parameter, shares in channels.shares
+            for share in shares
+        ]
         assert len(held) == len(set(held))
 
 
@@ -107,8 +112,8 @@ def test_what_row_and_column_share_counts_once():
 
 def test_three_dims_of_one_parameter_share_by_inclusion_and_exclusion():
     weight = nn.Parameter(torch.arange(27.0).reshape(3, 3, 3))
-    slices = [Slice(weight, dim, None) for dim in range(3)]
-    channels = Channels("cube", 3, (*slices, *_overlaps(slices)))
+    slices = [Slice(dim, 3, torch.arange(3).view(3, 1)) for dim in range(3)]
+    channels = Channels("cube", 3, ((weight, tuple(shares_of(slices))),))
     at = torch.stack(torch.meshgrid(*[torch.arange(3)] * 3, indexing="ij"))
     shares = [weight.detach() * (at == c).any(0) for c in range(3)]
     assert channels.weight**2 == pytest.approx(27 - 8)

@@ -19,7 +19,7 @@ from secateur.graph.axes import product, resolve
 from secateur.graph.keep import Kept
 from secateur.graph.unify import factor
 from secateur.plans.plan import PlanGroup, make_plan
-from secateur.proof import Verdict, compare_records, verify
+from secateur.proof import Verdict, compare_records, kept_by, verify
 from secateur.proof.drawing import randomised
 
 
@@ -332,6 +332,37 @@ def test_another_number_of_calls_is_a_deviation():
 def test_no_deviation_where_the_model_follows():
     deviation, _ = _deviation(nets.Residual(), torch.randn(2, 3, 6, 6), {"inner": (0, 3), "stem": (1, 2)})
     assert deviation is None
+
+
+class Product(nn.Module):
+    """Two branches are multiplied: if one is cut to a single channel, it is broadcast and all runs on."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last(self.first(x) * self.second(x))
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_a_cut_that_broadcasts_deviates_by_the_shape_of_its_result(left):
+    model = Product()
+    groups, plan = _solved(model, ROW, {"first": (0, 3)})
+    cut = plan.apply(model)
+    with torch.no_grad():
+        cut.second.weight, cut.second.bias = (
+            nn.Parameter(tensor[:left].clone()) for tensor in (cut.second.weight, cut.second.bias)
+        )
+    cut_graph, failure = record(cut, ROW, groups.graph.substrate)
+    assert failure is None
+    deviation = compare_records(groups, kept_by(plan, groups), cut_graph)
+    if left == 2:
+        assert deviation is None
+    else:
+        assert deviation.what == "shape is [2, 1] where [2, 2] is predicted"
+        assert deviation.node.op == "aten.linear"
+        assert deviation.suspects == (groups["first"].axis,)
 
 
 def test_a_model_that_cannot_follow_at_all_is_refused_with_reasons():

@@ -215,7 +215,7 @@ def test_without_data_the_answer_to_the_example_is_not_taken_for_a_constant(fill
     better = sc.recover(plain)
     require_unchanged(better.model, state_of(plain.model))
     assert [recovery.detail for recovery in better.recovered] == [
-        "left alone: what it lost depends on the input, pass data"
+        "what it lost depends on the input, pass data"
     ]
 
 
@@ -247,7 +247,10 @@ def test_whole_numbers_are_drawn_anew_where_they_can_be(tokens, norm):
         other = torch.randint(0, 11, (5, 11))
         torch.testing.assert_close(result.model(other), model(other))
     else:
-        assert recovery.detail.startswith("left alone: what it lost depends on the input")
+        assert (recovery.status, recovery.detail) == (
+            "left alone",
+            "what it lost depends on the input, pass data",
+        )
 
 
 # The inputs are the user's.
@@ -334,7 +337,7 @@ def test_what_is_also_used_where_nothing_was_lost_takes_no_constant(make, place,
     assert torch.equal(outputs(result.model, x)[1], outputs(model, x)[1])
     (recovery,) = result.recovered
     assert recovery.layer == "lost"
-    reason = f"left alone: {place} is also used where this was not lost"
+    reason = f"{place} is also used where this was not lost"
     assert recovery.detail == reason if step == "absorb" else "takes a constant" in recovery.detail
 
 
@@ -347,7 +350,7 @@ def test_a_batch_norm_over_tokens_takes_no_constant_of_the_channels():
         x = torch.randn(16, tokens, 4)
         plain = sc.prune(model, x[:2], ratio=0.5)
         absorbed, refitted = (sc.recover(plain, [x], [step]) for step in ("absorb", "refit"))
-        assert absorbed.recovered[0].detail == "left alone: no bias and no batch norm takes the constant"
+        assert absorbed.recovered[0].detail == "no bias and no batch norm takes the constant"
         assert "no bias and no batch norm takes a constant" in refitted.recovered[0].detail
         assert torch.equal(refitted.model[3].running_mean, model[3].running_mean)
         assert refitted.errors[0].after < refitted.errors[0].before
@@ -429,8 +432,8 @@ def test_no_place_for_the_constant_is_said():
         cut(model, torch.randn(model.shape), recover=["absorb"]),
     )
     first = next(recovery for recovery in result.recovered if recovery.layer == "3")
-    assert not first.exact
-    assert first.detail == "left alone: no bias and no batch norm takes the constant"
+    assert first.status == "left alone"
+    assert first.detail == "no bias and no batch norm takes the constant"
     assert torch.equal(result.model[3].weight, plain.model[3].weight)
 
 
@@ -447,7 +450,7 @@ def test_a_batch_norm_that_is_not_alone_does_not_take_the_constant():
 
     result = cut(silenced(Fork), torch.randn(2, 3, 9, 9), recover=["absorb"])
     (recovery,) = result.recovered
-    assert recovery.detail.startswith("left alone")
+    assert recovery.status == "left alone"
 
 
 def test_each_layer_says_how_many_inputs_went_where():

@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import secateur as sc
+from secateur.coupling.layers import layer_of
 from secateur.errors import CaptureError, RequestError
+from secateur.recovery.layers import Readers
 from secateur.recovery.patches import Patches
 
 refit = importlib.import_module("secateur.recovery.steps.refit")
@@ -351,7 +353,7 @@ def test_a_tied_weight_with_another_use_is_left_alone():
     tokens = torch.randint(0, 11, (4, 7))
     result = sc.recover(sc.prune(Tied(), tokens, ratio=0.5), [tokens], ["refit"])
     (recovery,) = result.recovered
-    assert recovery.detail.startswith("left alone: its weight is also used by aten.embedding")
+    assert recovery.detail.startswith("its weight is also used by aten.embedding")
 
 
 @pytest.mark.parametrize("fill", ["zeros", "one sample", "constant"])
@@ -391,7 +393,7 @@ def test_a_wide_layer_is_refitted_in_blocks(monkeypatch, daring):
     assert whole < blocks.errors[0].after < blocks.errors[0].before
     monkeypatch.setattr(refit, "_MOST_BLOCKS", 2)
     left = sc.recover(plain, data, ["refit"])
-    assert left.recovered[0].detail == "left alone: 72 inputs for one output, at most 60"
+    assert left.recovered[0].detail == "72 inputs for one output, at most 60"
     assert left.errors[0].after == left.errors[0].before
 
 
@@ -540,7 +542,7 @@ def test_patches_are_a_view_of_the_input():
     x = torch.randn(2, 4, 8, 8)
     groups = sc.couple(model, x)
     (node,) = groups.graph.nodes
-    found = importlib.import_module("secateur.recovery.layers").layer_of(groups.graph, node)
+    found = layer_of(groups.graph, node)
     named = {**node.args, "weight": layer.weight}
     patches = Patches(found, named, x)
     assert patches._view.data_ptr() == x.data_ptr()
@@ -556,3 +558,25 @@ def test_an_output_that_does_not_vary_has_no_share_that_is_wrong():
     (told,) = sc.recover(result, [torch.randn(1, 4)], ["refit"]).recovered
     assert not told.exact
     assert "its output does not vary on 1 position" in str(told)
+
+
+@pytest.mark.parametrize("turn", ["swapaxes", "flatten", "roll", "type_as", "to"])
+def test_the_way_to_an_addition_leads_through_moves_but_not_through_casts(turn):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            moved = {
+                "swapaxes": lambda y: y.swapaxes(0, 1).swapaxes(0, 1),
+                "flatten": lambda y: y.flatten().unflatten(0, (4, 4)),
+                "roll": lambda y: y.roll(1, 0),
+                "type_as": lambda y: y.type_as(x),
+                "to": lambda y: y.to(torch.float64).to(torch.float32),
+            }[turn](self.one(x))
+            return moved + self.two(x)
+
+    graph = sc.couple(Net(), torch.zeros(4, 4)).graph
+    path = Readers(graph).path_to_sum(layer_of(graph, graph.nodes[0]))
+    assert ("aten.add" in [node.op for node in path]) == (turn not in ("type_as", "to"))

@@ -190,10 +190,10 @@ STAGES = {
     "secateur.cut.slicing.slice_tensor": "in the middle of a cut",
     "secateur.coupling.recorded.record": "record of the cut",
     "secateur.settle.compare_records": "proof by shape",
-    "secateur.proof.verification.run_in_step": "proof by number",
+    "secateur.proof.passes.run_in_step": "proof by number",
     "secateur.proof.lockstep.follow": "reference",
     "secateur.proof.comparison.measure": "in the middle of the proof",
-    "secateur.proof.verification.output_tensors": "after the proof",
+    "secateur.proof.passes.output_tensors": "after the proof",
     "secateur.proof.verification.randomised": "randomised parameters",
     "secateur.pipeline.cost_of": "cost",
 }

@@ -111,6 +111,50 @@ def test_channels_of_a_concatenation_are_found(data):
         torch.testing.assert_close(scores[name], expected)
 
 
+class Tokens(nn.Module):
+    """Maps that become tokens, in one of many spellings."""
+
+    def __init__(self, turn):
+        super().__init__()
+        self.turn, self.stem, self.head = turn, nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.turn(self.stem(x).tanh()))
+
+
+TURNS = {
+    "transpose": lambda x: x.flatten(2).transpose(1, 2),
+    "swapaxes": lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2),
+    "swapdims": lambda x: x.flatten(2).swapdims(-1, -2),
+    "mT": lambda x: x.flatten(2).mT,
+    "adjoint": lambda x: x.flatten(2).adjoint(),
+    "movedim": lambda x: x.movedim(1, -1).flatten(1, 2),
+    "moveaxis": lambda x: x.moveaxis(1, -1).reshape(len(x), -1, x.shape[1]),
+    "permute": lambda x: x.permute(0, 2, 3, 1).contiguous().view(len(x), -1, x.shape[1]),
+    "mean": lambda x: x.mean((2, 3)),
+    "amax": lambda x: x.amax((2, 3)),
+    "max": lambda x: x.flatten(2).max(-1).values,
+    "pool": lambda x: F.adaptive_avg_pool2d(x, 2).unflatten(1, (1, -1)).squeeze(1).flatten(2).mT,
+    "type_as": lambda x: x.type_as(x).clone().roll(1, 2).flatten(2).mT,
+}
+
+
+@pytest.mark.parametrize("turn", TURNS.values(), ids=TURNS)
+def test_activations_are_seen_at_the_same_place_however_they_are_turned(turn, data):
+    torch.manual_seed(0)
+    net = Tokens(turn).double()
+    maps = net.stem(torch.cat(data)).tanh()
+    scores = _scores(net, "activation-variance", data)
+    torch.testing.assert_close(scores["stem"], FORMULAS["activation-variance"](maps))
+
+
+def test_tokens_that_nobody_reads_are_no_activations(data):
+    torch.manual_seed(0)
+    net = Tokens(lambda x: x.flatten(2).mT[:, 0]).double()
+    first = net.stem(torch.cat(data)).tanh()[:, :, 0, 0]
+    torch.testing.assert_close(_scores(net, "activation-mean", data)["stem"], first.mean(0))
+
+
 def test_heads_are_scored_with_all_their_widths():
     torch.manual_seed(0)
     net = nn.TransformerEncoderLayer(8, 4, 12, batch_first=True, dropout=0.0).double().eval()

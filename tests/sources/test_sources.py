@@ -70,7 +70,7 @@ def test_a_file_builds_with_arguments_neighbours_and_a_name_of_the_standard_libr
 def test_the_argument_of_a_saved_folder_is_its_own_and_may_be_added_to(nets, tmp_path):
     opened = open_model(f"{nets}:make", {"width": 6})
     folder = save_model(opened.model, opened.plan, tmp_path / "saved")
-    again = open_model(str(folder), {"deep": True})
+    again = open_model(f"{folder}@{nets}:make", {"deep": True})
     assert again.model.first.out_features == 6
     assert again.model.deep is True
     assert torch.equal(again.model.first.weight, opened.model.first.weight)
@@ -82,7 +82,7 @@ def test_a_file_that_moved_away_is_named(nets, tmp_path):
     folder = save_model(opened.model, opened.plan, tmp_path / "saved")
     nets.unlink()
     with pytest.raises(CheckpointError, match=r"its architecture .*:make cannot be built(.|\n)*no such file"):
-        open_model(str(folder))
+        open_model(f"{folder}@{nets}:make")
 
 
 def test_a_saved_folder_made_in_python_says_how_to_load_it(tmp_path):
@@ -90,6 +90,15 @@ def test_a_saved_folder_made_in_python_says_how_to_load_it(tmp_path):
     sc.save(sc.prune(net, torch.zeros(1, 4), ratio=0.5), tmp_path / "half")
     with pytest.raises(CheckpointError, match="does not say what builds Sequential"):
         open_model(str(tmp_path / "half"))
+
+
+def test_a_saved_folder_made_in_python_opens_with_the_file_that_builds_it(nets, tmp_path):
+    net = build(f"{nets}:make", {}).model
+    result = sc.prune(net, torch.zeros(1, 4), ratio=0.5)
+    sc.save(result, tmp_path / "half")
+    opened = open_model(f"{tmp_path}/half@{nets}:make")
+    assert torch.equal(opened.model.first.weight, result.model.first.weight)
+    assert opened.source == f"{nets}:make"
 
 
 @pytest.mark.parametrize(

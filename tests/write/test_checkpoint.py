@@ -8,7 +8,7 @@ import nets
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import secateur as sc
@@ -236,6 +236,29 @@ def test_a_failed_save_leaves_the_old_model_and_says_why(tmp_path, monkeypatch):
         sc.save(two, tmp_path)
     require_same(values(one.model), values(sc.load(tmp_path, vgg())))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "weights.safetensors"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("swapped", ["plan.json", "weights.safetensors"])
+def test_plan_and_weights_of_two_saves_are_not_taken_together(tmp_path, swapped, packed):
+    """Of equal shapes: nothing else would tell that channel 3 has the weights of channel 5."""
+    model = nets.randomise(nets.Residual())
+    for name, kept in (("one", (0, 1, 2)), ("two", (3, 4, 5))):
+        result = sc.prune(model, torch.randn(2, 3, 6, 6), keep={"inner": kept})
+        save_model(result.model, result.plan, tmp_path / name, packed=packed)
+        sc.load(tmp_path / name, nets.Residual())
+    (tmp_path / "one" / swapped).write_bytes((tmp_path / "two" / swapped).read_bytes())
+    with pytest.raises(CheckpointError, match="belong to different models") as caught:
+        sc.load(tmp_path / "one", nets.Residual())
+    assert str(tmp_path / "one") in str(caught.value)
+
+
+def test_weights_that_name_no_plan_are_taken_with_any(tmp_path):
+    """Others write weights too, and the shapes decide then."""
+    result = sc.prune(nets.Residual(), torch.randn(2, 3, 6, 6), ratio=0.5)
+    sc.save(result, tmp_path)
+    save_file(load_file(tmp_path / "weights.safetensors"), tmp_path / "weights.safetensors")
+    require_same(values(result.model), values(sc.load(tmp_path, nets.Residual())))
 
 
 def test_another_fault_of_the_writer_is_not_hidden(tmp_path, monkeypatch):

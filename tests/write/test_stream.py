@@ -20,6 +20,7 @@ from secateur.depth.drop import drop_blocks
 from secateur.errors import CheckpointError, RequestError, SecateurError
 from secateur.plans.plan import identity_plan
 from secateur.write.shards import INDEX, Shards, Stored, open_shards, write_shard
+from secateur.write.stream import pack
 
 
 def plan_of(model, **given):
@@ -288,6 +289,12 @@ def _damage_index(folder, **changes):
     (folder / INDEX).write_text(json.dumps(index | changes))
 
 
+def _forget_a_tensor(folder):
+    placed = json.loads((folder / INDEX).read_text())["weight_map"]
+    placed.popitem()
+    _damage_index(folder, weight_map=placed)
+
+
 def _cut_short(folder):
     file = folder / "model-00002-of-00003.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -310,6 +317,7 @@ def _cut_short(folder):
             lambda folder: _damage_index(folder, weight_map={"a": "model-00001-of-00003.safetensors"}),
             "places a in model-00001-of-00003.safetensors, the files have it in None",
         ),
+        (_forget_a_tensor, "in None, the files have it in model-00003-of-00003.safetensors"),
         (lambda folder: (folder / INDEX).unlink(), "no model.safetensors.index.json"),
         (lambda folder: [file.unlink() for file in folder.iterdir()], "no safetensors file"),
         (lambda folder: [folder.rename(folder.parent / "away")], "no such file"),
@@ -343,10 +351,10 @@ def test_blocks_that_the_plan_drops_are_not_written(model, source, tmp_path):
     assert dropped.dropped
     again = plan_of(dropped.apply(model)).after(dropped)
     for plan in (dropped, again):
-        done = sc.stream(plan, source, tmp_path / plan.requested)
+        done = sc.stream(plan, source, tmp_path / str(plan.requested))
         assert len(done.dropped) == 9
         assert all(plan.drops(name) for name in done.dropped)
-        require_same(read(tmp_path / plan.requested), state_of(plan.apply(model)))
+        require_same(read(tmp_path / str(plan.requested)), state_of(plan.apply(model)))
 
 
 def test_a_tied_tensor_that_is_stored_in_a_dropped_block_lives_on(tmp_path):
@@ -433,6 +441,24 @@ def test_a_shard_holds_every_kind_of_element(tmp_path):
         assert loaded[name].dtype == tensor.dtype
         assert torch.equal(loaded[name].double(), tensor.double())
     assert again.stat().st_size % 8 == sum(one.size_bytes for one in opened.stored.values()) % 8
+
+
+def test_elements_of_a_packed_file_lie_at_multiples_of_their_size(tmp_path):
+    values = {
+        "a": torch.ones(3, dtype=torch.uint8),
+        "b": torch.ones(1, dtype=torch.float64),
+        "c": torch.ones(3, dtype=torch.float16),
+        "d": torch.ones(1),
+    }
+    kinds = dict(zip(values, ("U8", "F64", "F16", "F32"), strict=True))
+    (held,) = pack([Stored(name, kinds[name], tuple(value.shape)) for name, value in values.items()], 1000)
+    file = tmp_path / "model.safetensors"
+    write_shard(file, held, values.__getitem__, {})
+    size = int.from_bytes(file.read_bytes()[:8], "little")
+    header = json.loads(file.read_bytes()[8 : 8 + size])
+    places = {name: header[name]["data_offsets"][0] for name in values}
+    assert places == {"b": 0, "d": 8, "c": 12, "a": 18}
+    assert (8 + size) % 8 == 0
 
 
 def test_a_value_of_another_size_than_described_is_refused(tmp_path):

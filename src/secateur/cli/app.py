@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, SourceError
 from secateur.registry import Registry
 
 _INTERRUPTED = 130
@@ -100,7 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         make_app()(args=arguments, prog_name="secateur")
     except SecateurError as error:
-        sys.stderr.write(f"error: {_in_options(str(error))}\n")
+        again = f"\n  {_with_file(*error.typed)}" if isinstance(error, SourceError) else ""
+        sys.stderr.write(f"error: {_in_options(str(error))}{again}\n")
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
@@ -111,6 +113,15 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         sys.stderr.write(f"error: cannot use {error.filename or 'a file'}: {error.strerror or error}\n")
         sys.exit(1)
+
+
+def _with_file(word: str, named: str) -> str:
+    """The command as typed, with the word that names the file, too."""
+    words = (
+        re.sub(rf"^(--[a-z-]+=)?{re.escape(word)}$", lambda found: (found[1] or "") + named, one)
+        for one in typed.get()
+    )
+    return shlex.join(["secateur", *words])
 
 
 def _in_options(text: str) -> str:

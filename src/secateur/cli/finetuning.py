@@ -124,12 +124,12 @@ def scratch(
     if not student.plan.groups and not student.plan.dropped:
         raise RequestError("the model was not pruned", do="use secateur train for a dense network")
     arguments = {name: value for name, value in first.source_arguments.items() if name != "weights"}
-    if first.source.startswith("hf:"):
+    if student.source.startswith("hf:"):
         arguments["weights"] = False
     built = []
     for drawn in (seed, seed + 1):
         torch.manual_seed(drawn)
-        built.append(build(first.source, arguments).model)
+        built.append(build(student.source, arguments).model)
     require_fresh(*built)
     example = example_of(data)
     model = from_scratch(built[0], student.plan, example)

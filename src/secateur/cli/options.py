@@ -17,6 +17,7 @@ from secateur.cli.app import typed
 from secateur.domains.classification import Splits, load
 from secateur.errors import RequestError
 from secateur.sources import Opened, open_model
+from secateur.sources.open import split_word
 from secateur.train.classifier import choose_device
 
 ModelWord: TypeAlias = Annotated[
@@ -24,7 +25,7 @@ ModelWord: TypeAlias = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="zoo:vgg19, torchvision:resnet18, timm:..., hf:<config folder>, path/to/file.py:factory, "
-        "or a folder that secateur saved.",
+        "or a folder that secateur saved; FOLDER@file.py:factory if a file built it.",
     ),
 ]
 ModelArguments: TypeAlias = Annotated[
@@ -153,7 +154,8 @@ def require_other_folder(word: str, save: Path) -> None:
     Raises:
         RequestError: Both are one folder.
     """
-    if word and Path(word).is_dir() and Path(word).resolve() == save.resolve():
+    folder, _ = split_word(word)
+    if folder is not None and folder.resolve() == save.resolve():
         raise RequestError(
             f"--save is {save}, the model that is read", ["its weights would be lost"], "name another folder"
         )

@@ -5,7 +5,7 @@ sizes that a cut would leave. Its time is a function of the sizes that can chang
 reads and makes. It is measured at the points of a grid, when a prediction first needs them, and interpolated:
 
     smooth operators (element-wise, norms, pooling)     grid of 1, n/4, n/2, n
-    blocked operators (convolutions, matrix products)   two grids: the ends of the kernel's blocks, and one
+    operators that multiply (convolutions, products)    two grids: the ends of the kernel's blocks, and one
                                                         channel more
 
 Kernels work on blocks of b channels, so that the time climbs by stairs: between one more than a block's end
@@ -33,21 +33,8 @@ from secateur.coupling import Groups
 from secateur.graph.axes import Axis, Expr, axes_in, parts_of, resolve
 from secateur.graph.axes import Sum as Concatenation
 from secateur.graph.keep import count
-from secateur.graph.node import Node, Ref, refs_in
+from secateur.graph.node import Node, Ref
 
-_BLOCKED = {
-    *(
-        "aten.conv1d",
-        "aten.conv2d",
-        "aten.conv3d",
-        "aten.convolution",
-        "aten.linear",
-        "aten.addmm",
-        "aten.mm",
-    ),
-    *("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d"),
-    *("aten.matmul", "aten.bmm", "aten.baddbmm", "aten.einsum", "aten.scaled_dot_product_attention"),
-}
 _SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
 _CACHE_BYTES, _MOST_COPIES = 2**26, 16
 _LEAST_PASSES, _MOST_PASSES, _ENOUGH_S = 8, 40, 0.005
@@ -237,7 +224,7 @@ class LayerTime:
         self.node = node
         self._groups = groups
         self._table = table
-        self._block = block if node.op in _BLOCKED else 0
+        self._block = block if node.index in groups.findings.macs else 0
         free = {group.axis for group in groups.prunable}
         exprs = {
             _identity(dim): dim for dim in self._dims() if any(leaf in free for leaf in axes_in(resolve(dim)))
@@ -250,9 +237,8 @@ class LayerTime:
         self.term = Term(self.at, leaves_of(self._variables))
 
     def _dims(self) -> Iterator[Expr]:
-        for arg in self.node.args.values():
-            for ref in refs_in(arg):
-                yield from self._groups.findings.dims.get(ref.value, ())
+        for value in self.node.reads:
+            yield from self._groups.findings.dims.get(value, ())
         for (index, _), dim in self._literals.items():
             if index == self.node.index:
                 yield dim
@@ -335,7 +321,7 @@ def layer_times(groups: Groups, table: LayerTable, block: int) -> tuple[list[Lay
     found: list[LayerTime] = []
     left_out: dict[str, str] = {}
     for node in groups.graph.nodes:
-        if not any(True for arg in node.args.values() for _ in refs_in(arg)) or shares_memory(node):
+        if not node.reads or shares_memory(node):
             continue
         layer = LayerTime(node, groups, table, block)
         try:

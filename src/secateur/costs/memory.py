@@ -20,19 +20,9 @@ from numpy.typing import NDArray
 
 from secateur.costs.meter import Meter, Term, item_bytes, size_term, size_terms
 from secateur.coupling import Groups
-from secateur.graph.node import Graph, Node, Ref, refs_in
-
-_HANDS_ON = {"aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout"}
-"""Operators that in eval mode return what they are given, which their schema does not say."""
-
-_COPIES_IF_SCATTERED = {"aten.reshape", "aten.flatten", "aten.contiguous", "aten.reshape_as"}
-_SCATTERS = {
-    *("aten.transpose", "aten.permute", "aten.t", "aten.movedim", "aten.swapaxes", "aten.swapdims"),
-    *("aten.expand", "aten.expand_as", "aten.slice", "aten.select", "aten.unbind", "aten.narrow"),
-    *("aten.chunk", "aten.split", "aten.split_with_sizes", "aten.unfold", "aten.diagonal"),
-    *("aten.numpy_T", "aten.adjoint", "aten.mT", "aten.mH", "aten.broadcast_to", "aten.as_strided"),
-}
-"""Operators whose view no longer lies row by row, so that reshaping it makes a copy."""
+from secateur.coupling.rule import traits_of
+from secateur.graph.node import Graph, Node, Ref, first_operand, refs_in
+from secateur.graph.trait import Trait
 
 
 def memory_meter(groups: Groups) -> Meter:
@@ -93,7 +83,7 @@ def _lifetimes(graph: Graph) -> dict[int, tuple[int, int]]:
             if output is not None and output.value not in owner and graph.values[output.value].kind == "node":
                 first.setdefault(output.value, node.index)
                 last.setdefault(output.value, node.index)
-        for value in _read(node):
+        for value in node.reads:
             root = owner.get(value, value)
             if root in last:
                 last[root] = max(last[root], node.index)
@@ -113,15 +103,9 @@ def _owners(graph: Graph) -> dict[int, int]:
             if output is None or base is None or output.value == base or output.value in owner:
                 continue
             owner[output.value] = owner.get(base, base)
-            if node.op in _SCATTERS or base in scattered:
+            if _scatters(node) or base in scattered:
                 scattered.add(output.value)
     return owner
-
-
-def _read(node: Node) -> Iterator[int]:
-    for arg in node.args.values():
-        for ref in refs_in(arg):
-            yield ref.value
 
 
 def _bases(node: Node, graph: Graph, scattered: set[int]) -> Iterator[int | None]:
@@ -137,14 +121,20 @@ def _bases(node: Node, graph: Graph, scattered: set[int]) -> Iterator[int | None
 
 def _copies(node: Node, base: int, output: Ref, graph: Graph, scattered: set[int]) -> bool:
     """Whether an operator that may return a view makes a copy here."""
-    if node.op in _COPIES_IF_SCATTERED:
+    if Trait.PACKS in traits_of(node):
         return base in scattered
     return graph.values[base].dtype != graph.values[output.value].dtype and "view" not in node.op
 
 
+def _scatters(node: Node) -> bool:
+    """Whether the numbers of a view no longer lie row by row, so that reshaping it makes a copy."""
+    traits = traits_of(node)
+    return Trait.VIEW in traits and Trait.ROW_MAJOR not in traits
+
+
 def shares_memory(node: Node) -> bool:
     """Whether all that a call returns are views: it computes nothing."""
-    if node.op in _HANDS_ON:
+    if Trait.VIEW in traits_of(node):
         return True
     schema = _schema(node)
     returned = [] if schema is None else list(schema.returns)
@@ -157,10 +147,12 @@ def shares_memory(node: Node) -> bool:
 
 def _aliased(node: Node) -> list[str | None]:
     """For each return of an operator's schema the argument that it shares memory with."""
-    if node.op in _HANDS_ON:
-        return ["input"]
     schema = _schema(node)
-    return [] if schema is None else [_same_memory(schema, returned) for returned in schema.returns]
+    shared = [] if schema is None else [_same_memory(schema, returned) for returned in schema.returns]
+    operand = first_operand(node) if Trait.VIEW in traits_of(node) else None
+    if operand is None or any(shared):
+        return shared
+    return [node.argument_of(operand)]  # its schema does not say so: dropout in eval mode
 
 
 def _schema(node: Node) -> Any:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from secateur.coupling import Groups
 from secateur.graph.axes import Axis, Expr, axes_in, resolve
-from secateur.graph.keep import count
+from secateur.graph.keep import size_of
 
 Kept = Mapping[Axis, int]
 
@@ -87,14 +87,7 @@ class Meter:
 
 def size_term(dims: Sequence[Expr], factor: float = 1.0) -> Term:
     """The product of some dims, times a factor."""
-
-    def at(kept: Kept) -> float:
-        size = factor
-        for dim in dims:
-            size *= count(dim, kept)
-        return size
-
-    return Term(at, leaves_of(dims))
+    return Term(lambda kept: factor * size_of(dims, kept), leaves_of(dims))
 
 
 def leaves_of(dims: Iterable[Expr]) -> frozenset[Axis]:

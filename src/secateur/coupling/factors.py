@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 
 from secateur.coupling.call import Findings
+from secateur.coupling.rule import traits_of
 from secateur.graph.axes import Axis, Expr, Product, Sum, leaves, protect, resolve
 from secateur.graph.node import Graph, Ref
+from secateur.graph.trait import Trait
 
 
 def choose_one_factor(graph: Graph, findings: Findings, *, cut_outer: bool) -> None:
@@ -66,7 +68,7 @@ def _coarse(graph: Graph, findings: Findings) -> set[Axis]:
 def _conv_groups(graph: Graph, findings: Findings) -> Iterator[Axis]:
     for node in graph.nodes:
         weight, groups = node.args.get("weight"), node.args.get("groups", 1)
-        if not node.op.startswith("aten.conv") or not isinstance(weight, Ref) or groups == 1:
+        if Trait.LAYER not in traits_of(node) or not isinstance(weight, Ref) or groups == 1:
             continue
         for dim in findings.dims[weight.value][:2]:
             made = resolve(dim)

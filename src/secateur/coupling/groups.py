@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from secateur.coupling.call import Findings
+from secateur.coupling.rule import is_norm_scale
 from secateur.errors import RequestError
 from secateur.graph.axes import Axis, Expr, explain, leaves
 from secateur.graph.keep import count
@@ -45,6 +46,11 @@ class Member:
     def module(self) -> str:
         """Qualified name of the module that holds the tensor."""
         return self.tensor.rpartition(".")[0]
+
+    @property
+    def is_norm_scale(self) -> bool:
+        """Whether this is the scale of a norm that takes each channel by itself: a batch or instance norm."""
+        return is_norm_scale(self.op, self.arg)
 
     def __str__(self) -> str:
         return f"{self.tensor}[{self.dim}]"

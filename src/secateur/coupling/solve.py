@@ -1,39 +1,26 @@
 """Solve a recorded graph: apply each node's rule, then gather the dims that share an axis."""
 
 import fnmatch
+import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import gcd, lcm, prod
 
 from secateur.coupling.call import Call, Findings
 from secateur.coupling.factors import choose_one_factor
 from secateur.coupling.groups import Group, Groups, Member
-from secateur.coupling.rule import rules
+from secateur.coupling.rule import rule_of, traits_of
 from secateur.coupling.rules.elementwise import pointwise
 from secateur.errors import RequestError
 from secateur.graph.axes import Axis, Expr, MisalignedError, Product, Sum, axis, leaves, protect, resolve
-from secateur.graph.node import Graph, Node, refs_in
+from secateur.graph.node import Graph, Node
+from secateur.graph.trait import Trait
 
 AXES = ("heads", "widths", "both")
 """What is cut where two free axes multiply."""
 
-_DOES_NOT_FIT = (
-    ValueError,
-    MisalignedError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-)
-"""What a rule raises on a call that it was not written for; the call is then a barrier."""
-
-_PASSING = {
-    *("aten.slice", "aten.narrow", "aten.select", "aten.unbind", "aten.split", "aten.split_with_sizes"),
-    *("aten.chunk", "aten.tensor_split", "aten.view", "aten.permute", "aten.transpose", "aten.t"),
-    *("aten.squeeze", "aten.unsqueeze", "aten.expand", "aten.alias", "aten.to", "aten._to_copy"),
-    *("aten.clone", "aten.contiguous"),
-}
-"""Operators that hand positions on and compute nothing."""
+STRICT = "SECATEUR_STRICT"
+"""The environment variable that makes a bug in a rule an error; the tests set it."""
 
 
 def couple_graph(
@@ -122,21 +109,26 @@ def _fits(name: str, pattern: str) -> bool:
 
 def _apply(graph: Graph, node: Node, findings: Findings) -> None:
     call = Call(graph, node, findings)
-    op = node.op if node.op in rules else node.op.removesuffix("_")
+    rule = rule_of(node.op)
     try:
-        if op in rules:
-            results = rules[op].apply(call)
+        if rule is not None:
+            results = rule.apply(call)
         elif node.is_pointwise:
             results = pointwise(call)
         else:
-            results = call.barrier(f"no rule covers {node.op}")
+            results = call.barrier(f"no rule covers {node.op} (secateur.operators.rule declares one)")
         dims: list[list[Expr]] = [result if isinstance(result, list) else [result] for result in results]
         sizes = [tuple(dim.size for dim in result) for result in dims]
         if sizes != call.out_shapes():
             raise ValueError(f"it predicts {sizes}, the call made {call.out_shapes()}")
         _equate_written(call, dims)
-    except _DOES_NOT_FIT as error:
+    except (ValueError, MisalignedError) as error:
         dims = call.barrier(f"the rule of {node.op} does not fit this call: {error}")
+    except Exception as error:
+        if os.environ.get(STRICT, "0") not in ("", "0"):
+            error.add_note(f"in the rule of {node}")
+            raise
+        dims = call.barrier(f"a bug in the rule of {node.op}, {type(error).__name__}: {error}")
     for ref, result in zip(node.outputs, dims, strict=True):
         if ref is not None:
             findings.dims[ref.value] = result
@@ -150,38 +142,48 @@ def _equate_written(call: Call, dims: list[list[Expr]]) -> None:
 
 
 def _protect_unread(graph: Graph, findings: Findings) -> None:
-    """Protect the rest of a stored table of which a model slices as much as its input is long.
+    """Protect a table of which a model takes as much as its input is long.
 
-    Only tensors that nothing but slices and views touch are looked at: their axes that no computing operator
-    reads wait for longer inputs.
+    An axis is read where an operator computes with it and does not return it. What is only ever left behind,
+    by a slice or a split, however the table was turned, computed or joined before, waits for longer inputs,
+    and what is taken now is a part of it: always in what no input takes part in, and in activations where as
+    much is taken as the input is long. Channels that are left behind of channels may go: no input reads them.
     """
-    sliced: dict[int, Node] = {}
-    computed: set[int] = set()
+    given = _axes_of(findings, graph.inputs)
+    waiting: list[tuple[Node, set[Axis], set[Axis]]] = []
+    read: set[Axis] = set()
     for node in graph.nodes:
-        for ref in (ref for arg in node.args.values() for ref in refs_in(arg)):
-            if node.op in _PASSING:
-                sliced.setdefault(ref.value, node)
-            else:
-                computed.add(ref.value)
-    waiting = {
-        leaf: sliced[value]
-        for value in sliced.keys() & graph.names.keys() - computed
-        for dim in findings.dims[value]
-        for leaf in leaves(dim)
-        if leaf.reason is None
-    }
-    for leaf in (
-        leaf for value in computed if waiting for dim in findings.dims[value] for leaf in leaves(dim)
-    ):
-        waiting.pop(leaf, None)
-    for leaf, node in waiting.items():
-        protect(leaf, f"not read for this input, others may read it: {node}")
+        if traits_of(node) & (Trait.MOVES | Trait.REPEATS):
+            waiting.extend((node, *parts) for parts in _left_behind(graph, findings, node, given))
+        else:
+            read |= _axes_of(findings, node.reads) - _axes_of(findings, node.makes)
+    for node, taken, left in waiting:
+        for leaf in taken | left if left - read else ():
+            if leaf.reason is None:
+                protect(leaf, f"not read for this input, others may read it: {node}")
+
+
+def _left_behind(
+    graph: Graph, findings: Findings, node: Node, given: set[Axis]
+) -> Iterator[tuple[set[Axis], set[Axis]]]:
+    """What a call takes of each dim of a table, and what it leaves and might take for other inputs."""
+    used = [value for value in node.makes if graph.readers[value] or value in graph.outputs]
+    handed_on = _axes_of(findings, used)
+    for value in node.reads:
+        for dim in findings.dims[value]:
+            held = set(leaves(dim))
+            taken, left = held & handed_on, held - handed_on
+            if left and (value not in graph.from_inputs or (taken and taken <= given)):
+                yield taken, left
+
+
+def _axes_of(findings: Findings, values: Iterable[int]) -> set[Axis]:
+    return {leaf for value in values for dim in findings.dims[value] for leaf in leaves(dim)}
 
 
 def _protect_unused(graph: Graph, findings: Findings) -> None:
-    used = {ref.value for node in graph.nodes for arg in node.args.values() for ref in refs_in(arg)}
     for value in graph.names:
-        if value not in used:
+        if not graph.readers[value]:
             for dim in findings.dims[value]:
                 protect(dim, "not used in the forward pass")
 
@@ -261,14 +263,10 @@ def _one_kind(exprs: list[Expr]) -> bool:
 
 def _members(graph: Graph, findings: Findings) -> dict[Axis, list[Member]]:
     """Collect the parameter and buffer dims that hold each axis."""
-    uses: dict[int, tuple[Node, str]] = {}
-    for node in graph.nodes:
-        for arg, value in node.args.items():
-            for ref in refs_in(value):
-                uses.setdefault(ref.value, (node, arg))
     members: dict[Axis, list[Member]] = defaultdict(list)
     for name, value in graph.tensors.items():
-        used = uses.get(value)
+        node = next(iter(graph.readers[value]), None)
+        arg = node.argument_of(value) if node else ""
         for at, dim in enumerate(findings.dims[value]):
             member = Member(
                 tensor=name,
@@ -276,9 +274,9 @@ def _members(graph: Graph, findings: Findings) -> dict[Axis, list[Member]]:
                 expr=dim,
                 rank=len(graph.values[value].shape),
                 kind=graph.values[value].kind,
-                op=used[0].op if used else "",
-                arg=used[1] if used else "",
-                is_contracted=used is not None and (used[0].index, used[1], at) in findings.contracted,
+                op=node.op if node else "",
+                arg=arg,
+                is_contracted=node is not None and (node.index, arg, at) in findings.contracted,
             )
             for leaf in dict.fromkeys(leaves(dim)):
                 members[leaf].append(member)

@@ -8,16 +8,15 @@ eval mode uses.
 from secateur.coupling.groups import Groups
 from secateur.coupling.solve import solve
 from secateur.graph.axes import leaves
-from secateur.graph.node import Graph, refs_in
+from secateur.graph.node import Graph
 
 
 def used_parameters(graph: Graph) -> set[str]:
     """Names of the parameters that a record's operators read."""
-    read = {ref.value for node in graph.nodes for arg in node.args.values() for ref in refs_in(arg)}
     return {
         name
         for name, value in graph.tensors.items()
-        if value in read and graph.values[value].kind == "parameter"
+        if graph.readers[value] and graph.values[value].kind == "parameter"
     }
 
 

@@ -24,7 +24,7 @@ from secateur.cut.skip import CallForm
 from secateur.depth.path import Streams
 from secateur.errors import RequestError
 from secateur.graph.axes import Axis, Expr, leaves, parts_of, resolve
-from secateur.graph.node import Graph, Node, Ref, refs_in
+from secateur.graph.node import Graph, Node, Ref
 
 _CONTAINERS = {"Sequential", "ModuleList", "ModuleDict"}
 
@@ -160,11 +160,6 @@ class _Finder:
         self.graph = graph
         self.groups = groups
         self.streams = Streams(graph)
-        self.readers: dict[int, list[int]] = defaultdict(list)
-        for node in graph.nodes:
-            for arg in node.args.values():
-                for ref in refs_in(arg):
-                    self.readers[ref.value].append(node.index)
 
     def block(self, name: str, calls: Sequence[ModuleCall]) -> Block:
         """The module as a block.
@@ -261,7 +256,7 @@ class _Finder:
 
     def _reader(self, value: int, nodes: frozenset[int]) -> Node | None:
         """A node outside that reads a value."""
-        return next((self.graph.nodes[at] for at in self.readers[value] if at not in nodes), None)
+        return next((node for node in self.graph.readers[value] if node.index not in nodes), None)
 
 
 def _is_fixed(expr: Expr) -> bool:

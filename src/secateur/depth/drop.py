@@ -26,7 +26,7 @@ from secateur.depth.proof import compare_dropped, verify_dropped
 from secateur.depth.rank import score_blocks
 from secateur.errors import CheckError, CutError, NoEffectWarning, RequestError
 from secateur.graph.node import Graph
-from secateur.plans.plan import Plan, identity_plan
+from secateur.plans.plan import Plan, Request, identity_plan
 from secateur.proof import Verdict
 from secateur.result import Result, cost_table
 from secateur.score.criterion import Scorer
@@ -184,7 +184,8 @@ def _drop_on(model: nn.Module, example_inputs: Any, substrate: str, asked: _Requ
         if attempt.problem is None:
             break
         reasons.update(dropper.blame(attempt))
-    requested = f"count={wanted}" if asked.ratio is None else f"ratio={asked.ratio}"
+    kind, value = ("count", wanted) if asked.ratio is None else ("ratio", asked.ratio)
+    requested = Request(kind=kind, value=value)
     return Dropped(
         model=attempt.model,
         plan=attempt.plan.model_copy(update={"reasons": reasons, "requested": requested}),

@@ -12,59 +12,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from secateur.graph.node import Graph, Node, Ref
-
-_ADDING = {"aten.add": ("self", "other"), "aten.sub": ("self",), "aten.addcmul": ("self",)}
-"""Operators that add to a stream, and the arguments that may be it."""
-
-_HANDING_ON = {
-    "aten.alias",
-    "aten.alpha_dropout",
-    "aten.clone",
-    "aten.contiguous",
-    "aten.detach",
-    "aten.dropout",
-    "aten.feature_alpha_dropout",
-    "aten.feature_dropout",
-    "aten.flatten",
-    "aten.movedim",
-    "aten.permute",
-    "aten.reshape",
-    "aten.squeeze",
-    "aten.to",
-    "aten._to_copy",
-    "aten.transpose",
-    "aten.unflatten",
-    "aten.unsqueeze",
-    "aten.view",
-}
-"""Operators that change no value; dropout only as it is called in eval mode."""
-
-_IDEMPOTENT = {"aten.relu", "aten.relu6", "aten.hardtanh", "aten.clamp", "aten.clamp_min"}
-"""Activations that change nothing when they are applied again."""
-
-_CHANGING = _IDEMPOTENT | {
-    "aten.batch_norm",
-    "aten.celu",
-    "aten.elu",
-    "aten.gelu",
-    "aten.group_norm",
-    "aten.hardswish",
-    "aten.instance_norm",
-    "aten.layer_norm",
-    "aten.leaky_relu",
-    "aten.mish",
-    "aten.prelu",
-    "aten.rms_norm",
-    "aten.selu",
-    "aten.silu",
-    "aten.softplus",
-    "aten.tanh",
-}
-"""Normalisations and activations that may stand on the path."""
-
-_SELECTING = {"aten.max_pool1d", "aten.max_pool2d", "aten.max_pool3d", "aten.adaptive_max_pool2d"}
-"""Operators whose outputs are some of their inputs."""
+from secateur.coupling.rule import rule_of, traits_of
+from secateur.graph.node import Graph, Node, Ref, first_operand
+from secateur.graph.trait import Trait
 
 
 @dataclass(frozen=True)
@@ -80,33 +30,29 @@ class ResidualPath:
     changes: Mapping[int, str]
 
 
-def _stem(node: Node) -> str:
-    """The operator without the mark of its in-place form."""
-    return node.op if node.op in _HANDING_ON else node.op.removesuffix("_")
-
-
 def _streams(node: Node) -> Iterator[tuple[str, int, str]]:
     """The arguments of a node that may be a stream: name, value, and what the node does to it."""
-    op, args = _stem(node), node.args
-    if op in _ADDING:
-        operands = [args.get(name) for name in ("self", "other", "tensor1")]
-        if sum(isinstance(held, Ref) for held in operands) < 2:
-            return  # a number is no branch
-        for name in _ADDING[op]:
-            held = args.get(name)
-            if isinstance(held, Ref) and (name == "self" or args.get("alpha", 1) == 1):
-                yield name, held.value, "add"
-    elif op in _HANDING_ON and not args.get("train", False):
-        yield from _first(node, "hand on")
-    elif op in _CHANGING:
+    traits = traits_of(node)
+    if Trait.ADDS in traits:
+        yield from ((name, node.args[name].value, "add") for name in _addends(node))
+    elif Trait.MOVES in traits and traits & (Trait.VIEW | Trait.ROW_MAJOR):
+        yield from _first(node, "hand on")  # where else a number then is, the axes of its dims tell
+    elif traits & (Trait.NORM | Trait.ACTIVATION):
         yield from _first(node, "change")
 
 
+def _addends(node: Node) -> list[str]:
+    """The arguments of an addition that may be a stream; none if a number is added, which is no branch."""
+    operands = [name for name, held in node.args.items() if isinstance(held, Ref)]
+    if len(operands) < 2:
+        return []
+    return operands if Trait.SUMS in traits_of(node) and node.args.get("alpha", 1) == 1 else operands[:1]
+
+
 def _first(node: Node, what: str) -> Iterator[tuple[str, int, str]]:
-    name = "input" if "input" in node.args else "self"
-    held = node.args.get(name)
-    if isinstance(held, Ref):
-        yield name, held.value, what
+    value = first_operand(node)
+    if value is not None:
+        yield node.argument_of(value), value, what
 
 
 class Streams:
@@ -118,9 +64,6 @@ class Streams:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.makers: dict[int, Node] = {
-            output.value: node for node in graph.nodes for output in node.outputs if output is not None
-        }
 
     def path(self, nodes: Sequence[Node], start: int, end: int) -> ResidualPath | None:
         """Find the residual path from one value to another.
@@ -172,16 +115,16 @@ class Streams:
 
     def _is_settled(self, value: int, activation: Node) -> bool:
         """Whether an activation changes nothing in a value, as that comes out of the same activation."""
-        if _stem(activation) not in _IDEMPOTENT:
+        if Trait.IDEMPOTENT not in traits_of(activation):
             return False
-        while value in self.makers:
-            node = self.makers[value]
-            if _stem(node) == _stem(activation):
+        while value in self.graph.maker:
+            node = self.graph.maker[value]
+            if rule_of(node.op) is rule_of(activation.op):
                 return _numbers(node) == _numbers(activation)
-            held = node.args.get("self", node.args.get("input"))
-            if _stem(node) not in _HANDING_ON | _SELECTING or not isinstance(held, Ref):
+            held = first_operand(node)
+            if held is None or not traits_of(node) & (Trait.MOVES | Trait.REPEATS | Trait.SELECTS):
                 return False
-            value = held.value
+            value = held
         return False
 
 

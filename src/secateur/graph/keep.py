@@ -1,6 +1,6 @@
 """What stays of a dim when positions of its axes go: counts, masks, and where an axis lies in a dim."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import TypeAlias
 
@@ -29,6 +29,17 @@ def _count(expr: Expr, kept: Mapping[Axis, int]) -> int:
         return kept.get(expr, expr.size)
     parts = (_count(part, kept) for part in parts_of(expr))
     return prod(parts) if isinstance(expr, Product) else sum(parts)
+
+
+def size_of(dims: Iterable[Expr], kept: Mapping[Axis, int]) -> int:
+    """Count the entries of a tensor that stay, or the steps of a loop over dims.
+
+    Example:
+        >>> rows, columns = Axis(8), Axis(4)
+        >>> size_of([rows, columns], {rows: 6})
+        24
+    """
+    return prod(count(dim, kept) for dim in dims)
 
 
 def keep_mask(expr: Expr, keep: Mapping[Axis, Mask]) -> Mask:

@@ -54,6 +54,25 @@ class Node:
     source: str = ""
     is_pointwise: bool = False
 
+    @cached_property
+    def reads(self) -> tuple[int, ...]:
+        """The values that it takes, nested lists included, each once.
+
+        Example:
+            >>> Node(0, "aten.cat", "default", {"tensors": (Ref(3), Ref(1), Ref(3)), "dim": 0}, ()).reads
+            (3, 1)
+        """
+        return tuple(dict.fromkeys(ref.value for arg in self.args.values() for ref in refs_in(arg)))
+
+    @cached_property
+    def makes(self) -> tuple[int, ...]:
+        """The values that it makes, outputs that are no tensors left out."""
+        return tuple(ref.value for ref in self.outputs if ref is not None)
+
+    def argument_of(self, value: int) -> str:
+        """The first argument that a value is passed as; empty if it is passed as none."""
+        return next((name for name, arg in self.args.items() if Ref(value) in refs_in(arg)), "")
+
     def __str__(self) -> str:
         where = f" in {self.modules[-1]}" if self.modules and self.modules[-1] else ""
         line = f" at {self.source}" if self.source else ""
@@ -94,6 +113,20 @@ class Graph:
         return names
 
     @cached_property
+    def readers(self) -> Mapping[int, tuple[Node, ...]]:
+        """The nodes that take each value, in order; none for a value that nobody takes."""
+        readers: dict[int, list[Node]] = {value: [] for value in range(len(self.values))}
+        for node in self.nodes:
+            for value in node.reads:
+                readers[value].append(node)
+        return {value: tuple(nodes) for value, nodes in readers.items()}
+
+    @cached_property
+    def maker(self) -> Mapping[int, Node]:
+        """The node that makes each value; inputs, parameters, buffers and constants have none."""
+        return {value: node for node in self.nodes for value in node.makes}
+
+    @cached_property
     def from_inputs(self) -> frozenset[int]:
         """The values that an input of the model takes part in, the inputs among them."""
         return self._computed_from(self.inputs)
@@ -106,8 +139,8 @@ class Graph:
     def _computed_from(self, values: Iterable[int]) -> frozenset[int]:
         found = set(values)
         for node in self.nodes:
-            if any(ref.value in found for arg in node.args.values() for ref in refs_in(arg)):
-                found.update(ref.value for ref in node.outputs if ref is not None)
+            if not found.isdisjoint(node.reads):
+                found.update(node.makes)
         return frozenset(found)
 
     def __str__(self) -> str:
@@ -115,6 +148,17 @@ class Graph:
             f"graph of {len(self.nodes)} nodes, {len(self.names)} tensors, "
             f"recorded on {self.substrate} tensors"
         )
+
+
+def first_operand(node: Node) -> int | None:
+    """The value that a call takes as `input` or `self`; None if it takes none, or a list.
+
+    Example:
+        >>> first_operand(Node(0, "aten.relu", "default", {"self": Ref(4)}, ()))
+        4
+    """
+    first = node.args.get("input", node.args.get("self"))
+    return first.value if isinstance(first, Ref) else None
 
 
 def refs_in(arg: Any) -> Iterator[Ref]:

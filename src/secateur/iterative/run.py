@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.capture.copies import copy_module
 from secateur.capture.inputs import as_call
-from secateur.errors import NoEffectWarning, RequestError
+from secateur.errors import EmptyCutError, NoEffectWarning, RequestError
 from secateur.iterative.recipe import Recipe
 from secateur.iterative.rows import ROWS, Iterated, StageRow
 from secateur.pipeline import couple, measure, prune
@@ -265,7 +265,7 @@ class _Run:
             )
         except RequestError as error:
             # Late steps of AGP are small; what they ask for is left to the next one.
-            if step < recipe.steps and error.what.endswith(" prunes nothing"):
+            if step < recipe.steps and isinstance(error, EmptyCutError):
                 return None
             raise RequestError(f"step {step} of {recipe.steps}, towards {recipe.budget}: {error}") from error
 

@@ -6,7 +6,7 @@ it (the next layer's weights of this input). Which values are zero whatever the 
 model beside its record on *generic* numbers:
 
 * inputs are random, weights are what they are;
-* an element-wise function that is not linear (ReLU, GELU, sigmoid) gives f(0) where all its operands are
+* an element-wise function that is not arithmetic (ReLU, GELU, sigmoid) gives f(0) where all its operands are
   zero, and a fresh random number elsewhere; so a ReLU that happens to be off for these inputs counts as on;
 * everything else is computed. A sum of products of random numbers is zero only if each product is, with
   probability 1 (the Schwartz-Zippel lemma).
@@ -27,58 +27,11 @@ from secateur.capture import Step, cast_inputs, follow
 from secateur.capture.copies import copy_module
 from secateur.capture.inputs import map_inputs
 from secateur.coupling import Group, Groups
+from secateur.coupling.rule import traits_of
 from secateur.graph.axes import Expr, leaves
 from secateur.graph.keep import keep_mask, positions
 from secateur.graph.node import refs_in
-
-_LINEAR = {
-    "aten.add",
-    "aten.sub",
-    "aten.rsub",
-    "aten.mul",
-    "aten.div",
-    "aten.neg",
-    "aten.negative",
-    "aten.subtract",
-    "aten.multiply",
-    "aten.divide",
-    "aten.addcmul",
-    "aten.addcdiv",
-    "aten.lerp",
-    "aten.clone",
-    "aten.to",
-    "aten._to_copy",
-    "aten.detach",
-    "aten.alias",
-    "aten.contiguous",
-    "aten.copy",
-    "aten.lift",
-    "aten.lift_fresh",
-    "aten.lift_fresh_copy",
-    "aten.dropout",
-    "aten.feature_dropout",
-    "aten.alpha_dropout",
-    "aten.feature_alpha_dropout",
-    "aten.prelu",
-    "aten.rrelu",
-    "aten.leaky_relu",
-}
-"""Element-wise operators that make no zero out of numbers that are not."""
-
-_MIXING = {
-    "aten.lstm",
-    "aten.gru",
-    "aten.rnn_tanh",
-    "aten.rnn_relu",
-    "aten.lstm_cell",
-    "aten.gru_cell",
-    "aten.rnn_tanh_cell",
-    "aten.rnn_relu_cell",
-}
-"""Operators that sum over positions which they return."""
-
-_UNTAGGED = {"aten.hardswish", "aten.hardtanh", "aten.relu6", "aten.masked_fill", "aten.where"}
-"""Operators that do, and that PyTorch does not tag as element-wise everywhere."""
+from secateur.graph.trait import Trait
 
 
 def find_dead(model: nn.Module, example_inputs: Any, groups: Groups, seed: int = 0) -> dict[str, list[int]]:
@@ -132,8 +85,8 @@ class _GenericRun:
     def __call__(self, step: Step) -> Any:
         """Run one operator."""
         self._note(step)
-        op = step.node.op.removesuffix("_")
-        if op in _LINEAR or not (step.node.is_pointwise or op in _UNTAGGED):
+        traits = traits_of(step.node)
+        if Trait.POINTWISE not in traits or traits & (Trait.ARITHMETIC | Trait.MOVES):
             return step.run()
         operands = pytree.tree_leaves((step.args, dict(step.kwargs)))
         tensors = [leaf for leaf in operands if isinstance(leaf, Tensor)]
@@ -176,7 +129,7 @@ class _GenericRun:
             if summed:
                 factors = [*summed, *(one for one in own if one[0] == "input" and one not in summed)]
                 zero = torch.stack([_zero_positions(one[2], one[1], one[3], group) for one in factors]).any(0)
-            elif own and (group.axis not in returned or step.node.op in _MIXING):
+            elif own and (group.axis not in returned or Trait.MIXES in traits_of(step.node)):
                 # How it is summed is not known: all of it must be zero.
                 zero = torch.stack([_zero_positions(one[2], one[1], one[3], group) for one in own]).all(0)
             else:

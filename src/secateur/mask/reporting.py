@@ -1,17 +1,16 @@
 """How sparse a model is: per tensor and in all, and what its weights look like."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from secateur.mask.hook import hook_of
 from secateur.mask.targets import Selector, Target, choose
+from secateur.tables import printed
 
 
 @dataclass(frozen=True)
@@ -87,12 +86,8 @@ class Sparsity:
             shape = "x".join(map(str, one.shape))
             table.add_row(one.name, shape, f"{one.zeros:,}", f"{one.size:,}", f"{one.sparsity:.2%}")
         table.add_row("all", "", f"{self.zeros:,}", f"{self.size:,}", f"{self.sparsity:.2%}")
-        console = Console(width=110, file=io.StringIO(), color_system=None)
-        console.print(table)
-        for name, reason in self.left_alone.items():
-            console.print(f"{name} is left alone: {reason}", soft_wrap=True, highlight=False)
-        output: Any = console.file
-        return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
+        left = [f"{name} is left alone: {reason}" for name, reason in self.left_alone.items()]
+        return "\n".join([printed(table), *left])
 
 
 def sparsity_of(

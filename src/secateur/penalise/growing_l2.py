@@ -124,13 +124,13 @@ class GrowingL2:
         """Add the gradient to the unscaled gradients of all slices of the channels that go."""
         strength = self.strength_at(progress)
         for group, going in zip(self.channels, self.going, strict=True):
-            group.pull(going.to(wide(group.slices[0].parameter)) * strength)
+            group.pull(going.to(wide(group.shares[0][0])) * strength)
 
     @torch.no_grad()
     def value(self, progress: float = 1.0) -> float:
         """Compute `lambda / 2 * sum |theta|^2` over the channels that go, in units of the loss."""
         squares = (
-            (group.squares() * going.to(wide(group.slices[0].parameter))).sum().item()
+            (group.squares() * going.to(wide(group.shares[0][0]))).sum().item()
             for group, going in zip(self.channels, self.going, strict=True)
         )
         return self.strength_at(progress) / 2 * sum(squares)

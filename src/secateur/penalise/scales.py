@@ -1,4 +1,4 @@
-"""Which batch-norm scales a penalty may act on: those whose channels can be cut."""
+"""Which norm scales a penalty may act on: those of single channels, as in batch norm, that can be cut."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from secateur.errors import RequestError
 
 
 def prunable_scales(model: nn.Module, groups: Groups) -> list[nn.Parameter]:
-    """List the batch-norm scales of prunable groups.
+    """List the scales of the batch and instance norms of prunable groups.
 
     Sparsity where nothing can be cut costs accuracy and gains nothing.
 
@@ -27,17 +27,12 @@ def prunable_scales(model: nn.Module, groups: Groups) -> list[nn.Parameter]:
         [4]
     """
     named = dict(model.named_parameters(remove_duplicate=False))
-    names = [
-        member.tensor
-        for group in groups.prunable
-        for member in group.members
-        if member.op == "aten.batch_norm" and member.arg == "weight"
-    ]
+    names = [member.tensor for group in groups.prunable for member in group.members if member.is_norm_scale]
     return list({id(named[name]): named[name] for name in names}.values())
 
 
 def penalised_scales(model: nn.Module, groups: Groups, penalty: str = "bn-l1") -> list[nn.Parameter]:
-    """The batch-norm scales that a penalty acts on: those whose channels can be cut.
+    """The norm scales that a penalty acts on: those whose channels can be cut.
 
     Raises:
         RequestError: There are none.

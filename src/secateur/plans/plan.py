@@ -23,12 +23,12 @@ from secateur.cut.skip import CallForm, drop
 from secateur.errors import CheckpointError, RequestError
 from secateur.graph.axes import Axis, Expr, Product, axis, leaves, product, resolve, total
 from secateur.graph.keep import Mask, count, keep_mask
-from secateur.plans.parts import Account, Factors, Frozen, PlanGroup, Spec, Terms, Why
+from secateur.plans.parts import Account, Factors, Frozen, PlanGroup, Request, Spec, Terms, Why
 
 # fmt: off
 __all__ = [
-    "Account", "Factors", "Plan", "PlanGroup", "Spec", "Terms", "Why", "fingerprint", "identity_plan",
-    "make_plan", "tensor_shapes", "tied_names", "unsaved_names",
+    "Account", "Factors", "Plan", "PlanGroup", "Request", "Spec", "Terms", "Why", "fingerprint",
+    "identity_plan", "make_plan", "tensor_shapes", "tied_names", "unsaved_names",
 ]
 # fmt: on
 
@@ -47,7 +47,7 @@ class Plan(Frozen):
         attributes: For each module, the attributes that are sizes, as expressions; dots lead into objects
             (a config) and tuples.
         corrections: For each module, the numbers that its forward must pass otherwise than it computes them.
-        requested: What was asked for, as words.
+        requested: What was asked for.
         achieved: Share of the channels of the groups that is removed.
         command: The command line or call that made it.
         reasons: Why the groups that are not in the plan were left alone.
@@ -78,7 +78,7 @@ class Plan(Frozen):
     tensors: Mapping[str, tuple[Spec, ...]]
     attributes: Mapping[str, Mapping[str, Spec | tuple[Spec, ...]]]
     corrections: Mapping[str, tuple[Correction, ...]] = {}
-    requested: str = ""
+    requested: Request = Request()
     achieved: float = 0.0
     command: str = ""
     reasons: Mapping[str, str] = {}
@@ -307,7 +307,7 @@ def make_plan(
     groups: Groups,
     keep: Mapping[str, Sequence[int]],
     *,
-    requested: str = "",
+    requested: Request = Request(),  # noqa: B008 - it is frozen
     reasons: Mapping[str, str] | None = None,
     why: Mapping[str, Why] | None = None,
     account: Account | None = None,
@@ -318,7 +318,7 @@ def make_plan(
         model: The uncut model.
         groups: Its groups.
         keep: Indices to keep by group; groups not named stay whole.
-        requested: What was asked for, as words.
+        requested: What was asked for.
         reasons: Why other groups were left alone.
         why: Why each group has its width.
         account: How the budget was met.
@@ -379,7 +379,7 @@ def identity_plan(
         groups=(),
         tensors={},
         attributes={},
-        requested="nothing",
+        requested=Request(kind="nothing"),
         source=source,
         source_arguments=dict(source_arguments),
         ties=tied_names(model),

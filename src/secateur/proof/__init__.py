@@ -1,10 +1,11 @@
 """Proof: by shape and by number, that a cut model computes what the masked original does."""
 
+from secateur.proof.passes import Reference
 from secateur.proof.regrouping import regroup
 from secateur.proof.shapes import Deviation, compare_records, scalars_that_differ, suspects_of
 from secateur.proof.varying import Varying, find_varying
 from secateur.proof.verdict import Verdict
-from secateur.proof.verification import Proof, Reference, kept_by, verify
+from secateur.proof.verification import Proof, kept_by, verify
 
 __all__ = [
     "Deviation",

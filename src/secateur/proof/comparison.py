@@ -101,13 +101,15 @@ class Comparison:
             return step.args[0].copy_(made[0])
         return tuple(made) if isinstance(expected, (tuple, list)) else made[0]
 
-    def compare(self, leader: Step, expected: Any, output: Any) -> None:
-        """Compare the results of one operator.
+    def compare(self, leader: Step, expected: Any, step: Step, output: Any) -> None:
+        """Compare the real numbers that one operator is given, and its results.
 
         Raises:
             Stopped: They differ.
         """
         node = leader.node
+        if not _same_reals(leader, step):
+            self._differ(Difference(node, math.inf, 0.0))
         if node.op.startswith(_UNWRITTEN):
             return
         ours, theirs = results_of(expected), results_of(output)
@@ -142,6 +144,8 @@ class Comparison:
         if measured.error > found.tolerance:
             if not self._is_rounding(leader, at, value, measured, level):
                 self._differ(found)
+            if all(_memory(arg) != _memory(one) for arg in _tensors(leader)):
+                two.copy_(kept)  # else all that is computed from it would differ, too
         elif self.worst is None or found.share > self.worst.share:
             self.worst = found
         return level
@@ -292,6 +296,17 @@ def _moved(arg: Any, by: float) -> Any:
     generator = torch.Generator(arg.device).manual_seed(0)
     noise = torch.empty(arg.shape, dtype=arg.dtype, device=arg.device).uniform_(-by, by, generator=generator)
     return arg * (1 + noise)
+
+
+def _same_reals(one: Step, two: Step) -> bool:
+    """Whether two calls pass the same real numbers: no size that a cut changes is one."""
+    return all(
+        not isinstance(first, float) or first == second or first != first
+        for first, second in (
+            *zip(one.args, two.args, strict=False),
+            *((value, two.kwargs.get(name)) for name, value in one.kwargs.items()),
+        )
+    )
 
 
 def _tensors(step: Step) -> list[Tensor]:

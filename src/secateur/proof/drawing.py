@@ -59,9 +59,9 @@ def randomised(
     """Copy a model with random parameters and buffers.
 
     Weights have the size 1/sqrt(fan in). Vectors that are positive (the scales of norms and layers) are
-    drawn about one; other vectors (biases) are normal. Buffers are spread around their values, since they
-    often have a meaning (a variance, an angle); those that are positive stay so, and integers stay as they
-    are.
+    drawn about one; other vectors (biases) are normal about a half. Buffers are spread around their values,
+    since they often have a meaning (a variance, an angle); those that are positive stay so, and integers
+    stay as they are.
 
     Args:
         model: The model; not changed.
@@ -112,7 +112,7 @@ def _spread(values: Tensor, generator: torch.Generator) -> None:
 def _draw_vector(values: Tensor, generator: torch.Generator, *, is_signed: bool) -> None:
     noise = _noise(values, generator)
     if values.numel() > 1 and not bool((values > 0).all()):
-        values.copy_(0.5 * noise)
+        values.copy_(0.5 + 0.5 * noise)  # so that most of what a ReLU follows is on
         return
     sizes = torch.exp(0.3 * noise.clamp(-2, 2))
     if is_signed:

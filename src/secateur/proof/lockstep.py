@@ -37,8 +37,8 @@ class Judge(Protocol):
     def compute(self, step: Step, leader: Step, expected: Any) -> Any:
         """Compute the cut model's operator, given the reference's call and result."""
 
-    def compare(self, leader: Step, expected: Any, output: Any) -> None:
-        """Look at both results; may raise `Stopped` to end both runs."""
+    def compare(self, leader: Step, expected: Any, step: Step, output: Any) -> None:
+        """Look at both calls and results; may raise `Stopped` to end both runs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +160,7 @@ class _Pair:
         leader, expected = self.made
         output = self.judge.compute(step, leader, expected)
         try:
-            self.judge.compare(leader, expected, output)
+            self.judge.compare(leader, expected, step, output)
         except Stopped:
             raise
         except BaseException as error:  # it is the caller's, not that of the model which runs here

@@ -11,7 +11,7 @@ and those are compared as they are.
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -19,21 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur.capture import Step
 from secateur.capture.copies import copy_module
-from secateur.capture.inputs import output_tensors
 from secateur.coupling import Groups
 from secateur.errors import PathError, SecateurError
 from secateur.graph.keep import Kept
-from secateur.graph.node import Graph, Node
 from secateur.plans.plan import Plan
-from secateur.proof.comparison import TOLERANCE, TOLERANCES, Comparison, Difference, measure
+from secateur.proof.comparison import TOLERANCE, TOLERANCES
 from secateur.proof.drawing import STYLES, drawn_inputs, precise, randomised
-from secateur.proof.draws import draw, is_random
-from secateur.proof.lockstep import Side, run_in_step
-from secateur.proof.masking import Masker
-from secateur.proof.regrouping import regroup
-from secateur.proof.shapes import suspects_of
+from secateur.proof.elsewhere import other_inputs, shapes_of, trains_otherwise
+from secateur.proof.passes import Pass, Reference, run_pass
 from secateur.proof.verdict import Verdict
 
 Make: TypeAlias = Callable[[], nn.Module]
@@ -74,64 +68,6 @@ def verify(
     return proof.verdict(cut, tuple(sorted(renormalised)))
 
 
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """How the original is run so that it computes what a cut model does.
-
-    Attributes:
-        groups: Its groups.
-        kept: What stays of them.
-        rest: The record that the cut model follows; None for the original's own.
-        on_step: Computes an operator of the original; None for the masked one.
-    """
-
-    groups: Groups
-    kept: Kept
-    rest: Graph | None = None
-    on_step: Callable[[Step], Any] | None = None
-    masker: Masker = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "masker", Masker(self.groups, self.kept))
-
-    @property
-    def graph(self) -> Graph:
-        """The record of the original."""
-        return self.groups.graph
-
-    def suspects(self, node: Node | None) -> tuple[str, ...]:
-        """The cut groups on which an operator depends, all of them if it is not known."""
-        axes = self.kept.changed if node is None else suspects_of(self.groups, node, self.kept)
-        return tuple(self.groups.name_of[held] for held in axes if held in self.groups.name_of)
-
-    def again(self, model: nn.Module, inputs: Any) -> "Reference | None":
-        """The same for a record on other numbers; None where that cannot be."""
-        if self.on_step is not None or self.graph.substrate != "real":
-            return None
-        self.masker.mask_parameters(model)
-        found = regroup(model, inputs, self.groups, self.kept)
-        return None if found is None else Reference(*found)
-
-
-@dataclass(frozen=True, eq=False)
-class Pass:
-    """What one run in step showed.
-
-    Attributes:
-        comparison: What was compared.
-        failure: What is wrong, as words; None if nothing is.
-        node: The first operator that is.
-        suspects: The cut groups on which it depends.
-        outputs: What could not be compared of the model's outputs, as words.
-    """
-
-    comparison: Comparison
-    failure: str | None = None
-    node: Node | None = None
-    suspects: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-
-
 class Proof:
     """The proof of one plan.
 
@@ -158,6 +94,7 @@ class Proof:
         self.dtype = torch.float64
         self.limits: list[str] = []
         self.passes: list[Pass] = []
+        self.sides: tuple[nn.Module, nn.Module] | None = None
 
     def verdict(self, cut: nn.Module, differences: tuple[str, ...] = ()) -> Verdict:
         """Run the proof.
@@ -196,6 +133,32 @@ class Proof:
         for again in range(1 if self.styles else _DRAWS):
             if not (is_same and self.styles):
                 yield self._pass(partial(copy_module, self.model), self.seed + again, cut)
+        if self.styles and self.reference.on_step is None:
+            yield from self._elsewhere()
+
+    def _elsewhere(self) -> Iterator[Pass]:
+        """A pass with the same models on inputs of another size, in training mode if that differs."""
+        assert self.sides is not None, "a pass was made"
+        trains = trains_otherwise(self.reference.graph)
+        sides, self.sides = self.sides, None
+        for inputs in other_inputs(self.example_inputs, training=trains):
+            drawn = drawn_inputs(inputs, self.seed + 1, self.dtype)
+            found, failure = self.reference.elsewhere(sides[0], drawn, training=trains)
+            if found is None:
+                continue
+            where = f"on inputs of {shapes_of(inputs)}" + " in training mode" * trains
+            try:
+                done = run_pass(found, sides[0].train(trains), sides[1].train(trains), drawn, self.seed)
+            except (PathError, RuntimeError) as error:
+                self.limits.append(f"not proven {where}: {error}".partition("\n")[0][:200])
+                return
+            self.passes.append(
+                done if done.failure is None else replace(done, failure=f"{where}: {done.failure}")
+            )
+            yield self.passes[-1]
+            return
+        if trains:
+            self.limits.append(f"training mode is not proven: {failure}".partition("\n")[0][:200])
 
     def _silent(self) -> frozenset[int]:
         """The operators that showed one number only in every pass."""
@@ -240,28 +203,9 @@ class Proof:
     def _compare(self, make: Make, inputs: Any, reference: Reference, cut: nn.Module | None) -> Pass:
         model = self._made(make)
         cut = self.plan.apply(model).eval() if cut is None else self._made(partial(copy_module, cut))
-        on_step = reference.on_step
-        if on_step is None:
-            reference.masker.mask_parameters(model)
-            on_step = reference.masker
-
-        def computed(step: Step) -> Any:
-            return draw(step, self.seed) if is_random(step) else on_step(step)
-
-        comparison = Comparison(reference.masker, computed)
-        sides = Side(model, reference.graph), Side(cut, reference.rest or reference.graph)
-        ran = run_in_step(sides[0], computed, sides[1], comparison, inputs)
-        if comparison.difference is not None:
-            node = comparison.difference.node
-            return Pass(comparison, _differs(comparison.difference), node, reference.suspects(node))
-        if ran.failure is not None:
-            return Pass(comparison, _fails(ran.failure), ran.node, reference.suspects(ran.node))
-        state = reference.graph.state
-        level = 8 if comparison.loose is None else comparison.loose[1]
-        outputs = output_tensors(ran.expected, state), output_tensors(ran.got, state)
-        found = _compare_outputs(*outputs, TOLERANCES[level])
-        suspects = reference.suspects(None) if found[0] else ()
-        return Pass(comparison, found[0], None, suspects, found[1])
+        done = run_pass(reference, model, cut, inputs, self.seed)
+        self.sides = model, cut
+        return done
 
     def _made(self, make: Make) -> nn.Module:
         return precise(make(), self.dtype).eval()
@@ -318,44 +262,6 @@ class Proof:
         yield from self.passes[-1].outputs
 
 
-def _differs(found: Difference) -> str:
-    return (
-        f"masked and cut numbers differ by {found.error:.2g}, first at {found.node}; "
-        f"allowed is {found.tolerance:.0e}"
-    )
-
-
-def _fails(failure: Exception) -> str:
-    text = str(failure).partition("\n")[0]
-    if isinstance(failure, PathError):
-        return f"the cut model takes another path than the original: {text.partition(': ')[2] or text}"
-    return f"the cut model does not run: {text}"
-
-
 def _same_bits(one: Tensor, two: Tensor) -> bool:
     """Whether two tensors of one type hold the same numbers, NaN included."""
     return torch.equal(one, two) or bool(((one == two) | ((one != one) & (two != two))).all())
-
-
-def _compare_outputs(
-    expected: list[Tensor], got: list[Tensor], tolerance: float
-) -> tuple[str | None, tuple[str, ...]]:
-    """Compare what the models return; of what operators computed this says nothing new.
-
-    Returns:
-        What is wrong, None if nothing is; and what could not be compared.
-    """
-    if [one.shape for one in expected] != [two.shape for two in got]:
-        return "the cut model returns other shapes than the masked one", ()
-    limits = []
-    for at, (one, two) in enumerate(zip(expected, got, strict=True)):
-        if not one.numel():
-            limits.append(f"output {at} is empty on these inputs")
-        elif one.is_complex() or not one.is_floating_point():
-            if not one.is_complex() and not torch.equal(one, two):
-                return f"output {at}, of whole numbers, differs", ()
-        elif not measure(one, two, max(one.dim() - 1, 0)).error <= tolerance and not torch.equal(one, two):
-            return f"output {at} differs", ()
-        elif not bool(one.isfinite().any()):
-            limits.append(f"output {at} holds no finite number on these inputs")
-    return None, tuple(limits)

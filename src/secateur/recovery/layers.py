@@ -1,108 +1,19 @@
-"""Layers that are linear in their input: what they are called with, and what comes right behind them.
+"""What comes right behind a layer that is linear in its input.
 
 A step that improves such a layer needs to know where a constant can go (its bias, or the running mean of the
 batch norm that alone reads it), and what its output is added to before anything but a scale happens to it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from secateur.coupling.layers import Layer
+from secateur.coupling.rule import traits_of
 from secateur.graph.axes import leaves
-from secateur.graph.node import Graph, Node, Ref, refs_in
+from secateur.graph.node import Graph, Node, Ref, first_operand
+from secateur.graph.trait import Trait
 from secateur.recovery.step import Subject
-
-_LAYERS = {"linear", "addmm", "matmul", "mm", "convolution"} | {
-    f"{kind}{rank}d" for kind in ("conv", "conv_transpose") for rank in (1, 2, 3)
-}
-
-_INPUTS_FIRST: Mapping[str, tuple[str, str, str | None]] = {
-    "aten.addmm": ("mat1", "mat2", "self"),
-    "aten.matmul": ("self", "other", None),
-    "aten.mm": ("self", "mat2", None),
-}
-"""What input, weight and bias are called where the weight is laid out (inputs, outputs)."""
-
-_SAME_NUMBERS = {
-    *("aten.view", "aten._unsafe_view", "aten.reshape", "aten.flatten", "aten.unflatten"),
-    *("aten.permute", "aten.transpose", "aten.t", "aten.movedim", "aten.swapaxes"),
-    *("aten.squeeze", "aten.unsqueeze", "aten.roll", "aten.slice", "aten.narrow"),
-    *("aten.contiguous", "aten.clone", "aten.alias", "aten.dropout", "aten.feature_dropout"),
-}
-"""Operators (of a model in eval mode) that only move numbers; some of them may be left behind."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One call of a layer that is linear in its input.
-
-    Attributes:
-        node: The call.
-        input: The value that it reads.
-        weight: The value of its weight.
-        is_held: The weight is a parameter, not computed from others (by a mask, a weight norm).
-        bias: The value of its bias, a parameter; None if it has none.
-        spatial: How many spatial dims it slides over; 0 for a linear layer.
-        is_transposed: A transposed convolution.
-        inputs_first: The weight is laid out (inputs, outputs), in a linear layer.
-        name: The module that holds the weight; of a computed weight the one that makes the call.
-    """
-
-    node: Node
-    input: int
-    weight: int
-    is_held: bool
-    bias: int | None
-    spatial: int
-    is_transposed: bool
-    inputs_first: bool
-    name: str
-
-    @property
-    def channels_at(self) -> int:
-        """Where the channels of input and output lie, counted from the right."""
-        return -1 - self.spatial
-
-    @property
-    def arguments(self) -> tuple[str, str]:
-        """What input and weight are called in the call."""
-        return _INPUTS_FIRST.get(self.node.op, ("input", "weight", "bias"))[:2]
-
-    @property
-    def output(self) -> int:
-        """The value that it makes."""
-        output = self.node.outputs[0]
-        assert output is not None, "a layer returns a tensor"
-        return output.value
-
-
-def layer_of(graph: Graph, node: Node) -> Layer | None:
-    """The layer that a node calls; None if it is none."""
-    names = _INPUTS_FIRST.get(node.op, ("input", "weight", "bias"))
-    found, weight, bias = (node.args.get(name or "") for name in names)
-    op = node.op.removeprefix("aten.")
-    if op not in _LAYERS or not isinstance(found, Ref) or not isinstance(weight, Ref):
-        return None
-    rank = len(graph.values[weight.value].shape)
-    is_held = weight.value in graph.names
-    if op in ("matmul", "mm") and not (is_held and rank == 2):  # of two activations, or of heads
-        return None
-    if op == "addmm" and (node.args["alpha"] != 1 or node.args["beta"] != 1):
-        return None
-    name = graph.names[weight.value][0].rpartition(".")[0] or graph.names[weight.value][0] if is_held else ""
-    return Layer(
-        node=node,
-        input=found.value,
-        weight=weight.value,
-        is_held=is_held,
-        bias=bias.value if isinstance(bias, Ref) and bias.value in graph.names else None,
-        spatial=rank - 2,
-        is_transposed=op.startswith("conv_transpose") or node.args.get("transposed") is True,
-        inputs_first=node.op in _INPUTS_FIRST,
-        name=name or next(iter(node.modules[::-1]), "") or str(node),
-    )
 
 
 def has_lost(subject: Subject, layer: Layer) -> bool:
@@ -112,7 +23,7 @@ def has_lost(subject: Subject, layer: Layer) -> bool:
 
 
 class Readers:
-    """Which nodes read each value, and which makes it.
+    """What reads a layer's output.
 
     Args:
         graph: The record.
@@ -121,24 +32,9 @@ class Readers:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
 
-    @cached_property
-    def of(self) -> Mapping[int, list[Node]]:
-        """The nodes that read each value, in order."""
-        found: dict[int, list[Node]] = {}
-        for node in self.graph.nodes:
-            values = {ref.value for arg in node.args.values() for ref in refs_in(arg)}
-            for value in values:
-                found.setdefault(value, []).append(node)
-        return found
-
-    @cached_property
-    def maker(self) -> Mapping[int, Node]:
-        """The node that makes each value."""
-        return {ref.value: node for node in self.graph.nodes for ref in node.outputs if ref is not None}
-
     def only(self, value: int) -> Node | None:
         """The one node that reads a value; None if there are several or none, or the model returns it."""
-        readers = self.of.get(value, [])
+        readers = self.graph.readers[value]
         return readers[0] if len(readers) == 1 and value not in self.graph.outputs else None
 
     def norm_behind(self, layer: Layer) -> Node | None:
@@ -154,12 +50,11 @@ class Readers:
 
         A cut leaves the other entries as they are then; a weight norm takes others for them.
         """
-        node = self.maker.get(value)
+        node = self.graph.maker.get(value)
         if node is None:
             return True
-        sources = [ref.value for arg in node.args.values() for ref in refs_in(arg)]
-        is_kept = node.is_pointwise or is_move(node) or node.op == "aten.to"
-        return is_kept and all(map(self.is_entrywise, sources))
+        is_kept = Trait.POINTWISE in traits_of(node) or is_move(node)
+        return is_kept and all(map(self.is_entrywise, node.reads))
 
     def path_to_sum(self, layer: Layer) -> tuple[Node, ...]:
         """The calls from a layer to the last addition behind it, each the only reader of the one before.
@@ -185,36 +80,37 @@ class Readers:
         if is_scale(node):
             other = other_operand(node, value)
             return other is not None and other in self.graph.names
-        return moved(node) == value and (is_move(node) or is_batch_norm(self.graph, node))
+        return first_operand(node) == value and (
+            (is_move(node) and not _may_cast(node)) or is_batch_norm(self.graph, node)
+        )
 
 
 def is_batch_norm(graph: Graph, node: Node) -> bool:
     """Whether a call is a batch norm that uses running statistics which are buffers."""
-    if node.op != "aten.batch_norm" or node.args.get("training"):
+    if Trait.CHANNEL_NORM not in traits_of(node) or node.args.get("training") is not False:
         return False
     held = (node.args.get("running_mean"), node.args.get("running_var"))
     return all(isinstance(ref, Ref) and ref.value in graph.names for ref in held)
 
 
 def is_move(node: Node) -> bool:
-    """Whether a call only moves numbers about, or leaves some behind."""
-    return node.op in _SAME_NUMBERS and moved(node) is not None
+    """Whether a call only moves the numbers of one tensor about, or leaves some behind."""
+    return Trait.MOVES in traits_of(node) and first_operand(node) is not None
 
 
-def moved(node: Node) -> int | None:
-    """The value that a call of one tensor reads first."""
-    first = node.args.get("input", node.args.get("self"))
-    return first.value if isinstance(first, Ref) else None
+def _may_cast(node: Node) -> bool:
+    """Whether a call may change the element type: places, which are numbered, do not survive that."""
+    return not node.args.keys().isdisjoint(("dtype", "other"))
 
 
 def is_sum(node: Node) -> bool:
     """Whether a call adds two tensors."""
-    return node.op in ("aten.add", "aten.add_") and node.args.get("alpha", 1) == 1
+    return Trait.SUMS in traits_of(node) and node.args.get("alpha", 1) == 1
 
 
 def is_scale(node: Node) -> bool:
     """Whether a call multiplies two tensors."""
-    return node.op in ("aten.mul", "aten.mul_")
+    return Trait.MULTIPLIES in traits_of(node)
 
 
 def other_operand(node: Node, value: int) -> int | None:
@@ -267,5 +163,5 @@ def constant_place(
     nodes |= {norm.index for call in calls if (norm := readers.norm_behind(call)) is not None}
     tensors = readers.graph.tensors
     values = {tensors[name] for name, tensor in tensors_of(cut).items() if tensor is first[0]}
-    users = {node.index for value in values for node in readers.of.get(value, [])}
+    users = {node.index for value in values for node in readers.graph.readers[value]}
     return first if users <= nodes else None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secateur.recovery.layers import Layer
+from secateur.coupling.layers import Layer
 
 
 class Patches:

@@ -1,11 +1,9 @@
 """Recovery steps, how they are run one after the other, and what they bring."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -16,6 +14,7 @@ from secateur.graph.axes import Axis
 from secateur.graph.keep import Mask
 from secateur.recovery.loss import output_error, outputs_of
 from secateur.registry import Registry
+from secateur.tables import printed
 
 MEMORY_BYTES = 2 * 2**30
 """What the activations of the calibration batches between two layers may take, if nothing else is said."""
@@ -48,6 +47,9 @@ class Subject:
     memory_bytes: int = MEMORY_BYTES
 
 
+Status: TypeAlias = Literal["exact", "approximate", "left alone", "limit"]
+
+
 @dataclass(frozen=True)
 class Recovery:
     """What one step did to one layer.
@@ -55,17 +57,29 @@ class Recovery:
     Attributes:
         step: The step's name.
         layer: The layer that was changed, or would have been.
-        exact: Whether the change restores exactly what was lost.
+        status: "exact" if the change restores what was lost, "approximate" if it comes near, "left alone" if
+            nothing was changed; or "limit" for a word on the step as a whole.
         detail: What was done, or why not.
+
+    Example:
+        >>> print(Recovery("absorb", "2", "left alone", "its weight is computed"))
+        absorb 2: approximate, left alone: its weight is computed
     """
 
     step: str
     layer: str
-    exact: bool
+    status: Status
     detail: str
 
+    @property
+    def exact(self) -> bool:
+        """Whether the change restores exactly what was lost."""
+        return self.status == "exact"
+
     def __str__(self) -> str:
-        return f"{self.step} {self.layer}: {'exact' if self.exact else 'approximate'}, {self.detail}"
+        how = "exact" if self.exact else "approximate"
+        left = "left alone: " if self.status == "left alone" else ""
+        return f"{self.step} {self.layer}: {how}, {left}{self.detail}"
 
 
 @dataclass(frozen=True)
@@ -244,11 +258,7 @@ def table(brought: Sequence[Recovered]) -> str:
     found = Table("step", "output error before", "after", title="recovered", title_justify="left")
     for one in brought:
         found.add_row(one.step, _percent(one.before), _percent(one.after))
-    console = Console(width=110, file=io.StringIO(), color_system=None)
-    console.print(found)
-    console.print(f"output error: |cut - dense| / |dense| on {brought[0].samples_from}")
-    output: Any = console.file
-    return "\n".join(line.rstrip() for line in output.getvalue().rstrip().split("\n"))
+    return f"{printed(found)}\noutput error: |cut - dense| / |dense| on {brought[0].samples_from}"
 
 
 def _percent(share: float) -> str:

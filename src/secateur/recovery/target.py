@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 
 from secateur.capture.replay import Replay
+from secateur.coupling.layers import Layer
 from secateur.graph.axes import Expr, leaves
 from secateur.graph.keep import keep_mask
-from secateur.graph.node import Node, Ref
+from secateur.graph.node import Node, Ref, first_operand
 from secateur.recovery.layers import (
-    Layer,
     Readers,
     is_batch_norm,
     is_move,
     is_scale,
     is_sum,
-    moved,
     other_operand,
 )
 from secateur.recovery.lockstep import Pair
@@ -126,8 +125,8 @@ class Target:
         """A value that is known already, or is only moved about later; None if it is still to be computed."""
         if value in replay:
             return replay[value]
-        node = self.readers.maker.get(value)
-        source = None if node is None else moved(node)
+        node = self.readers.graph.maker.get(value)
+        source = None if node is None else first_operand(node)
         if node is None or source is None or not is_move(node) or len(node.outputs) != 1:
             return None
         held = self._seen(replay, source)

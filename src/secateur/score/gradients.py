@@ -150,7 +150,7 @@ class Differentiator:
         return self.gates.sums(_times(self.parameters, curved or zeros))
 
     def _probes(self, count: int, seed: int) -> Iterator[tuple[ByGroup, float]]:
-        sizes = {name: size for name, size in self.gates.sizes.items() if self.gates.slices[name]}
+        sizes = {name: size for name, size in self.gates.sizes.items() if self.gates.shares[name]}
         every = sum(sizes.values())
         device = next(iter(self.parameters.values())).device
         if every <= count:

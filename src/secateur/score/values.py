@@ -9,29 +9,19 @@ No activations are values that no input of the model takes part in (weights that
 is a statistic that the same channels are scaled by (the mean of squares in a norm written by hand).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 
 from secateur.coupling import Group, Groups
+from secateur.coupling.rule import traits_of
 from secateur.graph.axes import Axis, axes_in, resolve
 from secateur.graph.keep import Places
-from secateur.graph.node import Node, Ref, refs_in
-
-_PASSED = frozenset(
-    f"aten.{name}"
-    for name in (
-        *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "movedim"),
-        *("squeeze", "unsqueeze", "contiguous", "clone", "alias", "dropout", "feature_dropout", "pad"),
-        *("constant_pad_nd", "mean", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d"),
-        *("avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
-        *("_adaptive_avg_pool2d", "adaptive_max_pool2d", "max_pool2d_with_indices", "swapaxes", "roll"),
-        *("upsample_nearest2d", "upsample_bilinear2d"),
-    )
-)
-"""Operators that move or resample numbers of one tensor."""
+from secateur.graph.node import Node, first_operand
+from secateur.graph.trait import Trait
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +53,6 @@ class Reading:
     def __init__(self, groups: Groups) -> None:
         self.groups = groups
         self.graph = groups.graph
-        self._maker: dict[int, Node] = {
-            ref.value: node for node in self.graph.nodes for ref in node.outputs if ref is not None
-        }
-        self._users: dict[int, list[Node]] = {}
-        for node in self.graph.nodes:
-            for value in dict.fromkeys(_values_in(node)):
-                self._users.setdefault(value, []).append(node)
         self._live = self.graph.from_inputs.difference(self.graph.inputs)
         self._read: dict[Axis, list[tuple[int, int]]] = {}
         for node in self.graph.nodes:
@@ -81,9 +64,8 @@ class Reading:
 
     def _note_reads(self, node: Node, summed: Collection[Axis]) -> None:
         """An axis is read where it is summed over, or where it goes in and does not come out."""
-        made = (self._leaves(ref.value) for ref in node.outputs if ref is not None)
-        returned = {leaf for dims in made for leaves in dims for leaf in leaves}
-        for value in dict.fromkeys(_values_in(node)):
+        returned = {leaf for value in node.makes for leaves in self._leaves(value) for leaf in leaves}
+        for value in node.reads:
             if value not in self._live:
                 continue
             for dim, leaves in enumerate(self._leaves(value)):
@@ -96,11 +78,10 @@ class Reading:
         fresh, seen = [node], {node.index}
         while fresh:
             node = fresh.pop()
-            if len(set(_values_in(node))) > 1:
+            if len(node.reads) > 1:
                 continue  # a sum with weights, or of two activations
-            made = {ref.value for ref in node.outputs if ref is not None}
-            for user in (user for value in made for user in self._users.get(value, ())):
-                others = self._live.intersection(_values_in(user)) - made
+            for user in (user for value in node.makes for user in self.graph.readers[value]):
+                others = self._live.intersection(user.reads).difference(node.makes)
                 if any(leaf in leaves for value in others for leaves in self._leaves(value)):
                     return True
                 if user.index not in seen:
@@ -115,19 +96,27 @@ class Reading:
 
     def _back(self, axis: Axis, value: int, dim: int) -> tuple[int, int]:
         """Go back over operators that move or resample."""
-        while (node := self._maker.get(value)) is not None and node.op in _PASSED:
-            source = node.args.get("input", node.args.get("self"))
-            if not isinstance(source, Ref) or self.graph.values[source.value].kind != "node":
+        while (node := self.graph.maker.get(value)) is not None:
+            source = first_operand(node)
+            if source is None or not self._is_passed(node, source):
                 break
             holding = [
                 at
-                for at, expr in enumerate(self.groups.findings.dims[source.value])
+                for at, expr in enumerate(self.groups.findings.dims[source])
                 if any(leaf is axis for leaf in axes_in(resolve(expr)))
             ]
             if len(holding) != 1:
                 break
-            value, dim = source.value, holding[0]
+            value, dim = source, holding[0]
         return value, dim
+
+    def _is_passed(self, node: Node, source: int) -> bool:
+        """Whether a call resamples its operand, or moves all of its numbers."""
+        if self.graph.values[source].kind != "node":
+            return False
+        traits = traits_of(node)
+        sizes = {prod(self.graph.values[value].shape) for value in (source, *node.makes)}
+        return Trait.RESAMPLES in traits or (Trait.MOVES in traits and len(sizes) == 1)
 
     def _read_value(self, axis: Axis, value: int, dim: int) -> ReadValue:
         dims = [resolve(expr) for expr in self.groups.findings.dims[value]]
@@ -141,8 +130,3 @@ class Reading:
             and len(pixels) == 2
             and all(leaf.structural for expr in pixels for leaf in axes_in(expr)),
         )
-
-
-def _values_in(node: Node) -> Iterator[int]:
-    """The values that a node takes."""
-    return (ref.value for arg in node.args.values() for ref in refs_in(arg))

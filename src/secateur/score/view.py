@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from secateur.coupling import Group, Member
+from secateur.coupling.rule import is_norm_scale
 from secateur.errors import RequestError
 from secateur.graph.axes import Expr
 from secateur.graph.keep import Places
@@ -52,7 +53,7 @@ class MemberView:
     @property
     def is_norm_scale(self) -> bool:
         """Whether this is the scale of a batch or instance normalisation."""
-        return self.op in ("aten.batch_norm", "aten.instance_norm") and self.arg == "weight"
+        return is_norm_scale(self.op, self.arg)
 
 
 class Gradients(Protocol):

@@ -10,6 +10,7 @@ from typing import Any
 
 from secateur.coupling import Groups
 from secateur.errors import RequestError
+from secateur.plans.parts import Request
 
 KINDS = ("ratio", "macs", "params", "size_bytes", "memory", "latency_ms", "channels", "keep")
 
@@ -140,14 +141,16 @@ class Budget:
                     "lift the protection, choose another criterion, or leave the pattern out",
                 )
 
+    @property
+    def request(self) -> Request:
+        """The budget as a plan holds it."""
+        if self.kind in ("channels", "keep"):
+            parts = self.channels or {name: len(kept) for name, kept in self.keep.items()}
+            return Request(kind=self.kind, parts=parts)
+        return Request(kind=self.kind, value=self.value, is_share=self.is_share)
+
     def __str__(self) -> str:
-        if self.kind == "channels":
-            return f"channels={dict(self.channels)}"
-        if self.kind == "keep":
-            return f"keep={{{', '.join(f'{name}: {len(kept)}' for name, kept in self.keep.items())}}}"
-        if self.kind == "latency_ms" and self.is_share:
-            return f"latency_ms={100 * self.value:g}%"
-        return f"{self.kind}={self.value:,.0f}" if self.value > 1e5 else f"{self.kind}={self.value:g}"
+        return str(self.request)
 
 
 def _require_share(name: str, share: Any) -> None:

@@ -10,8 +10,11 @@ from typing import Any
 
 from torch import nn
 
+from secateur.coupling.layers import layer_of
+from secateur.coupling.rule import traits_of
 from secateur.errors import RequestError
-from secateur.graph.node import Graph, Node, Ref, refs_in
+from secateur.graph.node import Graph, Node, Ref
+from secateur.graph.trait import Trait
 from secateur.sweep.draw import draw_bars
 from secateur.sweep.engine import Engine, Job, LocalEngine
 from secateur.sweep.forks import Forks
@@ -19,8 +22,6 @@ from secateur.sweep.rows import fingerprint
 from secateur.train.classifier import Part
 from secateur.write.figures import percent, points
 from secateur.write.rows import Rows
-
-_ADDS = ("aten.add", "aten.add_")
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,10 @@ def branch_ends(graph: Graph) -> list[tuple[str, Node]]:
     behind: dict[int, frozenset[int]] = {}
     found: list[tuple[str, Node]] = []
     for node in graph.nodes:
-        refs = [ref for arg in node.args.values() for ref in refs_in(arg)]
-        for made in node.outputs:
-            if made is not None:
-                behind[made.value] = frozenset({node.index}).union(
-                    *(behind.get(ref.value, frozenset()) for ref in refs)
-                )
+        own = frozenset({node.index}).union(*(behind.get(value, frozenset()) for value in node.reads))
+        behind.update(dict.fromkeys(node.makes, own))
         sides = [ref.value for ref in (node.args.get("self"), node.args.get("other")) if isinstance(ref, Ref)]
-        if node.op not in _ADDS or len(sides) != 2 or sides[0] == sides[1]:
+        if Trait.ADDS not in traits_of(node) or len(sides) != 2 or sides[0] == sides[1]:
             continue
         if graph.values[sides[0]].shape != graph.values[sides[1]].shape:
             continue
@@ -102,7 +99,7 @@ def branch_ends(graph: Graph) -> list[tuple[str, Node]]:
 
 def _layers(graph: Graph, indices: frozenset[int]) -> list[Node]:
     nodes = (graph.nodes[index] for index in sorted(indices))
-    return [node for node in nodes if node.op.startswith(("aten.conv", "aten.linear"))]
+    return [node for node in nodes if layer_of(graph, node) is not None]
 
 
 def block_sweep(

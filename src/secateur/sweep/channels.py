@@ -5,13 +5,11 @@ accuracy(K) = accuracy with the K channels of the smallest scores zeroed
 """
 
 import hashlib
-import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -23,6 +21,7 @@ from secateur.sweep.engine import Engine, Job, LocalEngine
 from secateur.sweep.forks import Forks
 from secateur.sweep.rank import score_channels
 from secateur.sweep.rows import fingerprint
+from secateur.tables import printed
 from secateur.train.classifier import Part
 from secateur.write.figures import percent, points
 from secateur.write.rows import Rows
@@ -99,11 +98,8 @@ class ChannelSweep:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=110, file=io.StringIO(), color_system=None)
-        console.print(self.table())
-        output: Any = console.file
-        lines = [line.rstrip() for line in output.getvalue().rstrip().split("\n")]
-        return "\n".join([f"sweep of {self.layer}: {len(self.scores)} channels by {self.criterion}", *lines])
+        title = f"sweep of {self.layer}: {len(self.scores)} channels by {self.criterion}"
+        return f"{title}\n{printed(self.table())}"
 
 
 def channel_sweep(

@@ -4,13 +4,11 @@ A layer is looked at by itself; a group is all layers whose channels are coupled
 one residual stream, and is scored and zeroed as it would be cut: together.
 """
 
-import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -26,6 +24,7 @@ from secateur.sweep.forks import Forks
 from secateur.sweep.places import GroupPlace, Place, find_group
 from secateur.sweep.rank import score_channels
 from secateur.sweep.rows import fingerprint
+from secateur.tables import printed
 from secateur.train.classifier import Part
 from secateur.write.rows import Rows, fingerprint_of
 
@@ -79,13 +78,9 @@ class Curves:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=110, file=io.StringIO(), color_system=None)
-        console.print(self.table())
-        output: Any = console.file
-        rows = [line.rstrip() for line in output.getvalue().rstrip().split("\n")]
         left_out = [f"  {layer}: left out, {why}" for layer, why in self.skipped.items()]
         title = f"sensitivity of {len(self.by_layer)} {self.by} by {self.criterion}, by the share zeroed"
-        return "\n".join([title, *rows, *left_out])
+        return "\n".join([title, printed(self.table()), *left_out])
 
     def plot(self, path: Path | str) -> Path:
         """Draw a line for each, into a `.png` or `.svg` file."""

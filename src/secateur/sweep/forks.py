@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from secateur.capture.calls import record_calls
 from secateur.capture.replay import Replay, Tape, record_tape
 from secateur.errors import CaptureError, PathError, RequestError
-from secateur.graph.node import Graph, Node
+from secateur.graph.node import Graph, Node, Ref
 from secateur.sweep.places import GroupPlace, Place, Spot, find_end, find_place
 from secateur.sweep.stored import State, Stored
 from secateur.train.classifier import Part, choose_device, require_classifier
@@ -145,9 +145,7 @@ class Forks:
         Args:
             value: Its index in the record.
         """
-        node = next(
-            node for node in self.graph.nodes if any(ref and ref.value == value for ref in node.outputs)
-        )
+        node = self.graph.maker[value]
         slot = [ref and ref.value for ref in node.outputs].index(value)
         with torch.inference_mode():
             for batch, _ in self.part.batches(self.batch_size):
@@ -280,11 +278,12 @@ class Forks:
 
 def _producer(graph: Graph) -> tuple[int, int]:
     """The last call that makes the first output of the model, and which of its results that is."""
-    for node in reversed(graph.nodes):
-        for slot, ref in enumerate(node.outputs):
-            if ref is not None and graph.outputs and ref.value == graph.outputs[0]:
-                return node.index, slot
-    raise PathError("no operator makes the output of the model", do="pass a model that computes its logits")
+    if not graph.outputs or graph.outputs[0] not in graph.maker:
+        raise PathError(
+            "no operator makes the output of the model", do="pass a model that computes its logits"
+        )
+    node = graph.maker[graph.outputs[0]]
+    return node.index, node.outputs.index(Ref(graph.outputs[0]))
 
 
 def _batch_dim(one: Graph, many: Graph, value: int, times: int) -> int | None:

@@ -7,17 +7,17 @@ from torch import nn
 
 from secateur.capture.calls import ModuleCall
 from secateur.coupling import Group, couple_graph
+from secateur.coupling.layers import layer_of
+from secateur.coupling.rule import is_norm_scale, traits_of
 from secateur.errors import RequestError
 from secateur.graph.axes import leaves
-from secateur.graph.node import Graph, Node, Ref, refs_in
+from secateur.graph.node import Graph, Node, Ref
+from secateur.graph.trait import Trait
 from secateur.score.values import Reading
 from secateur.train.features import LAYERS, channel_dim
 
 WHERE = ("removed", "output")
 """After the norm that follows the layer, as if the channels were cut; or what the layer itself returns."""
-
-_NORMS = frozenset(f"aten.{name}" for name in ("batch_norm", "instance_norm", "group_norm", "layer_norm"))
-_SUMS = frozenset(f"aten.{name}{end}" for name in ("add", "sub", "mul", "div") for end in ("", "_"))
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Place:
         dim: Which of its dims holds the channels.
         size: How many there are.
         activation: The value that they have become after norm, sum and activation.
-        scale: Value of the batch-norm scale between, if there is one.
+        scale: Value of the scale of the norm between, if that takes each channel by itself.
     """
 
     layer: str
@@ -109,12 +109,10 @@ def find_group(reading: Reading, group: Group) -> GroupPlace:
     Raises:
         RequestError: Nothing reads its channels.
     """
-    makers = {
-        ref.value: node.index for node in reading.graph.nodes for ref in node.outputs if ref is not None
-    }
+    maker = reading.graph.maker
     spots = sorted(
         (
-            Spot(makers[read.value] + 1, read.value, read.dim, tuple(map(tuple, read.places.tolist())))
+            Spot(maker[read.value].index + 1, read.value, read.dim, tuple(map(tuple, read.places.tolist())))
             for read in reading.of(group)
         ),
         key=lambda spot: spot.position,
@@ -181,7 +179,8 @@ def find_end(
         return find_place(model, graph, calls, node.modules[-1], where)
     finder, weight = _Finder(graph), node.args.get("weight")
     value = finder.made(node)
-    dim = len(graph.values[value].shape) - 1 if node.op.startswith("aten.linear") else 1
+    made = layer_of(graph, node)
+    dim = 1 if made is None else made.channels_at % len(graph.values[value].shape)
     names = graph.names.get(weight.value, ()) if isinstance(weight, Ref) else ()
     return finder.place(names[0] if names else str(node), node.index + 1, value, dim, where)
 
@@ -214,18 +213,14 @@ def _channel_dim(graph: Graph, module: nn.Module, layer: str, value: int) -> int
 class _Finder:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.readers: dict[int, list[Node]] = {}
-        for node in graph.nodes:
-            for value in {ref.value for arg in node.args.values() for ref in refs_in(arg)}:
-                self.readers.setdefault(value, []).append(node)
 
     def place(self, layer: str, position: int, value: int, dim: int, where: str) -> Place:
         scale, reader = None, self._only_reader(value)
-        if where == "removed" and reader is not None and reader.op in _NORMS:
+        if where == "removed" and reader is not None and Trait.NORM in traits_of(reader):
             held = reader.args.get("weight")
-            scale = held.value if isinstance(held, Ref) and reader.op == "aten.batch_norm" else None
+            scale = held.value if isinstance(held, Ref) and is_norm_scale(reader.op, "weight") else None
             position, value = reader.index + 1, self.made(reader)
-        if value not in self.readers:
+        if not self.graph.readers[value]:
             raise RequestError(
                 f"nothing reads what layer {layer} returns", do="choose a layer before the last"
             )
@@ -233,20 +228,20 @@ class _Finder:
         return Place(layer, position, value, dim, size, self._activation(value), scale)
 
     def _activation(self, value: int) -> int:
-        """Go on over norms and sums up to the first other element-wise operator, which is the activation."""
+        """Go on over norms, arithmetic and copies: the first other element-wise one is the activation."""
         while (node := self._only_reader(value)) is not None:
-            is_norm_or_sum = node.op in _NORMS or node.op in _SUMS
-            if not is_norm_or_sum and not node.is_pointwise:
+            traits = traits_of(node)
+            if not traits & (Trait.NORM | Trait.POINTWISE | Trait.ACTIVATION):
                 break
             if node.outputs[0] is None or self._shape(self.made(node)) != self._shape(value):
                 break
             value = self.made(node)
-            if not is_norm_or_sum:
+            if not traits & (Trait.NORM | Trait.ARITHMETIC | Trait.MOVES):
                 break
         return value
 
     def _only_reader(self, value: int) -> Node | None:
-        readers = self.readers.get(value, [])
+        readers = self.graph.readers[value]
         return readers[0] if len(readers) == 1 else None
 
     def _shape(self, value: int) -> tuple[int, ...]:

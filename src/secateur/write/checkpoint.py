@@ -142,8 +142,7 @@ def apply_saved(plan: Plan, architecture: nn.Module, folder: Path | str) -> nn.M
     try:
         return plan.apply(architecture)
     except CheckpointError as error:
-        lines = str(error).split("\n  ")
-        raise CheckpointError(f"cannot load {folder}: {lines[0]}", lines[1:]) from error
+        raise CheckpointError(f"cannot load {folder}: {error.what}", error.context, error.do) from error
     except (LookupError, AttributeError, TypeError, ValueError, MemoryError) as error:
         raise CheckpointError(
             f"cannot load {folder}: its {PLAN} contradicts itself",

@@ -151,8 +151,8 @@ def open_shards(path: Path | str) -> Shards:
     if not source.is_file():
         raise CheckpointError(f"cannot load {source}: no such file", do="check the path")
     if source.name.endswith(".index.json"):
-        placed = _read_index(source)
-        files = [source.parent / name for name in sorted(set(placed.values()))]
+        placed = read_index(source)
+        files = sorted(set(placed.values()))
     elif source.suffix == SUFFIX:
         placed, files = {}, [source]
     else:
@@ -193,8 +193,19 @@ def _in_folder(folder: Path) -> Path:
     )
 
 
-def _read_index(index: Path) -> dict[str, str]:
-    """Which file each tensor lies in, by an index."""
+def read_index(index: Path) -> dict[str, Path]:
+    """Read which file each tensor lies in; an index names files beside it and no others.
+
+    Args:
+        index: A `model.safetensors.index.json`. It may be a link, as in the cache of the Hugging Face Hub;
+            the files may then be links to where it really lies.
+
+    Returns:
+        The file of each tensor, by name; it need not be there.
+
+    Raises:
+        CheckpointError: It is no index, or names a file of another folder, directly or by a link.
+    """
     do = "save the checkpoint again"
     try:
         placed = json.loads(index.read_bytes())["weight_map"]
@@ -205,19 +216,25 @@ def _read_index(index: Path) -> dict[str, str]:
     if not isinstance(placed, dict) or not placed:
         raise CheckpointError(f"cannot load {index}: its weight_map names no tensor", do=do)
     for file in placed.values():
-        if not isinstance(file, str) or Path(file).name != file:
+        if not isinstance(file, str) or file in ("", "..") or Path(file).name != file:
             raise CheckpointError(f"cannot load {index}: it names {file!r}, no file beside it", do=do)
-    return placed
+    folders = (index.parent.resolve(), index.resolve().parent)
+    for file in set(placed.values()):
+        real = Path(index.parent, file).resolve()
+        if real.parent not in folders:
+            what = f"cannot load {index}: it names {file}, a link to {real} in another folder"
+            raise CheckpointError(what, do="put the file itself there")
+    return {name: index.parent / file for name, file in placed.items()}
 
 
-def _require_index(index: Path, placed: Mapping[str, str], stored: Mapping[Path, Sequence[Stored]]) -> None:
+def _require_index(index: Path, placed: Mapping[str, Path], stored: Mapping[Path, Sequence[Stored]]) -> None:
     """Refuse an index that names other tensors than its files hold."""
-    held = {one.name: file.name for file, found in stored.items() for one in found}
+    held = {one.name: file for file, found in stored.items() for one in found}
     for name in [*placed, *held]:
         if placed.get(name) != held.get(name):
+            there, here = (None if file is None else file.name for file in (placed.get(name), held.get(name)))
             raise CheckpointError(
-                f"cannot load {index}: it places {name} in {placed.get(name)}, "
-                f"the files have it in {held.get(name)}",
+                f"cannot load {index}: it places {name} in {there}, the files have it in {here}",
                 do="save the checkpoint again",
             )
 

@@ -49,9 +49,10 @@ def check(
     try:
         plan.require_fit(opened.model)
     except CheckpointError as error:
-        lines = str(error).split("\n  ")
         do = "name the model that was given to `secateur prune`"
-        raise CheckpointError(f"{pruned} was not cut from {dense}: {lines[0]}", lines[1:-1], do) from error
+        raise CheckpointError(
+            f"{pruned} was not cut from {dense}: {error.what}", error.context, do
+        ) from error
     example = example_input(input_shape, opened)
     load_state(copy.deepcopy(apply_saved(plan, opened.model, pruned)), tensors, Path(pruned, WEIGHTS))
     verdict = prove_plan(opened.model, plan, example, seed=seed)

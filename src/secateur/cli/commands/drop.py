@@ -79,7 +79,7 @@ def drop(
     folder = save_model(result.model, plan, save)
     verdict = result.verdict
     numbers = {
-        "requested": plan.requested,
+        "requested": str(plan.requested),
         "dropped": list(plan.dropped),
         "scores": dict(result.scores),
         "before": vars(result.before),

@@ -190,7 +190,7 @@ def _shares(words: list[str] | None) -> dict[str, float] | None:
 def _numbers(result: Result, folder: str) -> dict[str, object]:
     verdict = result.verdict
     return {
-        "requested": result.plan.requested,
+        "requested": str(result.plan.requested),
         "achieved_ratio": result.plan.achieved,
         "account": None if result.plan.account is None else result.plan.account.model_dump(mode="json"),
         "before": vars(result.before),

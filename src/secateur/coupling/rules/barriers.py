@@ -7,6 +7,7 @@ memory.
 from secateur.coupling.call import Call
 from secateur.coupling.rule import rule
 from secateur.graph.axes import Expr
+from secateur.graph.trait import Trait
 
 _DRAWN = "its random numbers belong to positions"
 _COUNTED = "how many positions it returns depends on the numbers"
@@ -86,7 +87,7 @@ _BARRIERS: dict[str, dict[str, str]] = {
 
 
 def _register(reason: str, samples: dict[str, str]) -> None:
-    @rule(*samples, law=f"barrier: {reason}", samples=samples)
+    @rule(*samples, law=f"barrier: {reason}", samples=samples, traits={"aten.as_strided": Trait.VIEW})
     def barrier(call: Call) -> list[list[Expr]]:
         return call.barrier(reason)
 

@@ -7,6 +7,7 @@ from secateur.coupling.call import Call
 from secateur.coupling.rule import equation, rule
 from secateur.graph.axes import Expr
 from secateur.graph.equation import parse
+from secateur.graph.trait import Trait
 
 _SPATIAL = {1: ("h", "p", "y"), 2: ("h w", "p q", "y x"), 3: ("h w l", "p q r", "y x z")}
 
@@ -41,6 +42,7 @@ for _rank in (1, 2, 3):
             macs=_macs,
             sizes={"g": "groups"},
             samples=_samples(_op, _rank, transposed=_make is _transposed),
+            traits=Trait.LAYER,
         )
 
 equation(
@@ -54,6 +56,7 @@ equation(
 @rule(
     "aten.convolution",
     law="what conv1d..3d or conv_transpose1d..3d say, MACs included, by the argument `transposed`",
+    traits=Trait.LAYER,
     samples=(
         "torch.convolution(T(2, 3, 5, 5), T(4, 3, 3, 3), T(4), [1, 1], [0, 0], [1, 1], False, [0, 0], 1)",
         "torch.convolution(T(2, 4, 5, 5), T(4, 3, 3, 3), T(6), [1, 1], [0, 0], [1, 1], True, [0, 0], 2)",

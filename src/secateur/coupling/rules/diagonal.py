@@ -6,6 +6,7 @@ diagonal x(... a a) -> (... a)        diag_embed x(... a) -> (... a a)        tr
 from secateur.coupling.call import Call
 from secateur.coupling.rule import rule
 from secateur.graph.axes import Expr
+from secateur.graph.trait import Trait
 
 _OFFSET = "rows and columns are told apart by number"
 
@@ -28,6 +29,7 @@ def _tie(call: Call, row: Expr, column: Expr, offset: int) -> Expr | None:
         "aten.diagonal": "T(2, 3, 4, 3).diagonal(dim1=1, dim2=3)",
         "aten.linalg_diagonal": "torch.linalg.diagonal(T(2, 3, 3))",
     },
+    traits=Trait.MOVES | Trait.VIEW,
 )
 def diagonal(call: Call) -> list[list[Expr]]:
     """One entry for each row."""

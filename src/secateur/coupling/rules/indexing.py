@@ -7,6 +7,7 @@ from secateur.coupling.call import Call
 from secateur.coupling.rule import rule
 from secateur.graph.axes import ONE, Expr, product
 from secateur.graph.node import Ref
+from secateur.graph.trait import Trait
 
 _REASON = "its positions are addressed by number"
 _MASKED = "its positions are chosen by a mask"
@@ -16,6 +17,7 @@ _MASKED = "its positions are chosen by a mask"
     "aten.embedding",
     law="weight(v d), indices(...) -> (... d): v stays",
     samples=("F.embedding(torch.tensor([[0, 2], [1, 1]]), T(3, 4))",),
+    traits=Trait.REPEATS,
 )
 def embedding(call: Call) -> list[list[Expr]]:
     """Rows of a table."""
@@ -28,6 +30,7 @@ def embedding(call: Call) -> list[list[Expr]]:
     "aten.embedding_renorm",
     law="self(v d), indices(...) -> (v d): rows get a largest norm, to which zeros add nothing; v stays",
     samples=("torch.embedding_renorm_(T(3, 4).clone(), torch.tensor([0, 2]), 0.5, 2.0)",),
+    traits=Trait.MIXES,
 )
 def embedding_renorm(call: Call) -> list[list[Expr]]:
     """What an embedding with a largest norm does before it looks up."""
@@ -67,6 +70,7 @@ def embedding_bag(call: Call) -> list[list[Expr]]:
     "aten.index_select",
     law="self(... a ...), index(k) -> (... k ...): a stays",
     samples=("T(2, 3, 4).index_select(1, torch.tensor([0, 2]))",),
+    traits=Trait.REPEATS,
 )
 def index_select(call: Call) -> list[list[Expr]]:
     """Some positions of one dim."""
@@ -141,6 +145,7 @@ def read_places(call: Call) -> Places:
         "T(2, 3, 4)[torch.tensor([0, 1]), :, torch.tensor([3, 0])]",
         "T(2, 3, 4)[torch.tensor([[True, False, True], [True, True, False]])]",
     ),
+    traits=Trait.REPEATS,
 )
 def index(call: Call) -> list[list[Expr]]:
     """Indexing by integer tensors, by a mask, or both."""
@@ -161,6 +166,7 @@ def index(call: Call) -> list[list[Expr]]:
     "aten.gather",
     law="self(... a ...), index(... j ...) -> (... j ...): a stays, the other dims are equal",
     samples=("torch.gather(T(2, 3), 1, (T(2, 2) > 0).long())",),
+    traits=Trait.REPEATS,
 )
 def gather(call: Call) -> list[list[Expr]]:
     """One look-up for each position of the index."""
@@ -185,6 +191,7 @@ def gather(call: Call) -> list[list[Expr]]:
         "torch.take_along_dim(T(1, 3, 4), (T(5, 2, 1) > 0).long(), -2)",
         "torch.take_along_dim(T(2, 3), (T(4) > 0).long())",
     ),
+    traits=Trait.REPEATS,
 )
 def take_along(call: Call) -> list[list[Expr]]:
     """One look-up for each position of the indices; without a dim all positions are one row."""
@@ -204,6 +211,7 @@ def take_along(call: Call) -> list[list[Expr]]:
     "aten.take",
     law="self(...), index(j ...) -> (j ...): all of self stays",
     samples=("torch.take(T(2, 3), (T(4) > 0).long())",),
+    traits=Trait.REPEATS,
 )
 def take(call: Call) -> list[list[Expr]]:
     """Look-ups in a tensor read as one row."""

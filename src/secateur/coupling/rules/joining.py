@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from secateur.coupling.call import Call
 from secateur.coupling.rule import rule
 from secateur.graph.axes import ONE, Expr, product, total
+from secateur.graph.trait import Trait
 
 
 def join(call: Call, tensors: Sequence[list[Expr]], at: int) -> list[Expr]:
@@ -31,6 +32,7 @@ def join(call: Call, tensors: Sequence[list[Expr]], at: int) -> list[Expr]:
         "aten.concat": "torch.concat([T(2, 3), T(1, 3)])",
         "aten.concatenate": "torch.concatenate([T(2, 3), T(2, 1)], dim=-1)",
     },
+    traits=Trait.MOVES,
 )
 def cat(call: Call) -> list[list[Expr]]:
     """The joined dim is the sum, the others are equal; empty one-dimensional tensors are skipped."""
@@ -43,6 +45,7 @@ def cat(call: Call) -> list[list[Expr]]:
     "aten.stack",
     law="equal dims, and a new dim that is addressed by number",
     samples=("torch.stack([T(2, 3), T(2, 3)], dim=1)",),
+    traits=Trait.MOVES,
 )
 def stack(call: Call) -> list[list[Expr]]:
     """A new dim of as many positions as tensors."""
@@ -71,7 +74,12 @@ _STACKS = {
 }
 
 
-@rule(*_STACKS, law="cat along the first, second or third dim, after dims of size one", samples=_STACKS)
+@rule(
+    *_STACKS,
+    law="cat along the first, second or third dim, after dims of size one",
+    samples=_STACKS,
+    traits=Trait.MOVES,
+)
 def stack_along(call: Call) -> list[list[Expr]]:
     """Concatenation along a dim that the name tells; vectors gain dims first."""
     tensors = call.tensors("tensors")
@@ -88,7 +96,12 @@ def stack_along(call: Call) -> list[list[Expr]]:
 _AT_LEAST = {f"aten.atleast_{rank}d": f"torch.atleast_{rank}d(T(3))" for rank in (1, 2, 3)}
 
 
-@rule(*_AT_LEAST, law="dims of size one come before (atleast_3d: and after)", samples=_AT_LEAST)
+@rule(
+    *_AT_LEAST,
+    law="dims of size one come before (atleast_3d: and after)",
+    samples=_AT_LEAST,
+    traits=Trait.MOVES | Trait.ROW_MAJOR | Trait.VIEW,
+)
 def at_least(call: Call) -> list[list[Expr]]:
     """One tensor, or each of several."""
     rank = int(call.node.op.removesuffix("d")[-1])
@@ -110,6 +123,7 @@ def block_diag(call: Call) -> list[list[Expr]]:
     "aten.cartesian_prod",
     law="x(a), y(b) -> ((a b) 2): every pair",
     samples=("torch.cartesian_prod(T(2), T(3))", "torch.cartesian_prod(T(3))"),
+    traits=Trait.REPEATS,
 )
 def cartesian_product(call: Call) -> list[list[Expr]]:
     """Every combination of one entry of each vector; of one vector, itself."""
@@ -123,6 +137,7 @@ def cartesian_product(call: Call) -> list[list[Expr]]:
     "aten.flatten_dense_tensors",
     law="x(a b), y(c d) -> (((a b) + (c d))): row-major, one after the other",
     samples=("torch.ops.aten.flatten_dense_tensors([T(2, 3), T(4)])",),
+    traits=Trait.MOVES,
 )
 def flatten_dense(call: Call) -> list[list[Expr]]:
     """All tensors as one vector."""

@@ -8,14 +8,22 @@ from secateur.coupling.call import Call
 from secateur.coupling.rule import equation, rule
 from secateur.graph.axes import Expr, axis, product
 from secateur.graph.equation import parse
+from secateur.graph.trait import Trait
 
 equation(
     "aten.linear",
     "input(... i), weight(o i), bias(o) -> (... o)",
     macs="... i o",
     samples=("F.linear(T(2, 5, 3), T(4, 3), T(4))", "F.linear(T(3), T(4, 3))"),
+    traits=Trait.LAYER,
 )
-equation("aten.mm", "self(m i), mat2(i o) -> (m o)", macs="m i o", samples=("torch.mm(T(2, 3), T(3, 4))",))
+equation(
+    "aten.mm",
+    "self(m i), mat2(i o) -> (m o)",
+    macs="m i o",
+    samples=("torch.mm(T(2, 3), T(3, 4))",),
+    traits=Trait.LAYER,
+)
 equation(
     "aten.bmm",
     "self(b m i), mat2(b i o) -> (b m o)",
@@ -45,6 +53,7 @@ _MATMULS = {
     law="self(... m i), other(... i o) -> (... m o); a vector lacks m or o",
     macs="... m i o",
     samples=_MATMULS,
+    traits=Trait.LAYER,
 )
 def matmul(call: Call) -> list[list[Expr]]:
     """Choose the equation by the ranks of the operands."""
@@ -68,6 +77,7 @@ _ADDED = {
         "aten.addmv": "torch.addmv(T(2), T(2, 3), T(3))",
         "aten.baddbmm": "torch.baddbmm(T(2, 3, 5), T(2, 3, 4), T(2, 4, 5))",
     },
+    traits={"aten.addmm": Trait.LAYER},
 )
 def added_product(call: Call) -> list[list[Expr]]:
     """A matrix product with a term added to it."""

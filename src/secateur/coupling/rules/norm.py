@@ -4,6 +4,7 @@ from secateur.coupling.call import Call
 from secateur.coupling.rule import equation, rule
 from secateur.graph.axes import ONE, Expr
 from secateur.graph.equation import parse
+from secateur.graph.trait import Trait
 
 _CHANNELS = "input(n c ...), weight(c), bias(c), running_mean(c), running_var(c) -> (n c ...)"
 
@@ -16,6 +17,7 @@ _CHANNELS = "input(n c ...), weight(c), bias(c), running_mean(c), running_var(c)
         "F.batch_norm(T(2, 3), T(3), T(3).abs() + 1)",
         "F.batch_norm(T(4, 3, 5), None, None, T(3), T(3), training=True)",
     ),
+    traits=Trait.NORM | Trait.CHANNEL_NORM,
 )
 def batch_norm(call: Call) -> list[list[Expr]]:
     """Recorded in eval mode, so statistics are taken only where none are tracked."""
@@ -28,7 +30,9 @@ def batch_norm(call: Call) -> list[list[Expr]]:
     samples=(
         "F.instance_norm(T(2, 3, 4, 4), None, None, T(3), T(3))",
         "F.instance_norm(T(2, 3, 4), T(3), T(3).abs() + 1, use_input_stats=False)",
+        "F.instance_norm(T(2, 3, 4), None, None, T(3), T(3))",
     ),
+    traits=Trait.NORM | Trait.CHANNEL_NORM,
 )
 def instance_norm(call: Call) -> list[list[Expr]]:
     """Statistics over the spatial dims of each sample."""
@@ -41,6 +45,7 @@ equation(
     sizes={"g": "num_groups"},
     renormalised="c ...",
     samples=("F.group_norm(T(2, 6, 4, 4), 3, T(6), T(6))", "F.group_norm(T(2, 6), 1)"),
+    traits=Trait.NORM,
 )
 
 
@@ -56,6 +61,7 @@ equation(
         "aten.native_layer_norm": "torch.native_layer_norm(T(2, 5, 3), (3,), T(3), T(3), 1e-5)",
         "aten._fused_rms_norm": "torch.ops.aten._fused_rms_norm(T(2, 5, 3), [3], T(3), 1e-5)",
     },
+    traits=Trait.NORM,
 )
 def layer_norm(call: Call) -> list[list[Expr]]:
     """Statistics over the last dims, as many as `normalized_shape` has."""
@@ -79,6 +85,7 @@ def layer_norm(call: Call) -> list[list[Expr]]:
         "aten._weight_norm": "torch._weight_norm(T(4, 3, 2), T(4, 1, 1), 0)",
         "aten._weight_norm_interface": "torch.ops.aten._weight_norm_interface(T(4, 3), T(1, 3), 1)",
     },
+    traits=Trait.MIXES,
 )
 def weight_norm(call: Call) -> list[list[Expr]]:
     """Weights as lengths and directions (Salimans and Kingma 2016); the norms come second."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from secateur.coupling.call import Call
 from secateur.coupling.rule import rule
 from secateur.graph.axes import Expr
+from secateur.graph.trait import Trait
 
 _NUMBERED = "its positions are numbered"
 _NEIGHBOURS = "its positions are compared with their neighbours"
@@ -26,6 +27,7 @@ def _fix(call: Call, dims: list[Expr], places: Iterable[int], reason: str) -> No
     "aten.cummin",
     law="running extremes and where they are: positions of a are numbered, so a stays",
     samples={"aten.cummax": "T(2, 3).cummax(dim=1)", "aten.cummin": "T(2, 3).cummin(dim=1)"},
+    traits=Trait.SELECTS,
 )
 def running_extreme(call: Call) -> list[list[Expr]]:
     """Values and their positions."""
@@ -38,6 +40,7 @@ def running_extreme(call: Call) -> list[list[Expr]]:
     "aten.msort",
     law="sorted along the first dim, which stays",
     samples=("T(2, 3).msort()",),
+    traits=Trait.SELECTS,
 )
 def sort_rows(call: Call) -> list[list[Expr]]:
     """Values alone."""
@@ -96,7 +99,12 @@ _TURNED = {
 _ALONG = {"aten.fliplr": 1, "aten.flipud": 0}
 
 
-@rule(*_TURNED, law="the positions of the named dims change places, so those stay", samples=_TURNED)
+@rule(
+    *_TURNED,
+    law="the positions of the named dims change places, so those stay",
+    samples=_TURNED,
+    traits=Trait.MOVES,
+)
 def reorder(call: Call) -> list[list[Expr]]:
     """Rotation and reversal."""
     dims = list(call["self"])
@@ -110,6 +118,7 @@ def reorder(call: Call) -> list[list[Expr]]:
     "aten.rot90",
     law="turned in the plane of two dims, which stay",
     samples=("torch.rot90(T(5, 2, 3), 1, (1, 2))", "torch.rot90(T(5, 2, 3), 2, (-1, 0))"),
+    traits=Trait.MOVES,
 )
 def turn(call: Call) -> list[list[Expr]]:
     """Quarter turns."""

@@ -6,6 +6,7 @@ from secateur.coupling.call import Call
 from secateur.coupling.rule import rule
 from secateur.graph.axes import Expr, MisalignedError, total
 from secateur.graph.node import Path
+from secateur.graph.trait import Trait
 from secateur.graph.unify import factor, split
 
 
@@ -38,6 +39,7 @@ def _cut(call: Call, at: int | None = None) -> tuple[list[list[Expr]], list[Expr
         "aten.split_with_sizes": "torch.split_with_sizes(T(2, 7), [3, 4], dim=1)",
         "aten.unsafe_split_with_sizes": "torch.unsafe_split_with_sizes(T(2, 7), [3, 4], dim=1)",
     },
+    traits=Trait.MOVES | Trait.VIEW,
 )
 def split_with_sizes(call: Call) -> list[list[Expr]]:
     """Pieces of given sizes."""
@@ -68,6 +70,7 @@ def _require_equal(call: Call, parts: Sequence[Expr]) -> None:
         "aten.unsafe_chunk": "torch.unsafe_chunk(T(2, 6), 2, dim=1)",
         "aten.unsafe_split": "torch.unsafe_split(T(2, 6), 3, dim=1)",
     },
+    traits=Trait.MOVES | Trait.VIEW,
 )
 def chunk(call: Call) -> list[list[Expr]]:
     """Pieces by their number or their common size."""
@@ -96,6 +99,7 @@ _ALONG = {"aten.hsplit": 1, "aten.vsplit": 0, "aten.dsplit": 2}
     *_SPLITS,
     law="pieces between bounds, which follow; equal pieces by their number must keep equal counts",
     samples=_SPLITS,
+    traits=Trait.MOVES | Trait.VIEW,
 )
 def tensor_split(call: Call) -> list[list[Expr]]:
     """Pieces by their number or by the positions where each but the first begins."""
@@ -131,6 +135,7 @@ def _follow_bound(call: Call, path: Path, bound: int, left: list[Expr], right: l
         "aten.slice": "T(2, 7)[:, 2:5] + 2 * T(2, 8)[:, 1:7:2]",
         "aten.narrow": "T(2, 7).narrow(1, 2, 3)",
     },
+    traits=Trait.MOVES | Trait.VIEW,
 )
 def slice_(call: Call) -> list[list[Expr]]:
     """A run of positions, or every k-th."""
@@ -200,6 +205,7 @@ def _strided(call: Call, dim: Expr, start: int, end: int, step: int) -> Expr:
     "aten.unbind",
     law="x(... a ...) -> (...): positions addressed by number stay",
     samples={"aten.select": "T(2, 3, 4)[:, 1]", "aten.unbind": "torch.unbind(T(2, 3, 4), dim=1)"},
+    traits=Trait.MOVES | Trait.VIEW,
 )
 def select(call: Call) -> list[list[Expr]]:
     """One position of a dim, or all of them apart."""

@@ -3,6 +3,7 @@
 from secateur.coupling.call import Call
 from secateur.coupling.rule import rule
 from secateur.graph.axes import EMPTY, Expr, MisalignedError, total
+from secateur.graph.trait import Trait
 from secateur.graph.unify import split
 
 _SAMPLES = {
@@ -41,10 +42,18 @@ _SPATIAL |= {
 }
 
 
+def _numbers_in(op: str) -> Trait:
+    """What the numbers of the result are: some of the operand's, or new ones."""
+    if "max_pool" in op:
+        return Trait.SELECTS
+    return Trait.REPEATS if "nearest" in op or op.endswith(("pad1d", "pad2d", "pad3d")) else Trait.NONE
+
+
 @rule(
     *_SPATIAL,
     law="x(... h w) -> (... y x): the spatial dims are protected, the others pass",
     samples={op: sample for op, (_, sample) in _SPATIAL.items()},
+    traits={op: Trait.RESAMPLES | _numbers_in(op) for op in _SPATIAL},
 )
 def resample(call: Call) -> list[list[Expr]]:
     """The last one, two or three dims are spatial."""
@@ -66,6 +75,8 @@ def resample(call: Call) -> list[list[Expr]]:
         "aten.pad": "F.pad(T(2, 3, 4, 4), (1, 1, 0, 2, 1, 2))",
         "aten.constant_pad_nd": "torch.constant_pad_nd(T(2, 5, 4), (0, 0, -1, 2))",
     },
+    traits=Trait.RESAMPLES,
+    traits_if=lambda node: not node.args.get("value"),
 )
 def pad(call: Call) -> list[list[Expr]]:
     """Padding of any dims; negative amounts crop."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from secateur.coupling.call import Call
 from secateur.coupling.rule import rule
 from secateur.graph.axes import ONE, Expr, axis, product, total
+from secateur.graph.trait import Trait
 
 _GATES = {"aten.lstm": 4, "aten.gru": 3, "aten.rnn_tanh": 1, "aten.rnn_relu": 1}
 _FLAGS = "0.0, False, False, False"
@@ -32,6 +33,7 @@ _FLAGS = "0.0, False, False, False"
         "aten.rnn_relu": "torch.rnn_relu(T(5, 2, 3), T(2, 2, 4), "
         f"[T(4, 3), T(4, 4), T(4, 4), T(4, 4)], False, 2, {_FLAGS})",
     },
+    traits=Trait.MIXES,
 )
 def recurrent(call: Call) -> list[list[Expr]]:
     """One hidden axis for all layers and directions; packed sequences are rows of all their steps."""
@@ -111,6 +113,7 @@ _CELLS = {
     law="input(n i), hx(n h), w_ih((k h) i), w_hh((k h) h), b((k h)) -> (n h)",
     macs="n k h i + n k h h",
     samples={op: sample for op, (_, sample) in _CELLS.items()},
+    traits=Trait.MIXES,
 )
 def cell(call: Call) -> list[list[Expr]]:
     """One step of a recurrent layer."""

@@ -8,7 +8,7 @@ An operator that returns positions (argmax, sort) would return other numbers: it
 from secateur.coupling.call import Call
 from secateur.coupling.rule import rule
 from secateur.graph.axes import ONE, Expr
-from secateur.graph.node import refs_in
+from secateur.graph.trait import Trait
 
 _SUMS = {
     "aten.sum": "T(2, 3, 4).sum(dim=(1, 2))",
@@ -89,7 +89,18 @@ def norm(call: Call) -> list[Expr] | list[list[Expr]]:
     return statistic(call) if order is not None and order < 0 else contract(call)
 
 
-@rule(*_STATISTICS, law="x(... a) -> (...): a statistic over a", samples=_STATISTICS)
+@rule(
+    *_STATISTICS,
+    law="x(... a) -> (...): a statistic over a",
+    samples=_STATISTICS,
+    traits={
+        "aten.mean": Trait.RESAMPLES,
+        "aten.nanmean": Trait.RESAMPLES,
+        "aten.amax": Trait.RESAMPLES | Trait.SELECTS,
+        "aten.amin": Trait.RESAMPLES | Trait.SELECTS,
+        "aten.aminmax": Trait.SELECTS,
+    },
+)
 def statistic(call: Call) -> list[list[Expr]]:
     """Means, extremes and moments."""
     reduced = _reduced(call)
@@ -111,6 +122,7 @@ def scale(call: Call) -> list[list[Expr]]:
     "aten.cumsum",
     law="x(... a) -> (... a): zeros add nothing",
     samples=("T(2, 3).cumsum(dim=1)",),
+    traits=Trait.MIXES,
 )
 def accumulate(call: Call) -> list[list[Expr]]:
     """Running sums."""
@@ -141,6 +153,7 @@ def quantile(call: Call) -> list[list[Expr]]:
     "aten.renorm",
     law="self(a ...) -> (a ...), scaled by the norms of its slices: zeros add nothing to a norm",
     samples=("T(2, 3, 4).renorm(2, 0, 0.5)",),
+    traits=Trait.MIXES,
 )
 def renorm(call: Call) -> list[list[Expr]]:
     """Slices along one dim get a largest norm."""
@@ -162,7 +175,12 @@ def sum_to_size(call: Call) -> list[list[Expr]]:
     return [result]
 
 
-@rule(*_POSITIONS, law="positions of a are numbered, so a stays", samples=_POSITIONS)
+@rule(
+    *_POSITIONS,
+    law="positions of a are numbered, so a stays",
+    samples=_POSITIONS,
+    traits=dict.fromkeys(["aten.sort", "aten.topk", "aten.kthvalue", "aten.mode"], Trait.SELECTS),
+)
 def locate(call: Call) -> list[list[Expr]]:
     """Operators that return where something is."""
     dims = list(call["self"])
@@ -193,16 +211,14 @@ _CHOICES = {
     *_CHOICES,
     law="x(... a) -> (...): a statistic over a; where it asks which position was chosen, a stays",
     samples=_CHOICES,
+    traits=Trait.SELECTS | Trait.RESAMPLES,
+    traits_if=lambda node: "other" not in node.args,
 )
 def choose(call: Call) -> list[Expr] | list[list[Expr]]:
     """One of the values along a dim, and perhaps where it stands; `max` of two tensors is element-wise."""
     if "other" in call:
         return [call.broadcast(call["self"], call["other"])]
-    places = call.node.outputs[1:]
-    later = call.graph.nodes[call.node.index + 1 :]
-    read = (ref for node in later for arg in node.args.values() for ref in refs_in(arg))
-    if any(ref is not None and ref.value in call.graph.outputs for ref in places) or any(
-        ref in places for ref in (read if places else ())
-    ):
+    places = call.node.makes[1:]
+    if any(call.graph.readers[value] or value in call.graph.outputs for value in places):
         return locate(call)
     return statistic(call)

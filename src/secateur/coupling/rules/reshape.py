@@ -9,6 +9,8 @@ from math import prod
 from secateur.coupling.call import Call
 from secateur.coupling.rule import rule
 from secateur.graph.axes import ONE, Expr, MisalignedError, axis, product
+from secateur.graph.node import Node
+from secateur.graph.trait import Trait
 from secateur.graph.unify import factor
 
 
@@ -71,6 +73,14 @@ def _follow_sizes(call: Call, name: str, dims: Sequence[Expr], start: int = 0) -
             call.literal((name, index + start), dim)
 
 
+_SAME_ORDER = Trait.MOVES | Trait.ROW_MAJOR
+
+
+def _keeps_numbers(node: Node) -> bool:
+    """A view as another element type reads the same bits as other numbers."""
+    return node.overload != "dtype"
+
+
 _VIEWS = {
     "aten.view": ("T(2, 6, 4).view(2, 3, 2, 4)", "T(2, 3, 4).view(6, 4)", "T(2, 3, 1, 1).view(2, -1)"),
     "aten.reshape": ("T(2, 6, 4).reshape(2, 2, 3, 4)", "T(2, 3, 4).reshape(2, 1, 12)"),
@@ -79,7 +89,13 @@ _VIEWS = {
 
 for _op, _samples in _VIEWS.items():
 
-    @rule(_op, law="row-major reading in another shape; sizes follow", samples=_samples)
+    @rule(
+        _op,
+        law="row-major reading in another shape; sizes follow",
+        samples=_samples,
+        traits=_SAME_ORDER | (Trait.PACKS if _op == "aten.reshape" else Trait.VIEW),
+        traits_if=_keeps_numbers,
+    )
     def view(call: Call) -> list[list[Expr]]:
         """A view by its sizes, or a cast of the element type (`view.dtype`)."""
         dims = reshape(call, call["self"], call.out_shape())
@@ -97,9 +113,15 @@ for _op, _samples in _VIEWS.items():
     law="row-major reading in another shape, computed at run time",
     samples={
         "aten.flatten": "torch.flatten(T(2, 3, 2, 2), 1)",
-        "aten.view_as": "T(2, 3).view_as(T(2, 3))",
-        "aten.reshape_as": "T(2, 3).reshape_as(T(2, 3))",
+        "aten.view_as": "T(2, 3, 4).view_as(T(6, 4))",
+        "aten.reshape_as": "T(2, 3, 4).reshape_as(T(6, 4))",
         "aten.ravel": "T(2, 3).ravel()",
+    },
+    traits={
+        "aten.flatten": _SAME_ORDER | Trait.PACKS,
+        "aten.view_as": _SAME_ORDER | Trait.VIEW,
+        "aten.reshape_as": _SAME_ORDER | Trait.PACKS,
+        "aten.ravel": _SAME_ORDER | Trait.PACKS,
     },
 )
 def flatten(call: Call) -> list[list[Expr]]:
@@ -114,6 +136,7 @@ def flatten(call: Call) -> list[list[Expr]]:
     "aten.unflatten",
     law="one dim becomes several; sizes follow",
     samples=("T(2, 6).unflatten(1, (3, 2))", "T(2, 6).unflatten(1, (-1, 2))"),
+    traits=_SAME_ORDER | Trait.VIEW,
 )
 def unflatten(call: Call) -> list[list[Expr]]:
     """The inverse of flatten."""
@@ -131,6 +154,7 @@ def unflatten(call: Call) -> list[list[Expr]]:
     "aten.unsqueeze",
     law="dims of size one come and go",
     samples={"aten.squeeze": "T(2, 1, 3).squeeze(1)", "aten.unsqueeze": "T(2, 3).unsqueeze(1)"},
+    traits=_SAME_ORDER | Trait.VIEW,
 )
 def squeeze(call: Call) -> list[list[Expr]]:
     """Only dims of size one are touched, so the others keep their order."""
@@ -154,7 +178,12 @@ _PERMUTATIONS = {
 }
 
 
-@rule(*_PERMUTATIONS, law="the dims change places", samples=_PERMUTATIONS)
+@rule(
+    *_PERMUTATIONS,
+    law="the dims change places",
+    samples=_PERMUTATIONS,
+    traits=Trait.MOVES | Trait.VIEW,
+)
 def permute(call: Call) -> list[list[Expr]]:
     """The dims in their new order."""
     dims = call["self"]
@@ -192,6 +221,7 @@ def _moved(source: int | Sequence[int], destination: int | Sequence[int], rank: 
         "aten.expand_as": "T(2, 1, 3).expand_as(T(2, 4, 3))",
         "aten.broadcast_to": "T(1, 3).broadcast_to(2, 3)",
     },
+    traits=Trait.REPEATS | Trait.VIEW,
 )
 def expand(call: Call) -> list[list[Expr]]:
     """Copies along new positions; they hold no parameter."""
@@ -211,6 +241,7 @@ def expand(call: Call) -> list[list[Expr]]:
     "aten.tile",
     law="every dim becomes repeats times itself",
     samples={"aten.repeat": "T(2, 3).repeat(4, 1, 2)", "aten.tile": "torch.tile(T(2, 3), (2,))"},
+    traits=Trait.REPEATS,
 )
 def repeat(call: Call) -> list[list[Expr]]:
     """Whole copies one after the other: product of a new axis and the old dim."""
@@ -232,6 +263,7 @@ def repeat(call: Call) -> list[list[Expr]]:
     "aten.broadcast_tensors",
     law="operands broadcast, and every result has the dims of all",
     samples=("torch.broadcast_tensors(T(2, 1), T(3))",),
+    traits=Trait.REPEATS,
 )
 def broadcast_tensors(call: Call) -> list[list[Expr]]:
     """Several tensors expanded to one shape."""
@@ -243,6 +275,7 @@ def broadcast_tensors(call: Call) -> list[list[Expr]]:
     "aten.meshgrid",
     law="x(a), y(b) -> (a b), (a b); indexing 'xy' exchanges the first two",
     samples=("torch.meshgrid(T(2), T(3), indexing='ij')", "torch.meshgrid(T(2), T(3), T(4), indexing='xy')"),
+    traits=Trait.REPEATS,
 )
 def meshgrid(call: Call) -> list[list[Expr]]:
     """Every vector repeated along the others."""
@@ -260,6 +293,7 @@ def meshgrid(call: Call) -> list[list[Expr]]:
         "T(2, 3).repeat_interleave(2)",
         "T(2, 3).repeat_interleave(torch.tensor([2, 0, 1]), dim=1)",
     ),
+    traits=Trait.REPEATS,
 )
 def repeat_interleave(call: Call) -> list[list[Expr]]:
     """Product of the old dim and a new axis; without a dim the tensor is flattened first."""
@@ -290,6 +324,7 @@ def repeat_interleave(call: Call) -> list[list[Expr]]:
         "aten.channel_shuffle": "F.channel_shuffle(T(2, 6, 3, 3), 2)",
         "aten.native_channel_shuffle": "torch.native_channel_shuffle(T(2, 6, 3, 3), 3)",
     },
+    traits=Trait.MOVES,
 )
 def channel_shuffle(call: Call) -> list[list[Expr]]:
     """The groups of channels become the inner factor; the channels are always the second dim."""
@@ -311,6 +346,7 @@ def channel_shuffle(call: Call) -> list[list[Expr]]:
         "aten.pixel_shuffle": "F.pixel_shuffle(T(2, 12, 3, 3), 2)",
         "aten.pixel_unshuffle": "F.pixel_unshuffle(T(2, 3, 4, 4), 2)",
     },
+    traits=Trait.MOVES,
 )
 def shuffle(call: Call) -> list[list[Expr]]:
     """Space to depth and back."""

@@ -9,6 +9,7 @@ from secateur.coupling.call import Call
 from secateur.coupling.rule import rule
 from secateur.graph.axes import Expr, MisalignedError
 from secateur.graph.equation import parse
+from secateur.graph.trait import Trait
 from secateur.graph.unify import factor
 
 _SPATIAL = "a spatial dim"
@@ -56,6 +57,7 @@ _ROI_ARGS = "T(1, 3, 6, 6), torch.cat([torch.zeros(4, 1).double(), T(4, 4).abs()
     *_ROIS,
     law="input(n c h w), rois(k 5) -> (k c p q): boxes are cut out by number, all but k and c stay",
     samples={op: sample.format(_ROI_ARGS) for op, sample in _ROIS.items()},
+    traits={"torchvision.roi_pool": Trait.SELECTS},
 )
 def boxes(call: Call) -> list[list[Expr]]:
     """Boxes cut out of maps."""

@@ -8,6 +8,7 @@ from math import prod
 from secateur.coupling.call import Call
 from secateur.coupling.rule import rule
 from secateur.graph.axes import Expr, MisalignedError, product
+from secateur.graph.trait import Trait
 from secateur.graph.unify import factor
 
 _SPATIAL = "a spatial dim"
@@ -18,6 +19,7 @@ _WINDOW = "the pixels of a window"
     "aten.unfold",
     law="x(... a ...) -> (... y ... k): a is cut into windows of k, so it stays",
     samples=("T(2, 3, 8).unfold(2, 4, 2)", "T(2, 8, 3).unfold(1, 2, 2)"),
+    traits=Trait.REPEATS | Trait.VIEW,
 )
 def unfold(call: Call) -> list[list[Expr]]:
     """Windows along one dim; their positions come last."""
@@ -96,6 +98,7 @@ _FRACTIONAL = {
         op: sample.format(f"T(2, 3{', 6' * rank})", f"T(2, 3, {rank}).sigmoid()")
         for op, (rank, sample) in _FRACTIONAL.items()
     },
+    traits=Trait.RESAMPLES | Trait.SELECTS,
 )
 def fractional_pool(call: Call) -> list[list[Expr]]:
     """Pooling over windows that a random number for each map places."""

@@ -11,6 +11,7 @@ References:
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -332,7 +333,8 @@ def refit_note(result: Result, images: int) -> str:
         result: The recovered result.
         images: How many images it was recovered with.
     """
-    layers = sum(note.step == "refit" and not note.detail.startswith("left") for note in result.recovered)
+    status = Counter(done.status for done in result.recovered if done.step == "refit")
+    layers = status["exact"] + status["approximate"]
     return (
         f"recovered: {layers} layers refitted by least squares on {images:,} training images without labels; "
         f"{result.errors[-1]}"
@@ -340,11 +342,10 @@ def refit_note(result: Result, images: int) -> str:
 
 
 def absorbed_note(result: Result) -> str:
-    """Say in one line what the recovery steps did."""
-    exact = sum(recovery.exact for recovery in result.recovered)
-    left = sum(recovery.detail.startswith("left alone") for recovery in result.recovered)
-    near = len(result.recovered) - exact - left
+    """Say in one line what the absorbing did."""
+    status = Counter(done.status for done in result.recovered if done.step == "absorb")
     return (
-        f"the constants of removed channels went into {exact + near} next layers: exactly in {exact}, "
-        f"approximately in {near} (they differed from place to place), left alone in {left}"
+        f"the constants of removed channels went into {status['exact'] + status['approximate']} next layers: "
+        f"exactly in {status['exact']}, approximately in {status['approximate']} "
+        f"(they differed from place to place), left alone in {status['left alone']}"
     )

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from secateur.coupling import Groups
+from secateur.coupling.layers import layer_of
 from secateur.domains.classification.images import Splits
 from secateur.domains.classification.slimming import Slimmed, Stage
 from secateur.graph.axes import Axis
-from secateur.graph.keep import count
+from secateur.graph.keep import count, size_of
 from secateur.graph.node import Ref
 from secateur.penalise.sparsity import GAMMA_EDGES
 from secateur.plans.plan import Plan
@@ -46,7 +46,7 @@ def slim_report(
         title=title,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=command,
-        model=f"{source_of(run.plan) or run.plan.model} on {data.spec.name}",
+        model=f"{run.plan.first.source or run.plan.model} on {data.spec.name}",
         requested_ratio=requested,
         achieved_ratio=achieved,
         stages=tuple(stage_row(stage) for stage in run.stages),
@@ -117,7 +117,8 @@ def shares_removed(run: Slimmed) -> tuple[float, float]:
     kept = kept_channels(run)
     left = 1.0
     for plan in _passes(run):
-        left *= 1 - float(plan.requested.removeprefix("ratio="))
+        assert plan.requested.kind == "ratio", "a pass of slimming asks for a ratio"
+        left *= 1 - (plan.requested.value or 0)
     before = sum(run.groups[name].size for name in kept)
     return 1 - left, 1 - sum(kept.values()) / max(before, 1)
 
@@ -130,13 +131,6 @@ def _passes(run: Slimmed) -> list[Plan]:
         plans.insert(0, plan)
         plan = plan.previous
     return plans
-
-
-def source_of(plan: Plan) -> str:
-    """The word for the uncut architecture; empty if it is not known."""
-    while plan.previous is not None:
-        plan = plan.previous
-    return plan.source
 
 
 def layer_rows(groups: Groups, kept: Mapping[Axis, int]) -> tuple[LayerRow, ...]:
@@ -152,10 +146,8 @@ def layer_rows(groups: Groups, kept: Mapping[Axis, int]) -> tuple[LayerRow, ...]
             for ref in (weight, node.args.get("bias"))
             if isinstance(ref, Ref) and ref.value in graph.names
         ]
-        output = node.outputs[0]
-        assert output is not None, "a layer returns a tensor"
-        rank = len(findings.dims[weight.value])
-        channels = findings.dims[output.value][-1 if node.op == "aten.linear" else 1 - rank]
+        layer = layer_of(graph, node)
+        channels = findings.dims[node.makes[0]][1 if layer is None else layer.channels_at]
         name = graph.names[weight.value][0].rpartition(".")[0]
         rows.append(
             LayerRow(
@@ -163,23 +155,13 @@ def layer_rows(groups: Groups, kept: Mapping[Axis, int]) -> tuple[LayerRow, ...]
                 kind=graph.module_types.get(name, ("parameter",))[0],
                 channels_before=channels.size,
                 channels_after=count(channels, kept),
-                params_before=_size(tensors, {}),
-                params_after=_size(tensors, kept),
-                macs_before=_size(findings.macs[node.index], {}),
-                macs_after=_size(findings.macs[node.index], kept),
+                params_before=sum(size_of(dims, {}) for dims in tensors),
+                params_after=sum(size_of(dims, kept) for dims in tensors),
+                macs_before=sum(size_of(dims, {}) for dims in findings.macs[node.index]),
+                macs_after=sum(size_of(dims, kept) for dims in findings.macs[node.index]),
             )
         )
     return tuple(rows)
-
-
-def _size(products: Iterable[Iterable[Any]], kept: Mapping[Axis, int]) -> int:
-    total = 0
-    for dims in products:
-        size = 1
-        for dim in dims:
-            size *= count(dim, kept)
-        total += size
-    return total
 
 
 def group_rows(groups: Groups, kept: Mapping[str, int], reasons: Mapping[str, str]) -> tuple[GroupRow, ...]:

@@ -6,14 +6,12 @@ The strategy chooses; the cut, the proof and the absorbed constants are the core
 """
 
 import copy
-import io
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -32,6 +30,7 @@ from secateur.plans.plan import Plan
 from secateur.proof import Verdict
 from secateur.recovery import Recovered
 from secateur.result import Result, recover_result
+from secateur.tables import printed
 
 __all__ = ["DarknetPruned", "PrunedLayer", "prunable_scales", "prune_darknet"]
 
@@ -103,11 +102,7 @@ class DarknetPruned:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=110, file=io.StringIO(), color_system=None)
-        console.print(self.table())
-        output: Any = console.file
-        lines = [f"pruned {self.config.name}: {self.strategy}, {self.requested}"]
-        lines += [line.rstrip() for line in output.getvalue().rstrip().split("\n")]
+        lines = [f"pruned {self.config.name}: {self.strategy}, {self.requested}", printed(self.table())]
         for name in ("params", "macs", "size_bytes"):
             before, after = getattr(self.before, name), getattr(self.after, name)
             words = {"params": "parameters", "macs": "MACs", "size_bytes": "bytes"}[name]

@@ -9,7 +9,6 @@ Rows are written as JSON lines the moment they are known. A run that was stopped
 """
 
 import hashlib
-import io
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +18,12 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.prune import DarknetPruned, prune_darknet
 from secateur.errors import CheckpointError, NoEffectWarning, RequestError
+from secateur.tables import printed
 from secateur.write.atomic import atomic_write, explained
 
 __all__ = ["PERCENTS", "Sweep", "SweepRow", "sweep"]
@@ -120,15 +119,11 @@ class Sweep:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=110, file=io.StringIO(), color_system=None)
-        console.print(self.table())
-        output: Any = console.file
         limits = [row.limit for row in self.rows if row.limit is not None]
-        lines = [line.rstrip() for line in output.getvalue().rstrip().split("\n")]
-        lines += (
-            [f"percent limit {_percent(limits[0])}: beyond it a layer would be emptied"] if limits else []
-        )
-        return "\n".join([f"sweep of {self.name}", *lines, self.sentence])
+        lines = [f"sweep of {self.name}", printed(self.table())]
+        if limits:
+            lines.append(f"percent limit {_percent(limits[0])}: beyond it a layer would be emptied")
+        return "\n".join([*lines, self.sentence])
 
     def plot(self, path: Path | str) -> Path:
         """Draw the score, and the parameters that are left, against the percent.

@@ -1,13 +1,11 @@
 """The table that compares a network's stages: dense, sparse, pruned, fine-tuned."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from secateur.costs import latency_in_turn
@@ -16,6 +14,7 @@ from secateur.domains.darknet.exporting import save_darknet
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.predict import evaluate_darknet
 from secateur.pipeline import measure
+from secateur.tables import printed
 
 __all__ = ["BATCH", "Stage", "measure_stage", "stage_table", "time_in_turn"]
 
@@ -150,7 +149,4 @@ def stage_table(stages: Sequence[Stage]) -> str:
             f"{stage.latency_ms:.2f}",
             f"{stage.latency_batch_ms:.1f}",
         )
-    console = Console(width=110, file=io.StringIO(), color_system=None)
-    console.print(table)
-    output: Any = console.file
-    return output.getvalue().rstrip()
+    return printed(table)

@@ -29,9 +29,10 @@ from secateur.capture.batches import naming_batch
 from secateur.capture.copies import copy_module
 from secateur.capture.inputs import map_inputs
 from secateur.capture.recorder import shadow
+from secateur.coupling.layers import Layer, layer_of
 from secateur.errors import CaptureError
 from secateur.graph.keep import keep_mask, positions
-from secateur.recovery.layers import Layer, Readers, constant_place, has_lost, layer_of, own_place
+from secateur.recovery.layers import Readers, constant_place, has_lost, own_place
 from secateur.recovery.step import Recovery, Subject, step
 
 _PROBES = 2
@@ -184,7 +185,7 @@ def _by_place(
 
 
 def _silence(subject: Subject) -> nn.Module:
-    """Copy the original with the batch-norm scale of every removed channel at zero."""
+    """Copy the original with the scale of every removed channel at zero, in the norms of single channels."""
     model = copy_module(subject.original).eval()
     named = dict(model.named_parameters(remove_duplicate=False))
     with torch.no_grad():
@@ -193,7 +194,7 @@ def _silence(subject: Subject) -> nn.Module:
             if mask is None:
                 continue
             for member in group.members:
-                if member.op == "aten.batch_norm" and member.arg == "weight":
+                if member.is_norm_scale:
                     rows = positions(member.expr, group.axis)[~mask].reshape(-1)
                     named[member.tensor][torch.from_numpy(rows)] = 0
     return model
@@ -265,16 +266,18 @@ def _move(
         why = "no bias and no batch norm takes the constant"
         if found is not None:
             why = f"{found[2]} is also used where this was not lost"
-        return Recovery("absorb", layer.name, False, f"left alone: {why}")
+        return Recovery("absorb", layer.name, "left alone", why)
     if not all(readers.is_entrywise(call.weight) for call in calls):
-        return Recovery("absorb", layer.name, False, "left alone: its weight is computed")
+        return Recovery("absorb", layer.name, "left alone", "its weight is computed")
     if not lost.is_known:
         why = "what it lost depends on the input, pass data"
-        return Recovery("absorb", layer.name, False, f"left alone: {why}")
+        return Recovery("absorb", layer.name, "left alone", why)
     target, sign, described = place
     channels = subject.groups.findings.dims[layer.output][layer.channels_at]
     kept = torch.from_numpy(keep_mask(channels, subject.keep))
     with torch.no_grad():
         target += sign * lost.mean[kept].to(target)
-    why = "" if lost.is_uniform else ", the mean of a varying response"
-    return Recovery("absorb", layer.name, lost.is_uniform, f"{lost.inputs} inputs went into {described}{why}")
+    done = f"{lost.inputs} inputs went into {described}"
+    if lost.is_uniform:
+        return Recovery("absorb", layer.name, "exact", done)
+    return Recovery("absorb", layer.name, "approximate", f"{done}, the mean of a varying response")

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture.copies import copy_module
+from secateur.coupling.layers import layer_of
 from secateur.errors import CaptureError
 from secateur.graph.axes import Axis, leaves
-from secateur.graph.node import Node, Ref, refs_in
-from secateur.recovery.layers import is_batch_norm, layer_of, tensors_of
+from secateur.graph.node import Node, Ref
+from secateur.recovery.layers import is_batch_norm, tensors_of
 from secateur.recovery.lockstep import Pair, start
 from secateur.recovery.step import Recovery, Subject, step
 
@@ -68,7 +69,7 @@ def batch_norm(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
     if not nodes:
         return cut, []
     lockstep = start(subject, cut, [node.index for node in nodes], with_dense=False)
-    notes = [Recovery("batch-norm", "data", False, lockstep.note)] if lockstep.note else []
+    notes = [Recovery("batch-norm", "data", "limit", lockstep.note)] if lockstep.note else []
     found: dict[int, _Statistics] = {}
     named = tensors_of(cut)
     for node in nodes:
@@ -111,15 +112,15 @@ def _reached(subject: Subject, renewed: Collection[int]) -> set[int]:
     summed = _summed(subject)
     reached: set[int] = set()
     for node in subject.groups.graph.nodes:
-        sources = [ref.value for arg in node.args.values() for ref in refs_in(arg)]
-        results = [ref.value for ref in node.outputs if ref is not None]
-        read = {leaf for value in sources for dim in findings.dims[value] for leaf in leaves(dim)} & changed
-        left = {leaf for value in results for dim in findings.dims[value] for leaf in leaves(dim)}
+        read = {
+            leaf for value in node.reads for dim in findings.dims[value] for leaf in leaves(dim)
+        } & changed
+        left = {leaf for value in node.makes for dim in findings.dims[value] for leaf in leaves(dim)}
         statistics = {leaf for dim in findings.renormalised.get(node.index, ()) for leaf in leaves(dim)}
         # What is summed over is lost even where the output lies on the same axis, as in x + norm(conv(x)).
         lost = read - left | (statistics | summed.get(node.index, frozenset())) & changed
-        if lost or node.index in renewed or reached.intersection(sources):
-            reached.update(results)
+        if lost or node.index in renewed or reached.intersection(node.reads):
+            reached.update(node.makes)
     return reached
 
 
@@ -177,7 +178,6 @@ def _write(subject: Subject, named: dict[str, Tensor], node: Node, found: _Stati
 def _told(subject: Subject, node: Node, found: _Statistics) -> Recovery:
     layer = _layer(subject, node)
     if found.count < 2:
-        return Recovery("batch-norm", layer, False, "left alone: one value in each channel has no variance")
-    return Recovery(
-        "batch-norm", layer, False, f"mean and variance of {found.count:,} values in each channel"
-    )
+        return Recovery("batch-norm", layer, "left alone", "one value in each channel has no variance")
+    told = f"mean and variance of {found.count:,} values in each channel"
+    return Recovery("batch-norm", layer, "approximate", told)

@@ -34,10 +34,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture.copies import copy_module
+from secateur.coupling.layers import Layer, layer_of
 from secateur.errors import CaptureError
 from secateur.graph.keep import keep_mask
 from secateur.recovery.gram import Change, Gram, choose_ridge
-from secateur.recovery.layers import Layer, Readers, constant_place, has_lost, layer_of, tensors_of
+from secateur.recovery.layers import Readers, constant_place, has_lost, tensors_of
 from secateur.recovery.lockstep import Pair, start
 from secateur.recovery.patches import Patches, weight_change
 from secateur.recovery.step import Recovery, Subject, step
@@ -71,7 +72,7 @@ def refit(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
     run = _Refit(subject, cut)
     layers = [layer for layer in run.layers if has_lost(subject, layer)]
     notes = [
-        Recovery("refit", layer.name, False, f"left alone: {reason}")
+        Recovery("refit", layer.name, "left alone", reason)
         for layer in layers
         if (reason := run.obstacle(layer))
     ]
@@ -80,7 +81,7 @@ def refit(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
         return cut, notes
     lockstep = start(subject, cut, [layer.node.index for layer in layers], with_dense=True)
     if lockstep.note:
-        notes.append(Recovery("refit", "data", False, lockstep.note))
+        notes.append(Recovery("refit", "data", "limit", lockstep.note))
     for layer in layers:
         for pair in lockstep.pairs:
             assert pair.dense is not None, "asked for above"
@@ -144,7 +145,8 @@ class _Done:
             parts.append(f"fewer positions than its {self.unknowns:,} inputs: pass more data")
         if not self.place:
             parts.append("no bias and no batch norm takes a constant")
-        return Recovery("refit", self.layer, bool(self.size) and after < 1e-6, ", ".join(parts))
+        is_exact = bool(self.size) and after < 1e-6
+        return Recovery("refit", self.layer, "exact" if is_exact else "approximate", ", ".join(parts))
 
 
 class _Refit:
@@ -177,7 +179,7 @@ class _Refit:
         if not layer.is_held:
             return "its weight is computed"
         calls = self.calls[layer.weight]
-        readers = self.readers.of[layer.weight]
+        readers = self.graph.readers[layer.weight]
         others = [node for node in readers if all(node is not call.node for call in calls)]
         if others:
             return f"its weight is also used by {others[0]}"

@@ -1,6 +1,7 @@
 """Models of torchvision without weights: "torchvision:resnet18"."""
 
 import difflib
+import inspect
 
 from secateur.errors import RequestError
 from secateur.sources.registry import Arguments, Built, call_factory, require_package, sources
@@ -15,7 +16,9 @@ def torchvision(name: str, arguments: Arguments) -> Built:
         near = difflib.get_close_matches(name, known, n=1)
         do = f"did you mean '{near[0]}'?" if near else "see torchvision.models.list_models()"
         raise RequestError(f"torchvision has no model '{name}'", do=do)
-    given = {"weights": None, **arguments}
+    own = inspect.signature(models.get_model_builder(name)).parameters
+    values = {one: None for one in ("weights", "weights_backbone") if one in own}
+    given = {**values, **arguments}
     model = call_factory(lambda **chosen: models.get_model(name, **chosen), f"torchvision:{name}", given)
     size = 299 if name == "inception_v3" else 224
     return Built(model, (1, 3, size, size))
