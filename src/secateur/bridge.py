@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import nn
 
-from secateur.capture import Step
 from secateur.capture.meta import placed, require_values
 from secateur.capture.unwrap import unwrap
 from secateur.coupling import Groups
@@ -14,6 +13,7 @@ from secateur.mask.dead import find_dead
 from secateur.pipeline import couple, plan_model
 from secateur.plans.plan import Plan, Request
 from secateur.proof import Proof, Reference, kept_by
+from secateur.proof.draws import run
 
 
 def plan_from_masks(
@@ -94,7 +94,7 @@ def _plan(
         asked = {name: keep[name] for name in names}
         plan = plan_model(model, example_inputs, keep=asked, axes=axes, seed=seed)
         if check:
-            reference = Reference(groups, kept_by(plan, groups), on_step=Step.run)
+            reference = Reference(groups, kept_by(plan, groups), on_step=run)
             verdict = Proof(model, plan, reference, example_inputs, seed, styles=()).verdict(
                 plan.apply(model)
             )

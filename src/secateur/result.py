@@ -156,7 +156,7 @@ def recover_result(
         cut=result.model,
         example_inputs=result.example_inputs,
         groups=result.groups,
-        keep=kept_by(result.plan, result.groups).masks,
+        kept=kept_by(result.plan, result.groups),
         data=batches(data, result.original, result.example_inputs),
         memory_bytes=memory_bytes,
     )
@@ -165,7 +165,7 @@ def recover_result(
         groups = result.groups
         if substrate != groups.graph.substrate:  # without a check nothing has told yet of another path
             groups = Recorded.of(result.original, result.example_inputs, substrate).couple()
-        return run_recovery(replace(subject, groups=groups, keep=kept_by(result.plan, groups).masks), chosen)
+        return run_recovery(replace(subject, groups=groups, kept=kept_by(result.plan, groups)), chosen)
 
     model, notes, errors = on_any_substrate(on, result.groups.graph.substrate)
     return replace(

@@ -19,6 +19,7 @@ from secateur.graph.keep import Kept
 from secateur.graph.node import Graph
 from secateur.plans.plan import Plan
 from secateur.proof import Deviation, Proof, Reference, Verdict, compare_records
+from secateur.proof.draws import run
 
 
 def compare_dropped(
@@ -91,7 +92,7 @@ class _Silencer:
     def __call__(self, step: Step) -> Any:
         name = self.streams.get(step.node.index)
         if name is None:
-            return step.run()
+            return run(step)
         # The operator may write in place, into the stream or into the branch.
         stream = step.named()[name].clone()
         return step.run().copy_(stream)

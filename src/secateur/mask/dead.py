@@ -19,6 +19,7 @@ statistic (layer norm, softmax) stay.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -29,7 +30,7 @@ from secateur.capture.inputs import map_inputs
 from secateur.coupling import Group, Groups
 from secateur.coupling.rule import traits_of
 from secateur.graph.axes import Expr, leaves
-from secateur.graph.keep import keep_mask, positions
+from secateur.graph.keep import Kept, positions
 from secateur.graph.node import refs_in
 from secateur.graph.trait import Trait
 
@@ -166,17 +167,13 @@ def _generic(seed: int) -> Any:
 
 def _zero(model: nn.Module, groups: Groups, dead: Mapping[str, list[int]]) -> None:
     """Set dead positions to zero in every parameter that has them: nothing depends on those any more."""
-    keep = {}
-    for name, at in dead.items():
-        mask = torch.ones(groups[name].size, dtype=torch.bool)
-        mask[at] = False
-        keep[groups[name].axis] = mask.numpy()
+    kept = Kept({groups[name].axis: ~np.isin(np.arange(groups[name].size), at) for name, at in dead.items()})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.is_floating_point():
                 for place, dim in enumerate(groups.dims(name)):
-                    if any(leaf in keep for leaf in leaves(dim)):
-                        gone = torch.from_numpy((~keep_mask(dim, keep)).nonzero()[0])
+                    if kept.cuts(dim):
+                        gone = torch.from_numpy(kept.removed(dim))
                         parameter.index_fill_(place, gone.to(parameter.device), 0)
 
 

@@ -22,7 +22,7 @@ from secateur.cut import Correction, Followed, attributes_of, slice_model
 from secateur.cut.skip import CallForm, drop
 from secateur.errors import CheckpointError, RequestError
 from secateur.graph.axes import Axis, Expr, Product, axis, leaves, product, resolve, total
-from secateur.graph.keep import Mask, count, keep_mask
+from secateur.graph.keep import Kept, Mask, count, keep_mask
 from secateur.plans.parts import Account, Factors, Frozen, PlanGroup, Request, Spec, Terms, Why
 
 # fmt: off
@@ -229,7 +229,7 @@ class Plan(Frozen):
 
     def _own_masks(self, name: str) -> list[Mask]:
         specs = self.tensors.get(name, self.shapes[name])
-        return [keep_mask(self._expr(spec), self._keep).copy() for spec in specs]
+        return [keep_mask(self._expr(spec), self._kept.masks).copy() for spec in specs]
 
     def require_fit(self, model: nn.Module) -> None:
         """Refuse a model whose tensors have other names or shapes.
@@ -257,7 +257,7 @@ class Plan(Frozen):
     def model_copy(self, **changes: Any) -> "Plan":
         """A plan with some fields replaced; what was computed from the old ones is forgotten."""
         copy = super().model_copy(**changes)
-        for name in ("_axes", "_keep", "_counts"):
+        for name in ("_axes", "_kept"):
             copy.__dict__.pop(name, None)
         return copy
 
@@ -266,17 +266,14 @@ class Plan(Frozen):
         return {group.name: axis(group.size) for group in self.groups}
 
     @cached_property
-    def _keep(self) -> dict[Axis, Mask]:
-        masks: dict[Axis, Mask] = {}
-        for group in self.groups:
-            held = self._axes[group.name]
-            if isinstance(held, Axis):
-                masks[held] = np.isin(np.arange(group.size), group.keep)
-        return masks
-
-    @cached_property
-    def _counts(self) -> dict[Axis, int]:
-        return {held: int(mask.sum()) for held, mask in self._keep.items()}
+    def _kept(self) -> Kept:
+        return Kept(
+            {
+                held: np.isin(np.arange(group.size), group.keep)
+                for group in self.groups
+                if isinstance(held := self._axes[group.name], Axis)
+            }
+        )
 
     def _expr(self, spec: Spec) -> Expr:
         if isinstance(spec, int):
@@ -293,7 +290,7 @@ class Plan(Frozen):
         return self._count(spec)
 
     def _count(self, spec: Spec) -> int:
-        return count(self._expr(spec), self._counts)
+        return count(self._expr(spec), self._kept.changed)
 
     def __str__(self) -> str:
         lines = [f"plan for {self.model}: {self.requested}, {self.achieved:.1%} of the channels removed"]

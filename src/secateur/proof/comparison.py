@@ -22,7 +22,7 @@ from torch import Tensor
 
 from secateur.capture import Step
 from secateur.graph.node import Node
-from secateur.proof.draws import is_random
+from secateur.proof.draws import UNWRITTEN, is_random, run
 from secateur.proof.lockstep import Stopped
 from secateur.proof.masking import Masker, results_of
 
@@ -37,7 +37,17 @@ _JITTER = {8: 1e-12, 4: 1e-7, 2: 1e-3}
 
 _AMPLIFIED = 1000
 _SAMPLES = 16
-_UNWRITTEN = ("aten.empty", "aten.new_empty", "aten.resize")
+_BLANK = {
+    *UNWRITTEN,
+    *(
+        "aten.zeros_like",
+        "aten.new_zeros",
+        "aten.ones_like",
+        "aten.new_ones",
+        "aten.full_like",
+        "aten.new_full",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -86,11 +96,12 @@ class Comparison:
         self.undefined: set[int] = set()
         self.loose: tuple[Node, int] | None = None
         self._bytes: dict[int, int] = {}
+        self._blank: set[int] = set()
 
     def compute(self, step: Step, leader: Step, expected: Any) -> Any:
         """Compute the cut model's operator; what the reference drew at random is taken from it."""
         if not is_random(leader):
-            return step.run()
+            return run(step)
         made = [
             item
             if ref is None or not isinstance(item, Tensor)
@@ -110,8 +121,6 @@ class Comparison:
         node = leader.node
         if not _same_reals(leader, step):
             self._differ(Difference(node, math.inf, 0.0))
-        if node.op.startswith(_UNWRITTEN):
-            return
         ours, theirs = results_of(expected), results_of(output)
         if len(ours) != len(theirs):
             self._differ(Difference(node, math.inf, 0.0))
@@ -136,7 +145,8 @@ class Comparison:
             return known  # a constant counts where it meets numbers
         is_cut = self.masker.cut_dims(value)
         measured = measure(_real(kept), _real(two), is_cut[0] if is_cut else _channel_of(kept))
-        self._note(node, is_constant=bool(is_cut) and measured.is_constant, has_nan=measured.has_nan)
+        is_constant = measured.is_constant and bool(is_cut) and not self._is_blank(node, one)
+        self._note(node, is_constant=is_constant, has_nan=measured.has_nan)
         level = known if measured.error == 0 else min(known, max(_real(one).dtype.itemsize, 2))
         if level < 8 and self.loose is None:
             self.loose = (node, level)
@@ -149,6 +159,13 @@ class Comparison:
         elif self.worst is None or found.share > self.worst.share:
             self.worst = found
         return level
+
+    def _is_blank(self, node: Node, made: Tensor) -> bool:
+        """Whether a result holds one number by intention, and nothing was written into it yet."""
+        memory = _memory(made)
+        is_blank = node.op in _BLANK or (memory in self._blank and not node.op.endswith("_"))
+        (self._blank.add if is_blank else self._blank.discard)(memory)
+        return is_blank
 
     def _note(self, node: Node, *, is_constant: bool, has_nan: bool) -> None:
         if is_constant and node.index not in self.compared:

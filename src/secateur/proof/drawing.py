@@ -38,14 +38,14 @@ def precise(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         model: A copy; changed.
         dtype: A real type; complex tensors get the complex type of its precision.
     """
-    wide = torch.complex128 if dtype == torch.float64 else torch.complex64
+    return model._apply(lambda tensor: tensor.to(cast_type(tensor, dtype)))
 
-    def cast(tensor: Tensor) -> Tensor:
-        if tensor.is_complex():
-            return tensor.to(wide)
-        return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    return model._apply(cast)
+def cast_type(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """The type that a tensor has in a precision: a complex one stays complex, integers stay."""
+    if tensor.is_complex():
+        return torch.complex128 if dtype == torch.float64 else torch.complex64
+    return dtype if tensor.is_floating_point() else tensor.dtype
 
 
 STYLES = ("signed", "positive", "near")
@@ -75,20 +75,28 @@ def randomised(
         (True, True)
     """
     generator = torch.Generator().manual_seed(seed)
-    result = precise(copy_module(model), dtype)
-    parameters = {id(held) for held in result.parameters()}
-    with torch.no_grad():
-        for tensor in {id(held): held for held in [*result.parameters(), *result.buffers()]}.values():
-            if not tensor.numel() or not (tensor.is_floating_point() or tensor.is_complex()):
-                continue
-            values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-            if style == "near" or id(tensor) not in parameters:
-                _spread(values, generator)
-            elif _is_vector(tensor):
-                _draw_vector(values, generator, is_signed=style == "signed" and tensor.numel() > 1)
-            else:
-                _draw_weights(values, generator)
-    return result
+    memo: dict[int, Any] = {}
+    with torch.inference_mode(False), torch.no_grad():
+        for held in [*model.parameters(), *model.buffers()]:
+            if id(held) not in memo and held.numel() and (held.is_floating_point() or held.is_complex()):
+                memo[id(held)] = _drawn(held, generator, style, dtype)
+    return precise(copy_module(model, memo), dtype)
+
+
+def _drawn(held: Tensor, generator: torch.Generator, style: str, dtype: torch.dtype) -> Tensor:
+    """Numbers for one parameter or buffer; its own are copied only where they count."""
+    is_parameter = isinstance(held, nn.Parameter)
+    is_weight = is_parameter and style != "near" and not _is_vector(held)
+    kind = cast_type(held, dtype)
+    made = torch.empty_like(held, dtype=kind) if is_weight else held.detach().to(kind, copy=True)
+    values = torch.view_as_real(made) if made.is_complex() else made
+    if is_weight:
+        _draw_weights(values, generator)
+    elif is_parameter and style != "near":
+        _draw_vector(values, generator, is_signed=style == "signed" and held.numel() > 1)
+    else:
+        _spread(values, generator)
+    return nn.Parameter(made, requires_grad=held.requires_grad) if is_parameter else made
 
 
 def _is_vector(tensor: Tensor) -> bool:

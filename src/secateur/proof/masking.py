@@ -16,6 +16,7 @@ from secateur.errors import PathError
 from secateur.graph.axes import Expr
 from secateur.graph.keep import Kept
 from secateur.graph.node import Ref
+from secateur.proof.draws import run
 
 
 def mask_model(model: nn.Module, groups: Groups, kept: Kept, dtype: torch.dtype) -> nn.Module:
@@ -50,7 +51,7 @@ class Masker:
         statistics = self.groups.findings.renormalised.get(step.node.index, [])
         if any(self.kept.cuts(expr) for expr in statistics):
             return self._over_kept(step)
-        output = step.run()
+        output = run(step)
         if len(results_of(output)) != len(step.node.outputs):
             raise PathError(f"another number of results than in its record: {step.node}")
         for ref, tensor in zip(step.node.outputs, results_of(output), strict=True):

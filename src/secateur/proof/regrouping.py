@@ -66,7 +66,7 @@ def carried_over(groups: Groups, kept: Kept, graph: Graph) -> tuple[Groups, Kept
 
 def _quiet(node: Node) -> Node:
     """An operator of the training mode with its noise off."""
-    if "dropout" not in node.op:
+    if "dropout" not in node.op and "rrelu" not in node.op:
         return node
     off = {name: False for name in ("train", "training") if name in node.args}
     return replace(node, args={**node.args, **off})

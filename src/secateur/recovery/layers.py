@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from secateur.coupling.layers import Layer
 from secateur.coupling.rule import traits_of
-from secateur.graph.axes import leaves
 from secateur.graph.node import Graph, Node, Ref, first_operand
 from secateur.graph.trait import Trait
 from secateur.recovery.step import Subject
@@ -19,7 +18,7 @@ from secateur.recovery.step import Subject
 def has_lost(subject: Subject, layer: Layer) -> bool:
     """Whether positions that a layer reads are gone."""
     channels = subject.groups.findings.dims[layer.input][layer.channels_at]
-    return any(leaf in subject.keep and not subject.keep[leaf].all() for leaf in leaves(channels))
+    return subject.kept.cuts(channels)
 
 
 class Readers:

@@ -1,6 +1,6 @@
 """Recovery steps, how they are run one after the other, and what they bring."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -10,8 +10,7 @@ from torch import nn
 from secateur.capture.copies import copy_module
 from secateur.coupling import Groups
 from secateur.errors import RequestError
-from secateur.graph.axes import Axis
-from secateur.graph.keep import Mask
+from secateur.graph.keep import Kept
 from secateur.recovery.loss import output_error, outputs_of
 from secateur.registry import Registry
 from secateur.tables import printed
@@ -32,7 +31,7 @@ class Subject:
         cut: The cut model; a step returns a changed copy.
         example_inputs: Inputs of both.
         groups: The groups of the original.
-        keep: A mask for each cut axis.
+        kept: What stays of each axis.
         data: Batches of inputs, without labels; None if there are none.
         memory_bytes: What the activations of the batches between two layers may take; a step that would need
             more uses fewer batches and says so.
@@ -42,7 +41,7 @@ class Subject:
     cut: nn.Module
     example_inputs: Any
     groups: Groups
-    keep: Mapping[Axis, Mask]
+    kept: Kept
     data: Sequence[Any] | None = None
     memory_bytes: int = MEMORY_BYTES
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from secateur.capture.replay import Replay
 from secateur.coupling.layers import Layer
-from secateur.graph.axes import Expr, leaves
-from secateur.graph.keep import keep_mask
 from secateur.graph.node import Node, Ref, first_operand
 from secateur.recovery.layers import (
     Readers,
@@ -146,16 +144,12 @@ def kept(tensor: Tensor, value: int, subject: Subject) -> Tensor:
         masks are repeated.
     """
     for at, dim in enumerate(subject.groups.findings.dims[value]):
-        if _is_cut(dim, subject):
-            mask = torch.from_numpy(keep_mask(dim, subject.keep))
+        if subject.kept.cuts(dim):
+            mask = torch.from_numpy(subject.kept.mask(dim))
             if len(mask) != tensor.shape[at] and tensor.shape[at] % len(mask) == 0:
                 mask = mask.repeat(tensor.shape[at] // len(mask))
             tensor = tensor.index_select(at, mask.nonzero()[:, 0].to(tensor.device))
     return tensor
-
-
-def _is_cut(dim: Expr, subject: Subject) -> bool:
-    return any(leaf in subject.keep and not subject.keep[leaf].all() for leaf in leaves(dim))
 
 
 def _norm_scale(pair: Pair, node: Node) -> Tensor:

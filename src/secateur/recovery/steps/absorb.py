@@ -31,7 +31,7 @@ from secateur.capture.inputs import map_inputs
 from secateur.capture.recorder import shadow
 from secateur.coupling.layers import Layer, layer_of
 from secateur.errors import CaptureError
-from secateur.graph.keep import keep_mask, positions
+from secateur.graph.keep import positions
 from secateur.recovery.layers import Readers, constant_place, has_lost, own_place
 from secateur.recovery.step import Recovery, Subject, step
 
@@ -190,12 +190,10 @@ def _silence(subject: Subject) -> nn.Module:
     named = dict(model.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for group in subject.groups:
-            mask = subject.keep.get(group.axis)
-            if mask is None:
-                continue
+            gone = torch.from_numpy(subject.kept.removed(group.axis))
             for member in group.members:
                 if member.is_norm_scale:
-                    rows = positions(member.expr, group.axis)[~mask].reshape(-1)
+                    rows = positions(member.expr, group.axis)[gone].reshape(-1)
                     named[member.tensor][torch.from_numpy(rows)] = 0
     return model
 
@@ -225,7 +223,7 @@ class _Watcher:
     def _watch(self, call: Call, layer: Layer) -> None:
         at = layer.channels_at
         channels = self.subject.groups.findings.dims[layer.input][at]
-        kept = torch.from_numpy(keep_mask(channels, self.subject.keep))
+        kept = torch.from_numpy(self.subject.kept.mask(channels))
         output = _linear_part(call, layer, kept)
         rows = output.movedim(at, 0).reshape(output.shape[at], -1).cpu()
         low, high = rows.amin(1), rows.amax(1)
@@ -274,7 +272,7 @@ def _move(
         return Recovery("absorb", layer.name, "left alone", why)
     target, sign, described = place
     channels = subject.groups.findings.dims[layer.output][layer.channels_at]
-    kept = torch.from_numpy(keep_mask(channels, subject.keep))
+    kept = torch.from_numpy(subject.kept.mask(channels))
     with torch.no_grad():
         target += sign * lost.mean[kept].to(target)
     done = f"{lost.inputs} inputs went into {described}"

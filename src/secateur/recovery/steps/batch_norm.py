@@ -108,7 +108,7 @@ def _reached(subject: Subject, renewed: Collection[int]) -> set[int]:
         renewed: Calls whose statistics change.
     """
     findings = subject.groups.findings
-    changed = {held for held, mask in subject.keep.items() if not mask.all()}
+    changed = subject.kept.changed.keys()
     summed = _summed(subject)
     reached: set[int] = set()
     for node in subject.groups.graph.nodes:

@@ -36,7 +36,6 @@ from torch import Tensor, nn
 from secateur.capture.copies import copy_module
 from secateur.coupling.layers import Layer, layer_of
 from secateur.errors import CaptureError
-from secateur.graph.keep import keep_mask
 from secateur.recovery.gram import Change, Gram, choose_ridge
 from secateur.recovery.layers import Readers, constant_place, has_lost, tensors_of
 from secateur.recovery.lockstep import Pair, start
@@ -200,7 +199,7 @@ class _Refit:
         channels = shape[1]
         if layer.is_transposed:
             outputs = self.subject.groups.findings.dims[layer.output][layer.channels_at]
-            groups = int(keep_mask(outputs, self.subject.keep).sum()) // shape[1]
+            groups = self.subject.kept.count(outputs) // shape[1]
             channels = shape[0] // groups
         return int(channels) * prod(shape[2:])
 
