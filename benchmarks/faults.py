@@ -80,9 +80,9 @@ def main() -> None:
     torch.set_num_threads(1)
     data = json.loads(options.json.read_text()) if options.json.exists() else {}
     count = 0 if options.page else run(options, data)
-    text = options.markdown.read_text() if options.markdown.exists() else ""
-    if text:
-        atomic_write(options.markdown, write_page(text, data).encode())
+    if options.page or options.json == RESULTS:
+        page = write_page(options.markdown.read_text(), data)
+        atomic_write(options.markdown, page.encode())
     print(f"done: {count} networks")
 
 

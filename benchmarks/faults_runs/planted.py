@@ -12,8 +12,8 @@ from torch import nn
 import secateur as sc
 from faults_runs.kinds import KINDS, OF_NUMBERS, Cut, Fault, tensors_of, wrong_cuts
 from faults_runs.networks import Network
-from faults_runs.reasons import reason_of
-from faults_runs.truth import DRAWS, Truth, compare, depends_on
+from faults_runs.reasons import UNEXPLAINED, reason_of
+from faults_runs.truth import DRAWS, EQUAL, Truth, compare, depends_on
 
 try:
     from secateur.plans.plan import Plan
@@ -176,7 +176,8 @@ def judged(right: Cut, fault: Fault, inputs: Any, network: Network) -> tuple[Tru
     if truth.is_visible:
         return truth, ""
     is_read = not fault.tensor or depends_on(right, fault, inputs, draws, network.look)
-    return truth, reason_of(network.name, fault, is_read)
+    reason = reason_of(network.name, fault, is_read)
+    return truth, "float32" if reason == UNEXPLAINED and truth.tolerance > EQUAL else reason
 
 
 __all__ = [

@@ -20,7 +20,7 @@ Draws: TypeAlias = tuple[int | None, ...]
 Look: TypeAlias = Callable[[nn.Module, Any], list[Tensor]]
 
 EQUAL = 1e-12
-"""Largest difference, in median sizes of the output, of two cuts that compute the same in float64."""
+"""Largest difference, as `difference` measures it, of two cuts that compute the same in float64."""
 
 _EQUAL_FLOAT32 = 1e-5
 
@@ -36,7 +36,7 @@ class Truth:
     """How far a wrong cut is from the right one.
 
     Attributes:
-        error: Largest difference over the median size of an output's numbers, the worst of all draws.
+        error: Largest difference of the outputs, as `difference` measures it, the worst of all draws.
         draws: Draws on which both models ran.
         tolerance: Below it the fault cannot be seen in any output.
     """
@@ -135,9 +135,9 @@ def _draw(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def difference(expected: list[Tensor], got: list[Tensor]) -> float:
-    """Largest difference of two lists of outputs, in median sizes of the expected numbers.
+    """Largest difference of two lists of outputs, each over the expected number or their median size.
 
-    The median, not the largest: one number of 1e9 must not hide the others.
+    Not over the largest: one number of 1e9 must not hide the others.
 
     Example:
         >>> difference([torch.tensor([1.0, 1.0, 1e9])], [torch.tensor([1.0, 1.5, 1e9])])
@@ -161,12 +161,11 @@ def _difference(expected: Tensor, got: Tensor) -> float:
         return float("inf")
     if not bool(got[finite].isfinite().all()):
         return float("inf")
-    apart = (expected - got)[finite].abs()
     sizes = expected[finite].abs()
-    sizes = sizes[sizes > 0]
-    if not apart.numel():
+    if not sizes.numel():
         return 0.0
-    return float(apart.max() / (sizes.median() if sizes.numel() else 1.0))
+    typical = sizes[sizes > 0].median() if bool((sizes > 0).any()) else sizes.new_ones(())
+    return float(((expected - got)[finite].abs() / sizes.clamp(min=typical)).max())
 
 
 def depends_on(
