@@ -301,7 +301,7 @@ def _channel_of(tensor: Tensor) -> int:
 
 
 def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _moved(arg: Any, by: float) -> Any:

@@ -106,9 +106,14 @@ class Proof:
         Raises:
             PathError: On real tensors the original takes another path than in its record of fake ones.
         """
-        for failed in self._run(cut, is_same=self._holds_the_originals(cut)):
-            if failed.failure is not None:
+        wrong, is_known = self._wrong_tensors(cut)
+        for done in self._run(cut, is_same=is_known and not wrong):
+            if done.failure is not None:
                 break
+        else:
+            if wrong:  # no draw showed it, but that the cut holds the wrong numbers is plain
+                failure = f"{wrong[0]} of the cut model does not hold what was kept of the original's"
+                self.passes.append(replace(self.passes[-1], failure=failure))
         return self._sum_up(differences)
 
     def _run(self, cut: nn.Module, *, is_same: bool) -> Iterator[Pass]:
@@ -210,18 +215,23 @@ class Proof:
     def _made(self, make: Make) -> nn.Module:
         return precise(make(), self.dtype).eval()
 
-    def _holds_the_originals(self, cut: nn.Module) -> bool:
-        """Whether every tensor of the cut model holds the kept positions of the original's, bit by bit."""
+    def _wrong_tensors(self, cut: nn.Module) -> tuple[list[str], bool]:
+        """The tensors of the cut model that do not hold the kept positions of the original's, bit by bit.
+
+        Also whether the original has all of them.
+        """
         masker, groups = self.reference.masker, self.reference.groups
         named = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        wrong, is_known = [], True
         for name, held in (*cut.named_parameters(), *cut.named_buffers()):
             value = groups.graph.tensors.get(name)
             if value is None or name not in named:
-                return False
+                is_known = False
+                continue
             kept = masker.kept_of(value, named[name].detach())
             if kept.shape != held.shape or kept.dtype != held.dtype or not _same_bits(kept, held.detach()):
-                return False
-        return True
+                wrong.append(name)
+        return wrong, is_known
 
     def _sum_up(self, differences: tuple[str, ...]) -> Verdict:
         failed = next((done for done in self.passes if done.failure is not None), None)
