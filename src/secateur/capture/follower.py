@@ -45,16 +45,26 @@ class Step:
         return dict(schema_arguments(self.func, self.args, dict(self.kwargs)))
 
 
+_DENSE = "aten.contiguous"
+"""PyTorch calls it only for a tensor whose numbers do not lie in a row, which a cut can change."""
+
+
 class _Follower(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(
-        self, graph: Graph, on_step: Callable[[Step], Any], on_alias: Callable[[Any, Any], None]
+        self,
+        graph: Graph,
+        on_step: Callable[[Step], Any],
+        on_alias: Callable[[Any, Any], None],
+        *,
+        may_be_dense: bool = False,
     ) -> None:
         super().__init__()
         self.graph = graph
         self.on_step = on_step
         self.on_alias = on_alias
+        self.may_be_dense = may_be_dense
         self.at = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -64,6 +74,9 @@ class _Follower(TorchDispatchMode):
             if isinstance(output, Tensor):
                 self.on_alias(output, args[0])
             return output
+        if self.may_be_dense and operator_name(func) != _DENSE:
+            while self.at < len(self.graph.nodes) and self.graph.nodes[self.at].op == _DENSE:
+                self.at += 1
         node = self.graph.nodes[self.at] if self.at < len(self.graph.nodes) else None
         self.at += 1
         if node is None or node.op != operator_name(func):
@@ -81,6 +94,8 @@ def follow(
     graph: Graph,
     on_step: Callable[[Step], Any],
     on_alias: Callable[[Any, Any], None] = lambda output, source: None,
+    *,
+    may_be_dense: bool = False,
 ) -> Any:
     """Run a model beside its record.
 
@@ -90,6 +105,7 @@ def follow(
         graph: Its record.
         on_step: Gets every call; what it returns is the call's result.
         on_alias: Told of a tensor that shows another one by an operator that is not recorded.
+        may_be_dense: Calls that bring the numbers of a tensor into a row may be left out.
 
     Returns:
         The model's output.
@@ -108,5 +124,5 @@ def follow(
     """
     start_afresh()
     args, kwargs = as_call(example_inputs)
-    with recording_context(), _Follower(graph, on_step, on_alias):
+    with recording_context(), _Follower(graph, on_step, on_alias, may_be_dense=may_be_dense):
         return model(*args, **kwargs)

@@ -4,8 +4,12 @@ The reference draws, from a generator of its own as far as the operator takes on
 numbers change; the cut model is given what the reference drew for the kept positions.
 """
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._ops import HigherOrderOperator
@@ -17,6 +21,19 @@ UNWRITTEN = ("aten.empty", "aten.new_empty", "aten.empty_like", "aten.empty_stri
 
 _SWITCHES = ("train", "training")
 _SHARES = ("p", "dropout", "dropout_p")
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Give Python's, NumPy's and PyTorch's random numbers back as they were, for models that draw by
+    themselves."""
+    python, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)
 
 
 def is_random(step: Step) -> bool:

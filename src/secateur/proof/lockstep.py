@@ -129,6 +129,8 @@ class _Pair:
             return output
         self.node = step.node
         if self.cut_ended:
+            if step.node.op == "aten.contiguous":
+                return output
             self.failure = PathError(f"the cut model ends before {step.node}")
             raise Stopped
         self.made = (step, output)
@@ -142,7 +144,7 @@ class _Pair:
         self.cut_moves.acquire()
         try:
             if self.made is not None:
-                self.got = follow(self.cut.model, inputs, self.cut.graph, self._second)
+                self.got = follow(self.cut.model, inputs, self.cut.graph, self._second, may_be_dense=True)
         except Stopped:
             pass
         except Exception as error:  # noqa: BLE001 - a foreign model may raise anything
@@ -155,6 +157,8 @@ class _Pair:
 
     def _second(self, step: Step) -> Any:
         """One operator of the cut model, then the next of the reference before this returns."""
+        while self.made is not None and self.made[0].node.index < step.node.index:
+            self._hand_over()  # a call that the cut model leaves out
         if self.made is None:
             raise Stopped
         leader, expected = self.made
@@ -166,10 +170,14 @@ class _Pair:
         except BaseException as error:  # it is the caller's, not that of the model which runs here
             self.raised = error
             raise Stopped from error
+        self._hand_over()
+        return output
+
+    def _hand_over(self) -> None:
+        """Let the reference make its next operator."""
         self.made = None
         self.reference_moves.release()
         self.cut_moves.acquire()
-        return output
 
 
 def cloned(inputs: Any) -> Any:

@@ -63,8 +63,7 @@ class Reference:
         self, model: nn.Module, inputs: Any, *, training: bool
     ) -> "tuple[Reference | None, Exception | None]":
         """The same for inputs of another size or for training mode, and why it cannot be had."""
-        with torch.random.fork_rng():
-            found, failure = regroup(model, inputs, self.groups, self.kept, training=training)
+        found, failure = regroup(model, inputs, self.groups, self.kept, training=training)
         return (None if found is None else Reference(*found)), failure
 
 

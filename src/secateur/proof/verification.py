@@ -26,6 +26,7 @@ from secateur.graph.keep import Kept
 from secateur.plans.plan import Plan
 from secateur.proof.comparison import TOLERANCE, TOLERANCES
 from secateur.proof.drawing import STYLES, drawn_inputs, precise, randomised
+from secateur.proof.draws import generators_kept
 from secateur.proof.elsewhere import other_inputs, shapes_of, trains_otherwise
 from secateur.proof.passes import Pass, Reference, run_pass
 from secateur.proof.verdict import Verdict
@@ -129,6 +130,12 @@ class Proof:
                 break
             if not self.passes[-1].comparison.undefined:
                 break
+        else:
+            if self.styles and self.dtype == torch.float64:  # such as what overflows in a mask of float64
+                self.dtype = torch.float32
+                yield self._pass(partial(randomised, self.model, self.seed), self.seed)
+                if not self.passes[-1].comparison.undefined:
+                    self.limits.append("proven in float32, as it computes NaN in float64")
         for again in range(1, _DRAWS if self.passes else 0):
             if not self._silent():
                 break
@@ -139,7 +146,8 @@ class Proof:
             if not (is_same and self.styles):
                 yield self._pass(partial(copy_module, self.model), self.seed + again, cut)
         if self.styles and self.reference.on_step is None:
-            yield from self._elsewhere()
+            with generators_kept():
+                yield from self._elsewhere()
 
     def _elsewhere(self) -> Iterator[Pass]:
         """A pass with the same models on inputs of another size, in training mode if that differs."""
@@ -157,6 +165,9 @@ class Proof:
             except (PathError, RuntimeError) as error:
                 self.limits.append(f"not proven {where}: {error}".partition("\n")[0][:200])
                 return
+            if done.failure is not None and self._is_restless(sides[0], found, drawn):
+                self.limits.append(f"not proven {where}: the model draws numbers of its own")
+                return
             self.passes.append(
                 done if done.failure is None else replace(done, failure=f"{where}: {done.failure}")
             )
@@ -164,6 +175,12 @@ class Proof:
             return
         if trains:
             self.limits.append(f"training mode is not proven: {failure}".partition("\n")[0][:200])
+
+    def _is_restless(self, model: nn.Module, reference: Reference, inputs: Any) -> bool:
+        """Whether a model differs from itself: it draws by other means than PyTorch's operators."""
+        twins = [copy_module(model) for _ in range(2)]
+        control = Reference(reference.groups, Kept({}))
+        return run_pass(control, twins[0], twins[1], inputs, self.seed).failure is not None
 
     def _silent(self) -> frozenset[int]:
         """The operators that showed one number only in every pass."""
@@ -250,7 +267,7 @@ class Proof:
             nodes=len(self.reference.graph.nodes),
             failure=failure,
             limits=(*dict.fromkeys(self.limits), *self._unseen()) if failure is None else tuple(self.limits),
-            compared=max((len(done.comparison.compared) for done in self.passes), default=0),
+            compared=len(self.passes[0].comparison.compared) if self.passes else 0,
             node=None if failed is None else failed.node,
             suspects=() if failed is None else failed.suspects,
         )
