@@ -25,8 +25,7 @@ _SHARES = ("p", "dropout", "dropout_p")
 
 @contextmanager
 def generators_kept() -> Iterator[None]:
-    """Give Python's, NumPy's and PyTorch's random numbers back as they were, for models that draw by
-    themselves."""
+    """Give Python's, NumPy's and PyTorch's random numbers back as they were."""
     python, arrays = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:
