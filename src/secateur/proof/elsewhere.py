@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from secateur.capture.inputs import map_inputs
 from secateur.graph.node import Graph
 
-_SMALLEST = 64
+_SMALL = 64
 
 
 def trains_otherwise(graph: Graph) -> bool:
@@ -67,21 +67,27 @@ def _other_sizes(leaves: list[Tensor]) -> Mapping[int, int]:
     """New sizes by old ones: of the pixels of an image, or else of the length of a sequence."""
     for leaf in leaves:
         if leaf.is_floating_point() and leaf.dim() in (4, 5):
-            return {size: _smaller(size) for size in leaf.shape[2:]}
+            return {size: _other(size) for size in leaf.shape[-2:]}
     for leaf in leaves:
         if leaf.dim() == (3 if leaf.is_floating_point() else 2):
             return {leaf.shape[1]: leaf.shape[1] + 1}
     return {}
 
 
-def _smaller(size: int) -> int:
-    """About a quarter, in steps of 32 that networks with strides take; small ones are doubled."""
-    return max(_SMALLEST, size // 4 // 32 * 32) if size > _SMALLEST else 2 * size
+def _other(size: int) -> int:
+    """About a quarter, in steps of 32 that networks with strides take; small sizes grow instead."""
+    if size > _SMALL:
+        return max(_SMALL, size // 4 // 32 * 32)
+    return size + 32 if size > 32 else 2 * size
 
 
 def _resized(leaf: Tensor, sizes: Mapping[int, int]) -> Tensor:
     """A tensor with other sizes: cut off, or filled up with what it begins with."""
-    dims = range(2, leaf.dim()) if leaf.is_floating_point() and leaf.dim() > 3 else range(1, leaf.dim())
+    dims = (
+        range(leaf.dim() - 2, leaf.dim())
+        if leaf.is_floating_point() and leaf.dim() > 3
+        else range(1, leaf.dim())
+    )
     if leaf.is_floating_point() and leaf.dim() == 3:
         dims = range(1, 2)
     for dim in dims:
