@@ -255,3 +255,17 @@ def test_the_users_random_numbers_stay_theirs():
     result = sc.prune(model, x, ratio=0.5)
     assert result.verdict.exact
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Spectrum(Two):
+    """The inverse transform hands out a conjugate that is not computed yet."""
+
+    def forward(self, x):
+        h = (torch.fft.ifft(self.first(x), dim=0) + 1j).abs()
+        return self.one(h), self.two(h)
+
+
+def test_conjugates_that_are_not_computed_yet_are_compared():
+    model, x, keep = nets.randomise(Spectrum()), torch.randn(3, 4), {"first": (1, 4, 5)}
+    assert judged(model, x, keep).exact
+    assert not judged(model, x, keep, swapped("first.weight")).passed

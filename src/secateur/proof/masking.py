@@ -68,6 +68,7 @@ class Masker:
 
     def kept_of(self, value: int, tensor: Tensor) -> Tensor:
         """The kept positions of a recorded value; a view where nothing of it was cut."""
+        tensor = tensor.resolve_conj().resolve_neg()  # inside a dispatch, operators do not look at these bits
         for at, dim in enumerate(self.groups.findings.dims[value]):
             if self.kept.cuts(dim):
                 tensor = tensor.index_select(at, self._index(dim, tensor.device)[0])
