@@ -56,29 +56,33 @@ def _is_read(
     model: nn.Module, name: str, item: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> bool:
     """Whether a call that is given this reads one of its tensors."""
-    reader = _Reader(output_tensors(item))
     try:
-        with reader:
+        with _Reader(output_tensors(item)):
             model(*args, **{**kwargs, name: item})
+    except _ReadError:
+        return True
     except Exception:  # noqa: BLE001 - a foreign model may raise anything; then it does not take it back
-        return reader.has_read
-    return reader.has_read
+        return False
+    return False
+
+
+class _ReadError(BaseException):
+    """Ends a call at the first operator that tells all; no `Exception`, so that no model handles it."""
 
 
 class _Reader(TorchDispatchMode):
-    """Notes whether an operator is given one of some tensors."""
+    """Raises at the first operator that is given one of some tensors."""
 
     supports_higher_order_operators = True
 
     def __init__(self, tensors: list[Tensor]) -> None:
         super().__init__()
         self.tensors = tensors
-        self.has_read = False
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if not self.has_read:
-            given = {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-            self.has_read = any(id(tensor) in given for tensor in self.tensors)
+        given = {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        if any(id(tensor) in given for tensor in self.tensors):
+            raise _ReadError
         return func(*args, **(kwargs or {}))

@@ -95,7 +95,9 @@ class _Pair:
     def __init__(self, reference: Side, on_step: OnStep, cut: Side, judge: Judge) -> None:
         self.reference, self.on_step, self.cut, self.judge = reference, on_step, cut, judge
         self.shared = {node.index for node in cut.graph.nodes}
-        self.cut_moves, self.reference_moves = threading.Semaphore(0), threading.Semaphore(0)
+        self.cut_moves, self.reference_moves = threading.Lock(), threading.Lock()
+        self.cut_moves.acquire()
+        self.reference_moves.acquire()
         self.made: tuple[Step, Any] | None = None
         self.node: Node | None = None
         self.got: Any = None
