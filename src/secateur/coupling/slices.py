@@ -10,6 +10,7 @@ a sign, by inclusion and exclusion:
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import torch
@@ -67,6 +68,8 @@ class Share:
         dims = [one.dim for one in self.slices]
         others = [dim for dim in range(values.ndim) if dim not in dims]
         summed = values.sum(others) if others else values
+        if self._is_dim:
+            return summed
         summed = summed.permute([sorted(dims).index(dim) for dim in dims])
         return self.sign * summed[self._index(values.device)].flatten(1).sum(1)
 
@@ -80,6 +83,8 @@ class Share:
         Returns:
             What broadcasts over the tensor.
         """
+        if self._is_dim:
+            return numbers.view([-1 if dim == self.slices[0].dim else 1 for dim in range(rank)])
         index = self._index(numbers.device)
         repeated = (self.sign * numbers).view(-1, *[1] * len(self.slices))
         repeated = repeated.expand(torch.broadcast_shapes(*(at.shape for at in index)))
@@ -88,6 +93,12 @@ class Share:
         over = over.permute(sorted(range(len(self.slices)), key=lambda at: self.slices[at].dim))
         sizes = {one.dim: one.size for one in self.slices}
         return over.reshape([sizes.get(dim, 1) for dim in range(rank)])
+
+    @cached_property
+    def _is_dim(self) -> bool:
+        """Whether the channels are the positions of one dim, as they mostly are."""
+        first = self.slices[0]
+        return len(self.slices) == 1 and torch.equal(first.places[:, 0], torch.arange(first.size))
 
     def _index(self, device: torch.device) -> tuple[Tensor, ...]:
         """Into the dims of the slices: (channels, places in the first, places in the second, ...)."""
