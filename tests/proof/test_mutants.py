@@ -4,7 +4,9 @@ The faults are planted in what a plan makes, so that the proof meets them with r
 parameters.
 """
 
+import functools
 import math
+import threading
 
 import nets
 import pytest
@@ -269,3 +271,51 @@ def test_conjugates_that_are_not_computed_yet_are_compared():
     model, x, keep = nets.randomise(Spectrum()), torch.randn(3, 4), {"first": (1, 4, 5)}
     assert judged(model, x, keep).exact
     assert not judged(model, x, keep, swapped("first.weight")).passed
+
+
+LOCK = threading.Lock()
+
+
+class Locked(Two):
+    """One model of a proof holds what the other waits for."""
+
+    def forward(self, x):
+        with LOCK:
+            return super().forward(x)
+
+
+def test_models_that_hold_a_lock_are_run_in_turn():
+    model, x, keep = nets.randomise(Locked()), torch.randn(3, 4), {"first": (1, 4, 5)}
+    assert judged(model, x, keep).exact
+    assert not judged(model, x, keep, swapped("first.weight")).passed
+
+
+class Distances(nn.Module):
+    """The root of what is zero up to rounding: a right cut shows 1e-8 there."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 16), nn.Linear(30, 2)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.last(torch.cdist(h, h))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_amplifies_rounding_is_no_difference(seed):
+    torch.manual_seed(seed)
+    model, x, keep = nets.randomise(Distances()), torch.randn(30, 4), {"first": (1, 4, 5, 9)}
+    assert judged(model, x, keep).passed
+    assert not judged(model, x, keep, swapped("first.weight")).passed
+
+
+def test_switches_of_the_process_are_given_back_by_the_last_thread():
+    before = torch.backends.mha.get_fastpath_enabled()
+    run = functools.partial(sc.prune, nets.randomise(Two()), torch.randn(3, 4), ratio=0.5)
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.backends.mha.get_fastpath_enabled() == before

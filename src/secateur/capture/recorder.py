@@ -8,6 +8,7 @@ first: no memory, no arithmetic. Real tensors where a model looks at numbers.
 import gc
 import logging
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -167,34 +168,52 @@ def shadow(model: nn.Module) -> nn.Module:
     return copy_module(model, memo)
 
 
+class _Switches:
+    """Switches of the whole process that are off while some thread records: the last one puts them back."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.log = logging.getLogger("torch._subclasses.fake_tensor")
+        self.before = (True, False)
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.users:
+                self.before = torch.backends.mha.get_fastpath_enabled(), self.log.disabled
+                torch.backends.mha.set_fastpath_enabled(False)
+                self.log.disabled = True
+            self.users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                torch.backends.mha.set_fastpath_enabled(self.before[0])
+                self.log.disabled = self.before[1]
+
+
+_SWITCHES = _Switches()
+
+
 @contextmanager
 def as_written() -> Iterator[None]:
-    """Run models in the precision that they hold, and attention without the fused path of `torch.nn`."""
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with ExitStack() as stack:
-            for device in _AUTOCAST_DEVICES:
-                if torch.is_autocast_enabled(device):
-                    stack.enter_context(torch.autocast(device, enabled=False))
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
+    """Run models in the precision that they hold, and attention without the fused path of `torch.nn`.
+
+    A cut model that does not run is a normal step of the search; PyTorch's log of it stays silent.
+    """
+    with _SWITCHES, ExitStack() as stack:
+        for device in _AUTOCAST_DEVICES:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 @contextmanager
 def recording_context() -> Iterator[None]:
-    """Keep composite operators whole, and the fused attention path and the caller's autocast off.
-
-    A cut model that does not run is a normal step of the search; PyTorch's log of it stays silent.
-    """
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    was_silent, log.disabled = log.disabled, True
-    try:
-        with as_written(), torch.inference_mode():
-            yield
-    finally:
-        log.disabled = was_silent
+    """Keep composite operators whole, and the fused attention path and the caller's autocast off."""
+    with as_written(), torch.inference_mode():
+        yield
 
 
 @contextmanager

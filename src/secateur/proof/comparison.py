@@ -100,7 +100,7 @@ class Comparison:
 
     def compute(self, step: Step, leader: Step, expected: Any) -> Any:
         """Compute the cut model's operator; what the reference drew at random is taken from it."""
-        if not is_random(leader):
+        if not is_random(step):
             return run(step)
         made = [
             item
@@ -124,17 +124,19 @@ class Comparison:
         ours, theirs = results_of(expected), results_of(output)
         if len(ours) != len(theirs):
             self._differ(Difference(node, math.inf, 0.0))
-        known = min((self._bytes.get(_memory(arg), 8) for arg in _tensors(leader)), default=8)
+        known = min((self._bytes.get(_memory(arg), 8) for arg in _tensors(step)), default=8)
         for at, (ref, one, two) in enumerate(zip(node.outputs, ours, theirs, strict=True)):
             if ref is None or not isinstance(one, Tensor) or not isinstance(two, Tensor):
                 continue
-            level = self._compare(leader, at, ref.value, one, two, known)
+            level = self._compare(leader, step, at, ref.value, one, two, known)
             if level < 8:
-                self._bytes[_memory(one)] = level
+                self._bytes[_memory(two)] = level
             else:
-                self._bytes.pop(_memory(one), None)
+                self._bytes.pop(_memory(two), None)
 
-    def _compare(self, leader: Step, at: int, value: int, one: Tensor, two: Tensor, known: int) -> int:
+    def _compare(
+        self, leader: Step, step: Step, at: int, value: int, one: Tensor, two: Tensor, known: int
+    ) -> int:
         """Compare one result; returns the bytes of the precision it was computed in."""
         node = leader.node
         kept = self.masker.kept_of(value, one)
@@ -145,7 +147,7 @@ class Comparison:
             return known  # a constant counts where it meets numbers
         is_cut = self.masker.cut_dims(value)
         measured = measure(_real(kept), _real(two), is_cut[0] if is_cut else _channel_of(kept))
-        is_constant = measured.is_constant and bool(is_cut) and not self._is_blank(node, one)
+        is_constant = measured.is_constant and bool(is_cut) and not self._is_blank(node, two)
         self._note(node, is_constant=is_constant, has_nan=measured.has_nan)
         level = known if measured.error == 0 else min(known, max(_real(one).dtype.itemsize, 2))
         if level < 8 and self.loose is None:
@@ -154,7 +156,7 @@ class Comparison:
         if measured.error > found.tolerance:
             if not self._is_rounding(leader, at, value, measured, level):
                 self._differ(found)
-            if all(_memory(arg) != _memory(one) for arg in _tensors(leader)):
+            if all(_memory(arg) != _memory(two) for arg in _tensors(step)):
                 two.copy_(kept)  # else all that is computed from it would differ, too
         elif self.worst is None or found.share > self.worst.share:
             self.worst = found
@@ -185,18 +187,22 @@ class Comparison:
 
         One that works in place has overwritten its inputs: there the channels of its result stand together.
         """
-        if math.isinf(measured.error) or is_random(leader):
+        if math.isinf(measured.error):
             return False
-        if leader.node.op.endswith("_"):
+        if leader.node.op.endswith("_") or not (leader.args or leader.kwargs):
             return bool(measured.apart.max() <= TOLERANCES[level] * measured.scale.median())
+        generator = torch.Generator().manual_seed(0)
         moved = replace(
             leader,
-            args=tuple(_moved(arg, _JITTER[level]) for arg in leader.args),
-            kwargs={name: _moved(arg, _JITTER[level]) for name, arg in leader.kwargs.items()},
+            args=_moved(leader.args, _JITTER[level], generator),
+            kwargs={name: _moved(arg, _JITTER[level], generator) for name, arg in leader.kwargs.items()},
         )
         again = _real(self.masker.kept_of(value, results_of(self.on_step(moved))[at]))
         shown = measure(again, measured.expected, measured.channel).apart
-        allowed = torch.maximum(_AMPLIFIED * shown, TOLERANCES[level] * measured.scale)
+        share = TOLERANCES[level]
+        if bool((shown > 100 * _JITTER[level] * measured.scale).any()):
+            share *= _AMPLIFIED  # a root of what is zero up to rounding amplifies it here and not there
+        allowed = torch.maximum(_AMPLIFIED * shown, share * measured.scale)
         return bool((measured.apart <= allowed).all())
 
 
@@ -304,15 +310,15 @@ def _real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def _moved(arg: Any, by: float) -> Any:
-    """An argument with every real number in it moved a little, the same way each time."""
+def _moved(arg: Any, by: float, generator: torch.Generator) -> Any:
+    """An argument with every real number moved by a share of itself and of the middle one."""
     if isinstance(arg, (list, tuple)):
-        return type(arg)(_moved(item, by) for item in arg)
-    if not isinstance(arg, Tensor) or not arg.is_floating_point():
+        return type(arg)(_moved(item, by, generator) for item in arg)
+    if not isinstance(arg, Tensor) or not arg.is_floating_point() or not arg.numel():
         return arg
-    generator = torch.Generator(arg.device).manual_seed(0)
-    noise = torch.empty(arg.shape, dtype=arg.dtype, device=arg.device).uniform_(-by, by, generator=generator)
-    return arg * (1 + noise)
+    noise = torch.empty(arg.shape, dtype=arg.dtype, device="cpu").uniform_(-by, by, generator=generator)
+    sizes = arg.abs()
+    return arg + noise.to(arg.device) * (sizes + sizes.median().nan_to_num(0.0, 0.0, 0.0))
 
 
 def _same_reals(one: Step, two: Step) -> bool:

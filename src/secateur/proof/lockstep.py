@@ -11,8 +11,9 @@ and written in a fixed order.
 
 import contextvars
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -24,11 +25,19 @@ from secateur.capture.recorder import recording_context
 from secateur.errors import PathError
 from secateur.graph.node import Graph, Node
 
+_POLL_SECONDS = 1.0
+_STILL = 3
+"""So many times in a row the cut model has computed nothing."""
+
 OnStep = Callable[[Step], Any]
 
 
 class Stopped(BaseException):
     """The other model ended; no `Exception`, so that no model's own handlers take it for theirs."""
+
+
+class EntangledError(Exception):
+    """The cut model waits for a lock that the reference holds; models in turn do not."""
 
 
 class Judge(Protocol):
@@ -103,12 +112,14 @@ class _Pair:
         self.got: Any = None
         self.failure: Exception | None = None
         self.raised: BaseException | None = None
-        self.reference_ended = self.cut_ended = False
+        self.reference_ended = self.cut_ended = self.cut_computes = False
+        self.thread: threading.Thread
 
     def run(self, inputs: Any) -> Ran:
         """Run both to the end, or to the first failure."""
         context = contextvars.copy_context()
         thread = threading.Thread(target=context.run, args=(self._run_cut, cloned(inputs)), daemon=True)
+        self.thread = thread
         expected = None
         with recording_context():
             thread.start()
@@ -137,10 +148,22 @@ class _Pair:
             raise Stopped
         self.made = (step, output)
         self.cut_moves.release()
-        self.reference_moves.acquire()
+        self._await_cut()
         if self.made is not None:  # the cut model did not come to its operator
+            if self.failure is None and self.raised is None and self.cut_ended:
+                self.failure = PathError(f"the cut model ends before {step.node}")
             raise Stopped
         return output
+
+    def _await_cut(self) -> None:
+        """Wait for the cut model's operator; if it stands still, it waits for a lock of the model."""
+        spent, still = -1.0, 0
+        while not self.reference_moves.acquire(timeout=_POLL_SECONDS):
+            before, spent = spent, _cpu_seconds(self.thread)
+            still = still + 1 if spent - before < 1e-3 and not self.cut_computes else 0
+            if still == _STILL:
+                self.raised = EntangledError()
+                raise Stopped
 
     def _run_cut(self, inputs: Any) -> None:
         self.cut_moves.acquire()
@@ -164,6 +187,7 @@ class _Pair:
         if self.made is None:
             raise Stopped
         leader, expected = self.made
+        self.cut_computes = True
         output = self.judge.compute(step, leader, expected)
         try:
             self.judge.compare(leader, expected, step, output)
@@ -177,9 +201,60 @@ class _Pair:
 
     def _hand_over(self) -> None:
         """Let the reference make its next operator."""
-        self.made = None
+        self.made, self.cut_computes = None, False
         self.reference_moves.release()
         self.cut_moves.acquire()
+
+
+def _cpu_seconds(thread: threading.Thread) -> float:
+    """What a thread has computed so far; 0 where that cannot be known."""
+    assert thread.ident is not None, "it was started"
+    try:
+        return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+    except (AttributeError, OSError):
+        return 0.0
+
+
+def run_in_turn(reference: Side, on_step: OnStep, cut: Side, judge: Judge, inputs: Any) -> Ran:
+    """Run the reference to its end, then the cut model: for models that hold a lock while they run.
+
+    All results of the reference are kept meanwhile; calls come to the judge without their arguments.
+
+    Args:
+        reference: Runs first.
+        on_step: Computes an operator of the reference.
+        cut: Runs second.
+        judge: As for `run_in_step`.
+        inputs: Inputs of both; each gets copies.
+
+    Raises:
+        PathError: The reference takes another path than in its record.
+    """
+    made: dict[int, tuple[Step, Any]] = {}
+    node: Node | None = None
+
+    def lead(step: Step) -> Any:
+        output = on_step(step)
+        made[step.node.index] = replace(step, args=(), kwargs={}), map_inputs(output, torch.clone)
+        return output
+
+    def second(step: Step) -> Any:
+        nonlocal node
+        node = step.node
+        leader, expected = made.pop(node.index)
+        output = judge.compute(step, leader, expected)
+        judge.compare(leader, expected, step, output)
+        return output
+
+    with recording_context():
+        expected = follow(reference.model, cloned(inputs), reference.graph, lead)
+        try:
+            got = follow(cut.model, cloned(inputs), cut.graph, second, may_be_dense=True)
+        except Stopped:
+            return Ran(expected, None, None, None)
+        except Exception as error:  # noqa: BLE001 - a foreign model may raise anything
+            return Ran(expected, None, error, node)
+    return Ran(expected, got, None, None)
 
 
 def cloned(inputs: Any) -> Any:

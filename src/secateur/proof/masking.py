@@ -62,9 +62,9 @@ class Masker:
     def mask_parameters(self, model: nn.Module) -> None:
         """Set removed positions of parameters to zero, for what is computed from parameters alone."""
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if parameter.is_floating_point():
-                    self._mask(parameter, self.groups.dims(name))
+            for name, held in model.named_parameters():
+                if held.is_floating_point() or held.is_complex():
+                    self._mask(held, self.groups.dims(name))
 
     def kept_of(self, value: int, tensor: Tensor) -> Tensor:
         """The kept positions of a recorded value; a view where nothing of it was cut."""

@@ -15,7 +15,7 @@ from secateur.graph.keep import Kept
 from secateur.graph.node import Graph, Node
 from secateur.proof.comparison import TOLERANCES, Comparison, Difference, measure
 from secateur.proof.draws import draw, is_random
-from secateur.proof.lockstep import Side, run_in_step
+from secateur.proof.lockstep import Side, run_in_step, run_in_turn
 from secateur.proof.masking import Masker
 from secateur.proof.regrouping import regroup
 from secateur.proof.shapes import suspects_of
@@ -86,7 +86,9 @@ class Pass:
     outputs: tuple[str, ...] = ()
 
 
-def run_pass(reference: Reference, model: nn.Module, cut: nn.Module, inputs: Any, seed: int) -> Pass:
+def run_pass(
+    reference: Reference, model: nn.Module, cut: nn.Module, inputs: Any, seed: int, *, in_turn: bool = False
+) -> Pass:
     """Run both models in step and compare them.
 
     Args:
@@ -95,9 +97,11 @@ def run_pass(reference: Reference, model: nn.Module, cut: nn.Module, inputs: Any
         cut: What the plan made of it, likewise; it is run.
         inputs: Inputs of both.
         seed: For what the models draw while they run.
+        in_turn: Run one after the other, for models that hold a lock.
 
     Raises:
         PathError: The original takes another path than in its record.
+        EntangledError: The models wait for each other; they have to run in turn.
     """
     on_step = reference.on_step
     if on_step is None:
@@ -109,7 +113,7 @@ def run_pass(reference: Reference, model: nn.Module, cut: nn.Module, inputs: Any
 
     comparison = Comparison(reference.masker, computed)
     sides = Side(model, reference.graph), Side(cut, reference.rest or reference.graph)
-    ran = run_in_step(sides[0], computed, sides[1], comparison, inputs)
+    ran = (run_in_turn if in_turn else run_in_step)(sides[0], computed, sides[1], comparison, inputs)
     if comparison.difference is not None:
         node = comparison.difference.node
         return Pass(comparison, _differs(comparison.difference), node, reference.suspects(node))

@@ -28,6 +28,7 @@ from secateur.proof.comparison import TOLERANCE, TOLERANCES
 from secateur.proof.drawing import STYLES, drawn_inputs, precise, randomised
 from secateur.proof.draws import generators_kept
 from secateur.proof.elsewhere import other_inputs, shapes_of, trains_otherwise
+from secateur.proof.lockstep import EntangledError
 from secateur.proof.passes import Pass, Reference, run_pass
 from secateur.proof.verdict import Verdict
 
@@ -93,6 +94,7 @@ class Proof:
         self.model, self.plan, self.reference, self.styles = model, plan, reference, styles
         self.example_inputs, self.seed = example_inputs, seed
         self.dtype = torch.float64
+        self.in_turn = False
         self.limits: list[str] = []
         self.passes: list[Pass] = []
         self.sides: tuple[nn.Module, nn.Module] | None = None
@@ -161,7 +163,14 @@ class Proof:
                 continue
             where = f"on inputs of {shapes_of(inputs)}" + " in training mode" * trains
             try:
-                done = run_pass(found, sides[0].train(trains), sides[1].train(trains), drawn, self.seed)
+                done = run_pass(
+                    found,
+                    sides[0].train(trains),
+                    sides[1].train(trains),
+                    drawn,
+                    self.seed,
+                    in_turn=self.in_turn,
+                )
             except (PathError, RuntimeError) as error:
                 self.limits.append(f"not proven {where}: {error}".partition("\n")[0][:200])
                 return
@@ -181,7 +190,8 @@ class Proof:
         """Whether a model differs from itself: it draws by other means than PyTorch's operators."""
         twins = [copy_module(model) for _ in range(2)]
         control = Reference(reference.groups, Kept({}))
-        return run_pass(control, twins[0], twins[1], inputs, self.seed).failure is not None
+        done = run_pass(control, twins[0], twins[1], inputs, self.seed, in_turn=self.in_turn)
+        return done.failure is not None
 
     def _silent(self) -> frozenset[int]:
         """The operators that showed one number only in every pass."""
@@ -225,9 +235,13 @@ class Proof:
 
     def _compare(self, make: Make, inputs: Any, reference: Reference, cut: nn.Module | None) -> Pass:
         model = self._made(make)
-        cut = self.plan.apply(model).eval() if cut is None else self._made(partial(copy_module, cut))
-        done = run_pass(reference, model, cut, inputs, self.seed)
-        self.sides = model, cut
+        second = self.plan.apply(model).eval() if cut is None else self._made(partial(copy_module, cut))
+        try:
+            done = run_pass(reference, model, second, inputs, self.seed, in_turn=self.in_turn)
+        except EntangledError:
+            self.in_turn = True
+            return self._compare(make, inputs, reference, cut)
+        self.sides = model, second
         return done
 
     def _made(self, make: Make) -> nn.Module:
