@@ -7,6 +7,7 @@ adding one is a one-file change. Two plug-ins of one name are an error, an unkno
 import difflib
 import importlib
 import pkgutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
@@ -39,6 +40,8 @@ class Registry(Mapping[str, T], Generic[T]):
         self.package = package
         self._entries: dict[str, T] = {}
         self._loaded = package is None
+        self._loading = False
+        self._lock = threading.RLock()
 
     def add(self, name: str, entry: T) -> T:
         """Register an entry under a name that must be new; returns the entry."""
@@ -55,14 +58,17 @@ class Registry(Mapping[str, T], Generic[T]):
         """Import every module of the plug-in folder, once."""
         if self._loaded or self.package is None:
             return
-        self._loaded = True
-        try:
-            folder = importlib.import_module(self.package)
-            for module in pkgutil.iter_modules(folder.__path__):
-                importlib.import_module(f"{self.package}.{module.name}")
-        except BaseException:
-            self._loaded = False  # half a registry must not look like a whole one
-            raise
+        with self._lock:  # another thread must not see half a registry, a plug-in of it may
+            if self._loaded or self._loading:
+                return
+            self._loading = True
+            try:
+                folder = importlib.import_module(self.package)
+                for module in pkgutil.iter_modules(folder.__path__):
+                    importlib.import_module(f"{self.package}.{module.name}")
+                self._loaded = True
+            finally:
+                self._loading = False
 
     def __getitem__(self, name: str) -> T:
         self.load()
