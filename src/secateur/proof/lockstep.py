@@ -112,25 +112,24 @@ class _Pair:
         self.got: Any = None
         self.failure: Exception | None = None
         self.raised: BaseException | None = None
-        self.reference_ended = self.cut_ended = self.cut_computes = False
+        self.cut_ended = self.cut_computes = False
         self.thread: threading.Thread
 
     def run(self, inputs: Any) -> Ran:
         """Run both to the end, or to the first failure."""
         context = contextvars.copy_context()
-        thread = threading.Thread(target=context.run, args=(self._run_cut, cloned(inputs)), daemon=True)
-        self.thread = thread
+        self.thread = threading.Thread(target=context.run, args=(self._run_cut, cloned(inputs)), daemon=True)
         expected = None
         with recording_context():
-            thread.start()
+            self.thread.start()
             try:
                 expected = follow(self.reference.model, cloned(inputs), self.reference.graph, self._lead)
             except Stopped:
                 pass
             finally:
-                self.made, self.reference_ended = None, True
+                self.made = None
                 self.cut_moves.release()
-                thread.join()
+                self.thread.join()
         if self.raised is not None:
             raise self.raised
         return Ran(expected, self.got, self.failure, self.node if self.failure is not None else None)
@@ -162,7 +161,7 @@ class _Pair:
             before, spent = spent, _cpu_seconds(self.thread)
             still = still + 1 if spent - before < 1e-3 and not self.cut_computes else 0
             if still == _STILL:
-                self.raised = EntangledError()
+                self.raised = EntangledError("the two models wait for each other")
                 raise Stopped
 
     def _run_cut(self, inputs: Any) -> None:

@@ -77,6 +77,7 @@ class Pass:
         node: The first operator that is.
         suspects: The cut groups on which it depends.
         outputs: What could not be compared of the model's outputs, as words.
+        has_crashed: The cut model raised an error of its own.
     """
 
     comparison: Comparison
@@ -84,6 +85,7 @@ class Pass:
     node: Node | None = None
     suspects: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    has_crashed: bool = False
 
 
 def run_pass(
@@ -118,7 +120,8 @@ def run_pass(
         node = comparison.difference.node
         return Pass(comparison, _differs(comparison.difference), node, reference.suspects(node))
     if ran.failure is not None:
-        return Pass(comparison, _fails(ran.failure), ran.node, reference.suspects(ran.node))
+        has_crashed, suspects = not isinstance(ran.failure, PathError), reference.suspects(ran.node)
+        return Pass(comparison, _fails(ran.failure), ran.node, suspects, has_crashed=has_crashed)
     state = reference.graph.state
     outputs = output_tensors(ran.expected, state), output_tensors(ran.got, state)
     failure, limits = _compare_outputs(

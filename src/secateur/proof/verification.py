@@ -135,9 +135,8 @@ class Proof:
         else:
             if self.styles and self.dtype == torch.float64:  # such as what overflows in a mask of float64
                 self.dtype = torch.float32
+                self.limits.append("proven in float32, as it computes NaN in float64")
                 yield self._pass(partial(randomised, self.model, self.seed), self.seed)
-                if not self.passes[-1].comparison.undefined:
-                    self.limits.append("proven in float32, as it computes NaN in float64")
         for again in range(1, _DRAWS if self.passes else 0):
             if not self._silent():
                 break
@@ -171,10 +170,10 @@ class Proof:
                     self.seed,
                     in_turn=self.in_turn,
                 )
-            except (PathError, RuntimeError) as error:
+            except (PathError, RuntimeError, EntangledError) as error:
                 self.limits.append(f"not proven {where}: {error}".partition("\n")[0][:200])
                 return
-            is_odd = done.failure is not None and "does not run" not in done.failure
+            is_odd = done.failure is not None and not done.has_crashed
             if is_odd and self._is_restless(sides[0], found, drawn):
                 self.limits.append(f"not proven {where}: the model draws numbers of its own")
                 return
