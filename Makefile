@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # torch and torchvision are installed as a pair that import together; override both or neither.
 TORCH ?= torch==2.14.1 torchvision==0.29.1
+# Processes that run tests, each with one thread.
+WORKERS ?= 2
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 
 .PHONY: setup demo demo-yolo test test-slow check format clean help
@@ -19,10 +21,10 @@ demo-yolo: setup  ## train, prune and fine-tune a small YOLO on scenes of digits
 	$(VENV)/bin/secateur darknet demo --save demo-yolo
 
 test: $(VENV)/.installed-dev  ## run the tests and the examples in the documentation
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev  ## run the tests that take over five seconds
-	$(VENV)/bin/python -m pytest -m slow
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VENV)/bin/python -m pytest -m slow -n $(WORKERS) --dist loadfile
 
 check: $(VENV)/.installed-dev  ## format, lint, types, layers, generated pages
 	VENV=$(VENV) scripts/check
@@ -41,7 +43,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing PyTorch (the download is large, about 3 minutes) ..."
 	$(PIP) install --quiet $(TORCH)
-	$(PIP) install --quiet --editable .
+	$(PIP) install --quiet --editable '.[all]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

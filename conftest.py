@@ -1,6 +1,23 @@
-"""Examples in Markdown pages run in an empty folder of their own."""
+"""What holds for tests, docstrings' examples and those of Markdown pages, which run in an empty folder each."""
 
 import pytest
+import torch
+
+_WARNS_ITSELF = {"lightning.md"}
+"""Pages about libraries that warn of themselves."""
+
+
+def pytest_collection_modifyitems(items):
+    """Let pages about such libraries run."""
+    for item in items:
+        if item.path.name in _WARNS_ITSELF:
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Nothing depends on what ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

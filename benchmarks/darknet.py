@@ -26,7 +26,7 @@ from secateur.domains.darknet.data import Loader, digit_scenes, loader
 from secateur.domains.darknet.demo import AUGMENTATION
 from secateur.domains.darknet.fit import Teaching, fit_detector
 from secateur.domains.darknet.network import Darknet
-from secateur.domains.darknet.recipe import Recipe
+from secateur.domains.darknet.recipe import DetectorFitConfig
 from secateur.domains.darknet.sparsity import sparsity_for
 from secateur.domains.darknet.start import expect_nothing
 from secateur.domains.darknet.table import measure_stage, time_in_turn
@@ -68,14 +68,14 @@ class Bench:
             scenes["train"], scenes.names, self.side, 16, training=True, augmentation=AUGMENTATION, seed=seed
         )
         self.valid = loader(scenes["valid"], scenes.names, self.side, 50)
-        self.recipe = Recipe(
+        self.recipe = DetectorFitConfig(
             epochs=epochs[0], lr=0.01, policy="cosine", burn_in=0.1, nesterov=True, keep="last",
             validate_every=max(epochs), seed=seed, device="cpu", threads=1, quiet=True,
         )  # fmt: skip
         self.gentle = replace(self.recipe, epochs=epochs[1], burn_in=0.0)
         self.last = replace(self.gentle, epochs=epochs[2], lr=0.005)
 
-    def fit(self, model: Darknet, recipe: Recipe, teaching: Teaching | None = None) -> Darknet:
+    def fit(self, model: Darknet, recipe: DetectorFitConfig, teaching: Teaching | None = None) -> Darknet:
         """Train a copy."""
         return fit_detector(model, self.train, None, recipe, teaching).model.eval()
 

@@ -154,3 +154,56 @@ class Branch(nn.Module):
 
     def forward(self, x):
         return self.add(x, self.outer(torch.tanh(self.inner(x))))
+
+
+class Joint(nn.Module):
+    """Two streams that see each other, as images and texts do; returns the second one first."""
+
+    def __init__(self, width=8):
+        super().__init__()
+        self.left, self.right = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x, context):
+        both = torch.tanh(torch.cat([x, context], 1).mean(1, keepdim=True))
+        return context + self.right(context * both), x + self.left(x * both)
+
+
+class TwoStreams(nn.Module):
+    """Joint blocks over two inputs."""
+
+    def __init__(self, depth=3, width=8):
+        super().__init__()
+        self.left, self.right = nn.Linear(4, width), nn.Linear(5, width)
+        self.blocks = nn.ModuleList(Joint(width) for _ in range(depth))
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x, context):
+        x, context = self.left(x), self.right(context)
+        for block in self.blocks:
+            context, x = block(x, context)
+        return self.head(torch.cat([x, context], 1))
+
+
+class Reversible(nn.Module):
+    """Half of the channels are added to from the other half; takes and returns both as a pair."""
+
+    def __init__(self, width=8):
+        super().__init__()
+        self.first, self.second = nn.Linear(width // 2, width // 2), nn.Linear(width // 2, width // 2)
+
+    def forward(self, halves):
+        one, two = halves
+        one = one + torch.tanh(self.first(two))
+        return one, two + torch.tanh(self.second(one))
+
+
+class Reversed(nn.Module):
+    """Reversible blocks in a row."""
+
+    def __init__(self, depth=3, width=8):
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, width), nn.Linear(width, 3)
+        self.blocks = nn.Sequential(*(Reversible(width) for _ in range(depth)))
+
+    def forward(self, x):
+        return self.head(torch.cat(self.blocks(self.stem(x).chunk(2, -1)), -1))

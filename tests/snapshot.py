@@ -1,6 +1,8 @@
 """A deep snapshot of a model: everything that a careless library could leave behind on it."""
 
+import logging
 import random
+import warnings
 
 import numpy as np
 import torch
@@ -14,7 +16,10 @@ def _plain(value):
         return (
             *("tensor", id(value), value.dtype, str(value.device), tuple(value.shape), value.stride()),
             *(value.requires_grad, value.data_ptr(), value._version),
-            *(None if content is None else tuple(content.double().tolist()), _plain(value.grad)),
+            *(
+                None if content is None else tuple(content.double().tolist()),
+                _plain(value.grad if value.is_leaf else None),
+            ),
             tuple(sorted(vars(value))),
         )
     if isinstance(value, torch.nn.Module):
@@ -28,12 +33,33 @@ def _plain(value):
     return (type(value).__name__, id(value) if callable(value) else repr(value))
 
 
+def of_value(value):
+    """Any value: tensors and containers by content."""
+    return _plain(value)
+
+
 def of_model(model):
     """Every attribute of every module (parameters, buffers, hooks and modes are attributes), by name."""
     return {
         name: (id(module), type(module), [(key, _plain(held)) for key, held in vars(module).items()])
         for name, module in model.named_modules(remove_duplicate=False)
     }
+
+
+def of_code(*holders):
+    """What modules, classes and functions hold beside code: by name, containers by content."""
+    return {
+        (holder.__name__, name): _plain(value)
+        for holder in holders
+        for name, value in [*vars(holder).items(), ("__defaults__", getattr(holder, "__defaults__", None))]
+        if not callable(value) and (not name.startswith("__") or name == "__defaults__")
+    } | {"objects": [_plain(vars(one)) for one in _objects(holders)]}
+
+
+def _objects(holders):
+    """Plain objects in the namespaces of modules."""
+    held = [value for holder in holders for value in vars(holder).values()]
+    return [one for one in held if type(one).__module__ == getattr(holders[0], "__name__", "")]
 
 
 def of_process():
@@ -48,6 +74,10 @@ def of_process():
         "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
         "mha": torch.backends.mha.get_fastpath_enabled(),
         "mkldnn": torch.backends.mkldnn.enabled,
+        "cudnn": (torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark),
+        "matmul": torch.get_float32_matmul_precision(),
+        "log": logging.getLogger("torch._subclasses.fake_tensor").disabled,
+        "warnings": list(map(repr, warnings.filters)),
         "dispatch modes": _python_dispatch._len_torch_dispatch_stack(),
         "function modes": torch._C._len_torch_function_stack(),
         "torch random": torch.get_rng_state().tolist(),

@@ -140,10 +140,11 @@ def test_parameters_of_dropped_blocks_leave_and_the_others_keep_their_state():
     model = nets_deep.SmallViT()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     train(model, optimizer, 2, IMAGE)
-    result = sc.drop_blocks(model, IMAGE, count=2)
+    result = sc.drop_blocks(model, IMAGE, blocks=["layers.0", "layers.1"])
     carried = sc.carry(optimizer, result)
     assert carried.param_groups[0]["params"] == list(result.model.parameters())
-    names = dict(model.named_parameters())
+    names = {result.plan.renamed(name): held for name, held in model.named_parameters()}
+    assert names["layers.0.down.weight"] is not model.layers[0].down.weight  # it has moved up
     for name, parameter in result.model.named_parameters():
         for key, held in optimizer.state[names[name]].items():
             assert torch.equal(carried.state[parameter][key], held)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.costs.budgeted import meter_of
+from secateur.select import budget_of
 
 X = torch.zeros(1, 3, 8, 8)
 
@@ -33,7 +33,7 @@ def test_the_threshold_lies_between_what_went_and_what_stayed():
 @pytest.mark.parametrize("budget", [{"macs": 0.5}, {"params": 0.6}, {"size_bytes": 0.6}, {"memory": 0.7}])
 def test_what_the_next_channel_saves_and_costs_is_what_the_budget_says(budget):
     result = sc.prune(network(), X, **budget)
-    groups, meter = result.groups, meter_of(next(iter(budget)), result.groups)
+    groups, meter = result.groups, budget_of(next(iter(budget))).meter(result.groups)
     kept = {groups[name].axis: len(indices) for name, indices in result.plan.keep.items()}
     for name in result.plan.keep:
         why, held = sc.explain(result.plan)[name], groups[name].axis

@@ -196,7 +196,9 @@ def test_a_runtime_scale_stays_what_it_was():
     with torch.no_grad():
         masked.last.weight[:, gone(result, "first")] = 0
     require_equal(masked, result, x)
-    assert [str(one) for one in result.plan.corrections[""]] == [f"div (call 1): {4**0.5} -> {8**0.5}"]
+    assert [str(one) for one in result.plan.corrections[""]] == [
+        f"`x.shape[-1] ** 0.5` in RuntimeScale.forward: {4**0.5} -> {8**0.5}"
+    ]
 
 
 class Squeezing(nn.Module):
@@ -471,7 +473,7 @@ class AuxiliaryHead(nn.Module):
 
 def test_what_only_training_reads_is_left_whole_so_that_the_cut_model_still_trains():
     result = sc.prune(AuxiliaryHead(), torch.zeros(2, 3, 8, 8), ratio=0.5)
-    assert result.groups["stem"].reason == "read by auxiliary.weight, which only runs in training"
+    assert result.groups["stem"].reason == "read by auxiliary.weight, which only runs in training mode"
     assert set(result.plan.keep) == {"body"}
     late, early = result.model.train()(torch.randn(2, 3, 8, 8))
     assert late.shape == early.shape == (2, 4)

@@ -1,6 +1,7 @@
 """The plan as a file: complete, strict, and bound to its architecture."""
 
 import json
+import sys
 
 import nets
 import pytest
@@ -9,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import secateur as sc
+from secateur.asking import Ask
 from secateur.capture import capture
 from secateur.coupling import couple_graph
 from secateur.cut import Followed
 from secateur.errors import CheckpointError, RequestError
 from secateur.graph.origin import Field
 from secateur.plans.plan import Request, identity_plan, make_plan, tensor_shapes
-from secateur.select import Budget
 
 X = torch.randn(2, 3, 6, 6)
 
@@ -143,12 +144,12 @@ def test_a_cut_model_is_not_cut_again_by_the_same_plan(solved):
 def test_a_plan_holds_its_budget_as_data_and_reads_older_ones_from_their_text(
     solved, given, kind, value, is_share
 ):
-    budget = Budget.of(**given)
-    plan = make_plan(*solved, {"inner": (0,)}, requested=budget.request)
+    ask = Ask.of(**given)
+    plan = make_plan(*solved, {"inner": (0,)}, requested=ask.request)
     written = json.loads(plan.to_json())["requested"]
     assert (written["kind"], written["value"], written["is_share"]) == (kind, value, is_share)
-    assert str(plan.requested) == str(budget)
-    older = sc.Plan.from_json(_edited(plan, requested=str(budget)))
+    assert str(plan.requested) == str(ask.budget)
+    older = sc.Plan.from_json(_edited(plan, requested=str(ask.budget)))
     assert older == sc.Plan.from_json(plan.to_json()) == plan
 
 
@@ -160,7 +161,7 @@ def test_a_plan_holds_its_budget_as_data_and_reads_older_ones_from_their_text(
     ],
 )
 def test_budgets_by_group_are_data_too(solved, given, text):
-    plan = make_plan(*solved, {"inner": (0,)}, requested=Budget.of(**given).request)
+    plan = make_plan(*solved, {"inner": (0,)}, requested=Ask.of(**given).request)
     assert str(plan.requested) == text
     older = sc.Plan.from_json(_edited(plan, requested=text))
     assert older == plan
@@ -244,3 +245,82 @@ def test_a_plan_knows_ties_and_buffers_that_are_not_saved():
     model.register_buffer("table", torch.zeros(2, 3), persistent=False)
     plan = identity_plan(model, "", {})
     assert (plan.ties, plan.unsaved) == ({"two.weight": "one.weight"}, ("table",))
+
+
+def _first_group(**changes):
+    return lambda plan: plan["groups"][0].update(changes)
+
+
+def _set(path, value):
+    def change(plan):
+        *parents, last = path
+        for key in parents:
+            plan = plan[key]
+        plan[last] = value
+
+    return change
+
+
+CONTRADICTIONS = {
+    "a group of a million million": (_first_group(size=10**12), r"group stem has 1000000000000 channels"),
+    "a dim of a million million": (
+        _set(["shapes", "stem.weight"], [10**12, 3, 3, 3]),
+        "dim of 1000000000000",
+    ),
+    "a negative dim": (_set(["shapes", "stem.bias"], [-8]), "dim of -8"),
+    "another size of a group": (_first_group(size=9), "its expressions make"),
+    "a group that is not there": (_first_group(name="other"), "speaks of group 'stem'"),
+    "two groups of one name": (lambda plan: plan["groups"].append(plan["groups"][0]), "two groups have one"),
+    "a tensor that is not there": (_set(["tensors", "other"], ["stem"]), "other is"),
+    "fewer dims": (lambda plan: plan["tensors"]["stem.weight"].pop(), "its expressions make"),
+    "a factor of a million million": (
+        _set(["attributes", "stem"], {"out_channels": {"product": ["stem", 10**12, 10**12]}}),
+        "stem.out_channels is",
+    ),
+    "nesting without end": (
+        lambda plan: plan["tensors"].update(deep=[_nested(5000)]),
+        "recursion|nest|depth",
+    ),
+}
+
+
+def _nested(depth):
+    spec = "stem"
+    for _ in range(depth):
+        spec = {"sum": [spec]}
+    return spec
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_a_plan_that_contradicts_itself_is_named_before_anything_is_made_of_it(solved, name):
+    model, groups = solved
+    told = json.loads(make_plan(model, groups, {"stem": (0, 2), "inner": (1, 2)}).to_json())
+    change, message = CONTRADICTIONS[name]
+    change(told)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    try:
+        text = json.dumps(told)
+    finally:
+        sys.setrecursionlimit(limit)
+    with pytest.raises(CheckpointError, match=rf"(?i)cannot read the plan(.|\n)*({message})"):
+        sc.Plan.from_json(text)
+
+
+def test_plans_in_a_row_must_fit_each_other():
+    model = nets.randomise(nets.Residual())
+    first = sc.prune(model, X, keep={"inner": (0, 1, 2)}, check=False)
+    second = sc.prune(first.model, X, keep={"inner": (0, 1)}, check=False)
+    told = json.loads(second.plan.after(first.plan).to_json())
+    assert sc.Plan.from_json(json.dumps(told)).apply(model).inner.out_channels == 2
+    told["previous"]["groups"][0]["keep"] = [0, 1, 2, 3]
+    with pytest.raises(CheckpointError, match=r"the plan before leaves \[4"):
+        sc.Plan.from_json(json.dumps(told))
+
+
+def test_a_request_that_was_printed_is_read_and_a_long_one_at_once():
+    wanted = {"layer4.*": 0.8, "stem": 0.5}
+    assert Request.model_validate("channels={'layer4.*': 0.8, 'stem': 0.5}").parts == wanted
+    assert Request.model_validate("keep={layer4.*: 8, stem: 5}").parts == {"layer4.*": 8, "stem": 5}
+    with pytest.raises(ValueError, match="could not convert"):
+        Request.model_validate("channels={" + "a" * 500_000)  # a pattern that backtracks takes hours

@@ -287,7 +287,7 @@ def _numbered(kind: str, module: str, path: str, now: float, wrong: float) -> Fa
 
 
 def correction(right: Cut, rng: Random) -> Iterator[Fault]:
-    """The corrections of one module's calls were dropped."""
+    """The corrections of one module's code were dropped."""
     for module, changes in right.plan.corrections.items():
         left = {name: held for name, held in right.plan.corrections.items() if name != module}
         plan = right.plan.model_copy(update={"corrections": left})

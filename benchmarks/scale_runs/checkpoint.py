@@ -13,7 +13,7 @@ import secateur as sc
 from scale_runs.language import LLAMA_7B, build
 from scale_runs.memory import forget_peak, peak_bytes, resident_bytes
 from secateur.cut.slicing import slice_tensor
-from secateur.write.shards import INDEX, Stored, open_shards, write_shard
+from secateur.write.shards import INDEX, StoredTensor, open_shards, write_shard
 from secateur.write.stream import pack
 
 SIZES = {
@@ -48,7 +48,7 @@ def run_job(job: str, folder: Path) -> Iterator[dict[str, Any]]:
 def _make(model: Any, folder: Path) -> dict[str, Any]:
     """Write random bfloat16 values for every parameter, as a sharded checkpoint."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
-    tensors = [Stored(name, "BF16", shape) for name, shape in shapes.items()]
+    tensors = [StoredTensor(name, "BF16", shape) for name, shape in shapes.items()]
     layout = pack(tensors, SHARD_BYTES)
     (folder / "whole").mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)

@@ -1,56 +1,42 @@
-"""Prune PyTorch networks: couple, score, cut, prove, recover."""
+"""Prune PyTorch networks: couple, score, cut, prove, recover.
 
-from secateur import errors, mask, operators
-from secateur.bridge import plan_from_masks
-from secateur.checking import check
-from secateur.costs import Cost, Latency, latency
-from secateur.coupling import Group, Groups
-from secateur.depth import Dropped, drop_blocks
-from secateur.explanation import Explanation, explain
-from secateur.iterative import iterate
-from secateur.optimizers import carry
-from secateur.pairing import pair
-from secateur.pipeline import couple, measure, prune
-from secateur.pipeline import plan_model as plan
-from secateur.plans.plan import Plan
-from secateur.proof import Verdict
-from secateur.result import Result, save
-from secateur.result import recover_result as recover
-from secateur.score import choose as criterion
-from secateur.scratch import from_scratch
-from secateur.write.checkpoint import load_model as load
-from secateur.write.stream import Streamed, stream
+The names stand in `secateur.public`, which is imported when the first of them is asked for: it needs torch,
+and `secateur --version`, `--help` and the completion of a shell are not worth the wait.
+"""
 
-__all__ = [
-    "Cost",
-    "Dropped",
-    "Explanation",
-    "Group",
-    "Groups",
-    "Latency",
-    "Plan",
-    "Result",
-    "Streamed",
-    "Verdict",
-    "carry",
-    "check",
-    "couple",
-    "criterion",
-    "drop_blocks",
-    "errors",
-    "explain",
-    "from_scratch",
-    "iterate",
-    "latency",
-    "load",
-    "mask",
-    "measure",
-    "operators",
-    "pair",
-    "plan",
-    "plan_from_masks",
-    "prune",
-    "recover",
-    "save",
-    "stream",
-]
+from importlib import import_module as _import
+from importlib.metadata import version as _version
+from sys import modules as _loaded
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from secateur.public import *  # noqa: F403
+    from secateur.public import __all__ as __all__
+
+__version__ = _version("secateur")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when one of them, or a folder of the package, is asked for."""
+    if name == "__all__" or not name.startswith("__"):
+        _import_rich()
+        public = _import("secateur.public")
+        if hasattr(public, name):  # while it is being imported itself, Python goes on with submodules
+            globals()[name] = getattr(public, name)
+        if name in globals():  # submodules are, by now
+            return globals()[name]
+    raise AttributeError(f"module 'secateur' has no attribute '{name}'")
+
+
+def _import_rich() -> None:
+    """Import rich without a trace: it draws from Python's random numbers when it is imported."""
+    if "rich.style" not in _loaded:
+        random = _import("random")
+        state = random.getstate()
+        _import("rich.style")
+        random.setstate(state)
+
+
+def __dir__() -> list[str]:
+    """List what is here and what can be asked for."""
+    return [*globals(), *_import("secateur.public").__all__]

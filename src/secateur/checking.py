@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from secateur.capture.meta import require_values
+from secateur.capture.state import returned
 from secateur.capture.unwrap import unwrap
 from secateur.coupling import Recorded, on_any_substrate
 from secateur.depth import check_dropped
@@ -21,6 +22,7 @@ def check(
     example_inputs: Any,
     *,
     state: Collection[str] | None = None,
+    outputs: Collection[str | int] | None = None,
     seed: int = 0,
 ) -> Verdict:
     """Prove by shape and by number that a plan cuts a model without changing what it computes.
@@ -29,10 +31,11 @@ def check(
     trained since. A plan that cuts a cut model further is proven step by step, from the uncut one.
 
     Args:
-        model: The architecture that the plan was made for, uncut; not changed.
+        model: The architecture that the plan was made for, uncut or cut by some of its steps; not changed.
         plan: What `prune`, `plan` or `drop_blocks` made, or a saved folder holds.
         example_inputs: A tensor, a tuple of positional inputs or a dict of keyword inputs.
         state: Names of what the model returns only for its next call, as for `secateur.couple`.
+        outputs: What counts of what it returns, as for `secateur.couple`.
         seed: For the random inputs and parameters.
 
     Returns:
@@ -51,8 +54,9 @@ def check(
     """
     model = unwrap(model)
     require_values(model)
+    plan = plan.rest_for(model)
     if plan.previous is not None:
-        verdict = check(model, plan.previous, example_inputs, state=state, seed=seed)
+        verdict = check(model, plan.previous, example_inputs, state=state, outputs=outputs, seed=seed)
         if not verdict.passed:
             return verdict
         model = plan.previous.apply(model)
@@ -60,8 +64,9 @@ def check(
     plan.require_fit(model)
     if plan.dropped:
         return check_dropped(model, example_inputs, plan, seed)
+    wanted = returned(state, outputs)
     return on_any_substrate(
-        lambda substrate: _check_on(Recorded.of(model, example_inputs, substrate, state), plan, seed)
+        lambda substrate: _check_on(Recorded.of(model, example_inputs, substrate, wanted), plan, seed)
     )
 
 
@@ -79,4 +84,4 @@ def _check_on(recorded: Recorded, plan: Plan, seed: int) -> Verdict:
     if deviation is not None and recorded.graph.substrate != "real":
         nodes = len(groups.graph.nodes)
         return Verdict(math.inf, 0.0, nodes=nodes, failure=str(deviation), node=deviation.node)
-    return verify(recorded.model, cut, recorded.inputs, groups, plan, seed)
+    return verify(recorded.model, cut, recorded.inputs, groups, plan, seed, recorded)

@@ -4,7 +4,8 @@ Every message has one form: what does not fit, with both values; then indented l
 line says what to do. The command line prints the message alone and exits with `exit_code`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import islice, product
 
 _MOST_LINES = 20
 
@@ -41,6 +42,10 @@ class RequestError(SecateurError):
     exit_code = 2
 
 
+class MissingExtraError(RequestError):
+    """A library that only some work needs is not installed."""
+
+
 class EmptyCutError(RequestError):
     """The request makes sense, but no channel goes: rounding, floors or protection hold them all."""
 
@@ -61,8 +66,20 @@ class CutError(SecateurError):
     """The cut model does not have the shapes that the plan predicts, and nothing could mend it."""
 
 
+class ForeignTensorError(CutError):
+    """What was made of a model computes with tensors of the model that it was made of."""
+
+
 class CheckError(SecateurError):
     """The cut model does not compute what the masked one does."""
+
+
+class ExportError(SecateurError):
+    """A file for another program was not written, or that program does not compute what the model does."""
+
+
+class SizeError(ExportError):
+    """A format cannot leave a size open that the model does; the file is written anew with it fixed."""
 
 
 class CheckpointError(SecateurError):
@@ -102,3 +119,40 @@ class UnwrapWarning(UserWarning):
 
 class CarryWarning(UserWarning):
     """Some state of an optimizer could not be carried over."""
+
+
+def prefix_hint(expected: Iterable[str], given: Iterable[str], where: str) -> list[str]:
+    """Say of names that they differ from others by a prefix alone, as that of `DataParallel`.
+
+    Args:
+        expected: The names of the model.
+        given: Other names for the same.
+        where: What holds the names without the prefix if the others have one, in words.
+
+    Returns:
+        One line; none if the names differ otherwise.
+
+    Example:
+        >>> prefix_hint(["fc.weight", "fc.bias"], ["module.fc.weight", "module.fc.bias"], "the model")
+        ["names start with 'module.', which those of the model do not (DataParallel adds it): strip it"]
+    """
+    known, others = set(expected), list(given)
+    for name, other in product(islice(known, _TRIED), others[:_TRIED]):
+        if other.endswith(f".{name}") and _differ_by(prefix := other.removesuffix(name), known, others):
+            why = f" ({_WRAPPERS[prefix]} adds it)" if prefix in _WRAPPERS else ""
+            return [f"names start with '{prefix}', which those of {where} do not{why}: strip it"]
+        if name.endswith(f".{other}") and _differ_by(prefix := name.removesuffix(other), set(others), known):
+            return [f"the names of {where} start with '{prefix}', these do not: add it"]
+    return []
+
+
+_WRAPPERS = {"module.": "DataParallel", "_orig_mod.": "torch.compile"}
+
+_TRIED = 200
+"""So many names are compared with each other."""
+
+
+def _differ_by(prefix: str, bare: Collection[str], prefixed: Collection[str]) -> bool:
+    """Whether most names are others with a prefix before them."""
+    same = sum(name.startswith(prefix) and name.removeprefix(prefix) in bare for name in prefixed)
+    return 2 * same > len(prefixed)

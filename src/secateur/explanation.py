@@ -7,7 +7,7 @@ from rich.table import Table
 
 from secateur.plans.plan import Account, Plan, Why
 from secateur.result import Result
-from secateur.select import Budget
+from secateur.select import budget_of
 from secateur.tables import printed
 
 
@@ -55,7 +55,7 @@ class Explanation:
 
     def table(self) -> Table:
         """The table that `print` shows, of the groups that could be cut."""
-        budget = Budget(self.account.kind if self.account else "channels", 0.0)
+        budget = budget_of(self.account.kind if self.account else "channels")
         table = Table(
             "group",
             "width",
@@ -117,7 +117,7 @@ def explain(plan: Plan | Result) -> Explanation:
         (8, 3, 'budget', 1, 7.0)
     """
     plan = plan.plan if isinstance(plan, Result) else plan
-    unsaid = Why(decided="asked" if plan.requested.kind == "keep" else "not recorded")
+    unsaid = Why(decided="not recorded")
     cut = tuple(
         GroupReason(
             name=group.name, size=group.size, kept=len(group.keep), **(group.why or unsaid).model_dump()
@@ -138,7 +138,7 @@ def _number(value: float | None) -> str:
 
 
 def _account_lines(account: Account) -> list[str]:
-    budget = Budget(account.kind, 0.0)
+    budget = budget_of(account.kind)
     lines = [
         f"{account.kind} by {account.criterion}, scope {account.scope}: {budget.show(account.reached)} of "
         f"{budget.show(account.wanted)} {budget.unit} asked ({account.reached / account.wanted:.1%}); the "

@@ -111,16 +111,17 @@ def _heirs(optimizer: Optimizer, result: Result) -> dict[int, _Heir]:
                     f"that the original {type(result.original).__name__} does not have",
                     do="pass the optimizer of the model that was given to prune",
                 )
-            left = [name for name in own if name in after]
+            left = [(name, here) for name in own if (here := plan.renamed(name)) in after]
             if left:
-                masks = plan.masks(left[0])
-                heirs[id(parameter)] = _Heir(after[left[0]], left[0], tuple(parameter.shape), masks)
+                name, here = left[0]
+                assert here is not None, "it is in the model of the result"
+                heirs[id(parameter)] = _Heir(after[here], here, tuple(parameter.shape), plan.masks(name))
                 _require_shape(heirs[id(parameter)])
             elif not all(map(plan.drops, own)):
                 raise RequestError(
                     f"the model of the result has no parameter {own[0]}", do="carry before you change it"
                 )
-    _warn_of_new(after, {name for own in names.values() for name in own})
+    _warn_of_new(after, {plan.renamed(name) for own in names.values() for name in own})
     return heirs
 
 
@@ -134,7 +135,7 @@ def _require_shape(heir: _Heir) -> None:
         )
 
 
-def _warn_of_new(after: Iterable[str], before: Collection[str]) -> None:
+def _warn_of_new(after: Iterable[str], before: Collection[str | None]) -> None:
     """A recovery step may have given a layer a bias that it did not have."""
     new = [name for name in after if name not in before]
     if new:

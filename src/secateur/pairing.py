@@ -10,7 +10,7 @@ from secateur.costs import cost_of
 from secateur.coupling import Groups
 from secateur.errors import RequestError
 from secateur.graph.axes import Axis
-from secateur.graph.keep import Mask, Places
+from secateur.graph.keep import DimPlaces, Mask
 from secateur.pipeline import couple, measure, plan_model
 from secateur.plans.plan import Plan, fingerprint, tensor_shapes
 from secateur.result import Result
@@ -88,13 +88,13 @@ def _kept(groups: Groups, plan: Plan) -> dict[str, list[int]]:
     for group in groups.prunable:
         for member in group.members:
             mask = plan.masks(member.tensor)[member.dim]
-            stays = _stays(mask, Places(member.expr), group.axis)
+            stays = _stays(mask, DimPlaces(member.expr), group.axis)
             if not stays.all():
                 kept[group.name] = np.flatnonzero(stays).tolist()
                 break
     return kept
 
 
-def _stays(mask: Mask, places: Places, axis: Axis) -> Mask:
+def _stays(mask: Mask, places: DimPlaces, axis: Axis) -> Mask:
     """Whether anything that goes with each position of an axis stays."""
     return mask if places.axis is axis else np.asarray(mask[places.of(axis)].any(1))

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-from secateur.errors import RequestError
+from secateur.errors import MissingExtraError, RequestError
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     Args:
         kind: What the entries are, for messages: "criterion".
-        package: The folder of plug-in modules, imported on first look-up.
+        *packages: The folders of plug-in modules, imported on first look-up.
 
     Example:
         >>> greetings: Registry[str] = Registry("greeting")
@@ -35,13 +35,14 @@ class Registry(Mapping[str, T], Generic[T]):
           did you mean 'hello'?
     """
 
-    def __init__(self, kind: str, package: str | None = None) -> None:
+    def __init__(self, kind: str, *packages: str) -> None:
         self.kind = kind
-        self.package = package
+        self.packages = packages
         self._entries: dict[str, T] = {}
-        self._loaded = package is None
+        self._loaded = not packages
         self._loading = False
         self._lock = threading.RLock()
+        self._missing: dict[str, MissingExtraError] = {}
 
     def add(self, name: str, entry: T) -> T:
         """Register an entry under a name that must be new; returns the entry."""
@@ -55,23 +56,28 @@ class Registry(Mapping[str, T], Generic[T]):
         return lambda entry: self.add(name, entry)
 
     def load(self) -> None:
-        """Import every module of the plug-in folder, once."""
-        if self._loaded or self.package is None:
+        """Import every module of the plug-in folders, once."""
+        if self._loaded:
             return
         with self._lock:  # another thread must not see half a registry, a plug-in of it may
             if self._loaded or self._loading:
                 return
             self._loading = True
             try:
-                folder = importlib.import_module(self.package)
-                for module in pkgutil.iter_modules(folder.__path__):
-                    importlib.import_module(f"{self.package}.{module.name}")
+                for package in self.packages:
+                    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+                        try:
+                            importlib.import_module(f"{package}.{module.name}")
+                        except MissingExtraError as error:  # the others do without it
+                            self._missing[module.name.replace("_", "-")] = error
                 self._loaded = True
             finally:
                 self._loading = False
 
     def __getitem__(self, name: str) -> T:
         self.load()
+        if name in self._missing:
+            raise self._missing[name]
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"choose a known {self.kind}"

@@ -9,13 +9,18 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from secateur.architecture import tensor_shapes
 from secateur.capture.batches import batches
 from secateur.capture.copies import copy_module
+from secateur.capture.unwrap import require_whole, unwrap
+from secateur.configs.fields import stale_fields
 from secateur.costs import Cost
 from secateur.coupling import Groups, Recorded, on_any_substrate
+from secateur.cut import stale_integers
 from secateur.errors import RequestError
 from secateur.mask.hook import is_masked
 from secateur.mask.state import remove
+from secateur.plans.altered import plan_as_it_is
 from secateur.plans.plan import Plan, identity_plan
 from secateur.proof import Verdict, kept_by
 from secateur.recovery import MEMORY_BYTES, Recovered, Recovery, Subject
@@ -24,7 +29,7 @@ from secateur.recovery import recover as run_recovery
 from secateur.recovery import table as recovery_table
 from secateur.recovery.step import steps as registered
 from secateur.tables import printed
-from secateur.write.checkpoint import save_model
+from secateur.write.checkpoint import require_same_model, save_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +59,16 @@ class Result:
     example_inputs: Any = field(repr=False)
     recovered: tuple[Recovery, ...] = ()
     errors: tuple[Recovered, ...] = ()
+
+    @property
+    def unchanged_integers(self) -> tuple[str, ...]:
+        """Integers that may be stale: as wide as what was cut inside of a module, and not changed.
+
+        Of a model that is built from a config also its fields, where no config says what is left. Code that
+        runs later than what was recorded, an export or a change of the classifier, may read them.
+        """
+        fields = [] if self.plan.numbers else stale_fields(self.original, self.model)
+        return (*stale_integers(self.original, self.plan.widths), *fields)
 
     def table(self) -> Table:
         """The table that `print` shows."""
@@ -164,7 +179,8 @@ def recover_result(
     def on(substrate: str) -> tuple[nn.Module, tuple[Recovery, ...], tuple[Recovered, ...]]:
         groups = result.groups
         if substrate != groups.graph.substrate:  # without a check nothing has told yet of another path
-            groups = Recorded.of(result.original, result.example_inputs, substrate).couple()
+            state = groups.graph.state
+            groups = Recorded.of(result.original, result.example_inputs, substrate, state).couple()
         return run_recovery(replace(subject, groups=groups, kept=kept_by(result.plan, groups)), chosen)
 
     model, notes, errors = on_any_substrate(on, result.groups.graph.substrate)
@@ -185,31 +201,36 @@ def _changed_since_cut(result: Result) -> str:
     return ""
 
 
-def save(result: Result | nn.Module, folder: Path | str, *, packed: bool = False) -> Path:
-    """Write a pruned model: `weights.safetensors` and `plan.json`; no pickle.
+def plan_and_model(result: Result | nn.Module) -> tuple[Plan, nn.Module]:
+    """What is saved of a result, or of a model alone, and the plan that makes it as it is now.
 
     Args:
-        result: What `prune` returned; its model may have been trained since. Or an uncut model, such as one
-            with masks: they are saved with all that they hide, and `load` puts them back.
-        folder: Where to write; made if missing.
-        packed: Write sparse tensors as one bit for each entry and the values that are not zero: smaller by
-            their sparsity, the same to the last bit when loaded. Masks are baked in: what they hide is not
-            saved, and `mask.mask_zeros` puts them back on what was loaded.
+        result: A result, or a model: cut, uncut, masked, or in a wrapper.
 
-    Returns:
-        The folder.
-
-    Example:
-        >>> import tempfile, torch, secateur as sc
-        >>> net = nn.Linear(256, 64)
-        >>> _ = sc.mask.prune(net, amount=0.9)
-        >>> folder = save(net, tempfile.mkdtemp(), packed=True)
-        >>> (folder / "weights.safetensors").stat().st_size < 0.2 * 4 * 256 * 64
-        True
-        >>> torch.equal(sc.load(folder, nn.Linear(256, 64)).weight, net.weight)
-        True
+    Raises:
+        RequestError: The model was changed after it was cut, so that no plan makes it.
     """
-    model = result if isinstance(result, nn.Module) else result.model
-    plain = remove(copy_module(model)) if is_masked(model) else model
-    plan = identity_plan(plain, "", {}) if isinstance(result, nn.Module) else result.plan
-    return save_model(plain if packed else model, plan, folder, packed=packed)
+    model = unwrap(result if isinstance(result, nn.Module) else result.model)
+    require_whole(model)
+    made_by = Plan.of(model) or (None if isinstance(result, nn.Module) else result.plan)
+    plain = _plain(model)
+    if made_by is None:
+        return identity_plan(plain, "", {}), model
+    was_masked = plain is not model and made_by.shapes.keys() <= tensor_shapes(model).keys()
+    return plan_as_it_is(made_by, model if was_masked else plain), model
+
+
+def save_as(plan: Plan, model: nn.Module, folder: Path | str, *, packed: bool, overwrite: bool) -> Path:
+    """Write a model and its plan, unless the folder holds another model; see `secateur.save`.
+
+    Raises:
+        RequestError: The folder holds another model.
+    """
+    if not overwrite:
+        require_same_model(folder, plan)
+    return save_model(_plain(model) if packed else model, plan, folder, packed=packed)
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """A model without its masks, which are baked in; the model itself if it has none."""
+    return remove(copy_module(model)) if is_masked(model) else model

@@ -7,8 +7,8 @@
 A veto costs a saving, never a wrong model: the caller selects again without the vetoed groups.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,11 +17,15 @@ from torch import nn
 
 from secateur.capture import Trace, cast_inputs, record, trace
 from secateur.capture.copies import copy_module
+from secateur.capture.shadow import shadow
+from secateur.configs.fields import Described
 from secateur.coupling import Groups, Recorded
-from secateur.cut import follow_integers, hold_scalars
+from secateur.cut import Followed, follow_integers, follow_lists, follow_unread
 from secateur.errors import CheckError, CutError, UnstablePathError
+from secateur.graph.axes import Axis
 from secateur.graph.keep import Kept
 from secateur.graph.node import Graph
+from secateur.graph.origin import Field
 from secateur.plans.plan import Plan
 from secateur.proof import (
     Deviation,
@@ -36,6 +40,7 @@ from secateur.proof import (
 )
 from secateur.proof.drawing import precise
 from secateur.proof.masking import mask_model
+from secateur.proof.served import Served
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +55,8 @@ class Attempt:
         deviation: The first place where the cut model does something else than predicted; None if none.
         suspects: Names of the groups behind it.
         vetoes: Groups that may not be cut so, with the reason; empty if the cut is right.
+        refused: Why the code around a node of the original, by index, cannot be corrected.
+        torn: The axes, by such a node, that ask different numbers of the code.
     """
 
     plan: Plan
@@ -59,6 +66,8 @@ class Attempt:
     deviation: Deviation | None = None
     suspects: tuple[str, ...] = ()
     vetoes: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[int, str] = field(default_factory=dict)
+    torn: Mapping[int, frozenset[Axis]] = field(default_factory=dict)
 
 
 class Settler:
@@ -68,13 +77,25 @@ class Settler:
         recorded: The original; not changed.
         check: Prove by number, too.
         seed: For the random numbers of the proof.
+        corrections: Correct code; else what needs it is vetoed.
+        uniform: The config of the model must say what the cut one is, if it has one.
     """
 
-    def __init__(self, recorded: Recorded, *, check: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self,
+        recorded: Recorded,
+        *,
+        check: bool = True,
+        seed: int = 0,
+        corrections: bool = True,
+        uniform: bool = False,
+    ) -> None:
         self.recorded = recorded
         self.model, self.graph = recorded.model, recorded.graph
         self.check = check
         self.seed = seed
+        self.corrections = corrections
+        self.uniform = uniform
         self._follows = False
         self._is_stable = False
 
@@ -94,12 +115,13 @@ class Settler:
         """
         attempt = self._cut(groups, plan)
         if attempt.deviation is not None:
-            return _with(attempt, vetoes=_suspects(attempt))
-        if not self.check:
+            return replace(attempt, vetoes=_suspects(groups, attempt))
+        attempt = self._with_config(groups, attempt)
+        if attempt.vetoes or not self.check:
             return attempt
         verdict = self._verify(groups, attempt)
         if verdict.passed:
-            return _with(attempt, verdict=verdict)
+            return replace(attempt, verdict=verdict)
         culprits = self._blame(groups, plan, verdict.suspects)
         if not culprits:
             raise CheckError(
@@ -107,16 +129,113 @@ class Settler:
                 do="pass other example inputs, or report this model; nothing was changed",
             )
         reason = f"the cut model computes other numbers than the masked one ({verdict.failure})"
-        return _with(attempt, verdict=verdict, vetoes=dict.fromkeys(culprits, reason))
+        return replace(attempt, verdict=verdict, vetoes=dict.fromkeys(culprits, reason))
+
+    @cached_property
+    def described(self) -> Described | None:
+        """The model with the config that it is built from; None if it is built from none."""
+        return Described.of(self.model)
+
+    def _with_config(self, groups: Groups, attempt: Attempt) -> Attempt:
+        """Let the model's config say what is left, if it can and the model takes the same path with it.
+
+        To know that, the model's class is called; unasked only where there is a `config`, as libraries do.
+        """
+        if not (self.uniform or hasattr(self.model, "config")) or not _cut_groups(attempt.plan):
+            return attempt
+        if self.described is None:
+            return attempt
+        kept = kept_by(attempt.plan, groups)
+        edits = self.described.edits(groups, kept)
+        if edits is not None:
+            plan = attempt.plan.model_copy(update={"numbers": self.described.numbers(edits)})
+            again = replace(self._try(groups, plan, kept), refused=attempt.refused, torn=attempt.torn)
+            if again.deviation is None and self._is_served(groups, kept, again):
+                return again
+        return replace(attempt, vetoes=self._unsaid(groups, attempt.plan)) if self.uniform else attempt
+
+    def _unsaid(self, groups: Groups, plan: Plan) -> dict[str, str]:
+        """The groups whose cut no config says: those that fail alone, else those that most tensors hold."""
+        cut = [group.name for group in _cut_groups(plan)]
+        classes = dict.fromkeys(tuple(sorted(_with_ties(groups, [name]))) for name in cut)
+        ranked = sorted(classes, key=lambda names: max(len(groups[name].members) for name in names))
+        failing = [names for names in ranked if len(ranked) > 1 and not self._is_said(groups, plan, names)]
+        sizes = ", ".join(
+            f"{group.name} {group.size} -> {len(group.keep)}" for group in _cut_groups(plan)[:4]
+        )
+        reason = f"uniform: no config of the model says this cut ({sizes})"
+        return {name: reason for names in failing or ranked[-1:] for name in names}
+
+    def _is_said(self, groups: Groups, plan: Plan, names: Sequence[str]) -> bool:
+        alone = self._cut(groups, plan.restricted_to(names))
+        return alone.deviation is None and bool(self._with_config(groups, alone).plan.numbers)
 
     @cached_property
     def _trace(self) -> Trace | None:
         """Where the integers of the model come from; looked for when it is first needed."""
         return trace(self.model, self.recorded.inputs, self.graph)
 
+    @cached_property
+    def _served(self) -> tuple[Served, ...]:
+        """The model as it is called otherwise than on the example."""
+        return tuple(Served(*other) for other in self.recorded.others)
+
     def _cut(self, groups: Groups, plan: Plan) -> Attempt:
-        """Cut and compare the records; once a model has needed its integers to follow, they do at once."""
+        """Cut and compare the records, those of other calls as well."""
         kept = kept_by(plan, groups)
+        attempt = self._cut_on_example(groups, plan, kept)
+        if attempt.deviation is not None:
+            return attempt
+        more = self._with_unread(groups, kept, attempt)
+        if more is not attempt and self._is_served(groups, kept, more):
+            return more
+        attempt = self._with_served(groups, kept, attempt)
+        if attempt.deviation is not None:
+            return attempt
+        more = self._with_unread(groups, kept, attempt)
+        return more if more is attempt or self._is_served(groups, kept, more) else attempt
+
+    def _is_served(self, groups: Groups, kept: Kept, attempt: Attempt) -> bool:
+        """Whether a cut model does what is predicted in other calls, too."""
+        return all(served.compare(groups, kept, attempt.model)[0] is None for served in self._served)
+
+    def _with_served(self, groups: Groups, kept: Kept, attempt: Attempt) -> Attempt:
+        """Let integers follow that other calls read."""
+        for served in self._served:
+            deviation, suspects = served.compare(groups, kept, attempt.model)
+            followed = served.follow(groups, kept, attempt.plan) if deviation is not None else None
+            if followed is not None:
+                attempt = self._try(groups, followed, kept)
+                if attempt.deviation is not None:
+                    return attempt
+                deviation, suspects = served.compare(groups, kept, attempt.model)
+            if deviation is not None and not served.is_by_numbers:
+                return replace(attempt, deviation=deviation, suspects=suspects)
+        return attempt
+
+    def _with_unread(self, groups: Groups, kept: Kept, attempt: Attempt) -> Attempt:
+        """Let integers follow that no record reads, if the model takes the same path with them."""
+        fields = follow_unread(self.model, attempt.plan.widths)
+        fields |= follow_lists(self.model, attempt.plan.widths, self.graph, attempt.graph)
+        width = Field("", ("num_features",))
+        for name, before in _contracts(self.model) if width not in fields else ():
+            sizes = zip(self._sizes_of(self.model, name), self._sizes_of(attempt.model, name), strict=False)
+            after = [now for was, now in sizes if was == before]
+            if len(after) == 1 and after[0] != before:
+                fields[width] = after[0]
+        for is_traced in (self._follows, True):
+            if is_traced and self._trace is not None:
+                fields = {held: now for held, now in fields.items() if held not in self._trace.read}
+            if not fields:
+                break
+            plan = attempt.plan.following(Followed(fields, attempt.plan.corrections))
+            again = replace(self._try(groups, plan, kept), refused=attempt.refused, torn=attempt.torn)
+            if again.deviation is None:
+                return again
+        return attempt
+
+    def _cut_on_example(self, groups: Groups, plan: Plan, kept: Kept) -> Attempt:
+        """Cut and compare; once a model has needed its integers to follow, they do at once."""
         if not self._follows:
             attempt = self._try(groups, plan, kept)
             if attempt.deviation is None or self._trace is None:
@@ -128,15 +247,25 @@ class Settler:
 
     def _follow(self, groups: Groups, plan: Plan, kept: Kept, trace: Trace) -> Attempt:
         """Let fields and calls follow; then hold the scalars that still come out otherwise."""
-        followed = follow_integers(groups, kept, trace)
-        known: set[object] = set()
+        held: dict[Any, Any] = {}
         while True:
-            attempt = self._try(groups, plan.following(followed), kept)
+            followed = follow_integers(groups, kept, trace, held)
+            attempt = replace(
+                self._try(groups, plan.following(followed), kept),
+                refused=followed.refused,
+                torn=followed.torn,
+            )
             scalars = scalars_that_differ(groups, attempt.graph, self._varying) if attempt.deviation else {}
-            if not scalars.keys() - known:
+            if not scalars.keys() - held.keys():
                 return attempt
-            known |= scalars.keys()
-            followed = followed.holding(hold_scalars(groups, kept, trace, scalars))
+            held = {**scalars, **held}
+
+    def _sizes_of(self, model: nn.Module, method: str) -> tuple[int, ...]:
+        """The sizes of what a method of a model returns for the example inputs; none if it does not run."""
+        held = shadow(model)
+        held.forward = getattr(held, method)
+        graph, failure = record(held, self.recorded.inputs, self.graph.substrate)
+        return graph.values[graph.outputs[0]].shape if failure is None and graph.outputs else ()
 
     @cached_property
     def _varying(self) -> Varying:
@@ -156,6 +285,8 @@ class Settler:
             )
 
     def _try(self, groups: Groups, plan: Plan, kept: Kept) -> Attempt:
+        if not self.corrections:
+            plan = plan.model_copy(update={"corrections": {}})
         cut = plan.apply(self.model)
         graph, failure = self.recorded.record(cut)
         deviation = compare_records(groups, kept, graph, failure, self._varying)
@@ -189,7 +320,8 @@ class Settler:
         return compare_records(again, kept, graph, failure), again
 
     def _verify(self, groups: Groups, attempt: Attempt) -> Verdict:
-        return verify(self.model, attempt.model, self.recorded.inputs, groups, attempt.plan, self.seed)
+        recorded = self.recorded
+        return verify(self.model, attempt.model, recorded.inputs, groups, attempt.plan, self.seed, recorded)
 
     def _blame(self, groups: Groups, plan: Plan, names: Sequence[str]) -> list[str]:
         """Find which of some suspects make the numbers differ when they are cut without the others.
@@ -214,8 +346,11 @@ class Settler:
         return attempt.deviation is not None or not self._verify(groups, attempt).passed
 
 
-def _with(attempt: Attempt, **changes: Any) -> Attempt:
-    return Attempt(**{**vars(attempt), **changes})
+def _contracts(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """What timm's networks promise: the width of what `forward_features` returns is `num_features`."""
+    promised = getattr(model, "num_features", None)
+    if type(promised) is int and callable(getattr(model, "forward_features", None)):
+        yield "forward_features", promised
 
 
 def _cut_groups(plan: Plan) -> list[Any]:
@@ -228,16 +363,20 @@ def _with_ties(groups: Groups, names: Sequence[str]) -> set[str]:
     return chosen.union(*(tied for tied, _ in groups.ties if chosen & set(tied)))
 
 
-def _suspects(attempt: Attempt) -> dict[str, str]:
-    """The groups behind a deviation, with the reason."""
+def _suspects(groups: Groups, attempt: Attempt) -> dict[str, str]:
+    """The groups behind a deviation, with the reason: those that one number in the code cannot all serve."""
     deviation = attempt.deviation
     assert deviation is not None, "asked for a deviating attempt"
     cut = {group.name for group in _cut_groups(attempt.plan)}
-    found = [name for name in attempt.suspects if name in cut]
+    at = deviation.node.index if deviation.node else -1
+    torn = [groups.name_of[axis] for axis in attempt.torn.get(at, ()) if axis in groups.name_of]
+    found = [name for name in torn if name in cut] or [name for name in attempt.suspects if name in cut]
     if not found:
         raise CutError(
             "the cut model cannot follow its plan",
             [str(deviation)],
             "protect the module that the line names",
         )
-    return dict.fromkeys(found, f"the model's code does not follow a cut ({deviation})")
+    why = attempt.refused.get(at, "")
+    reason = f"the model's code does not follow a cut ({deviation}{why and '; '}{why})"
+    return dict.fromkeys(found, reason)

@@ -32,6 +32,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from torch import nn
 
 from secateur.capture import as_call
+from secateur.capture.layouts import is_channels_last
+from secateur.capture.shadow import shadow
 from secateur.costs.budgeted import Gauge
 from secateur.costs.layers import (
     LayerTable,
@@ -41,12 +43,11 @@ from secateur.costs.layers import (
     table_from_json,
     table_to_json,
 )
-from secateur.costs.meter import Meter
-from secateur.costs.stopwatch import latency_in_turn, quiet
+from secateur.costs.meter import CostMeter
+from secateur.costs.stopwatch import latency_in_turn, quiet, untouching
 from secateur.coupling import Groups
 from secateur.errors import RequestError, SecateurError
 from secateur.select import Budget
-from secateur.select.meet import out_of_reach
 from secateur.settle import Attempt
 from secateur.write.atomic import atomic_write
 
@@ -106,7 +107,7 @@ class Timing:
                 "latency_ms times the model, but it is on the meta device",
                 do="load its values first, or ask for macs= or memory=",
             )
-        self._model = model
+        self._model = shadow(model)
         self._inputs = example_inputs
         device = tensors[0].device if tensors else torch.device("cpu")
         self._machine = machine_of(device)
@@ -115,12 +116,12 @@ class Timing:
         self._table = LayerTable(
             self._stored(),
             device=device,
-            channels_last=any(_is_channels_last(tensor) for tensor in tensors),
+            channels_last=any(is_channels_last(tensor) for tensor in tensors),
             on_measure=self._bar.advance,
         )
         self._device = device
-        (self._work_ms,) = self._work([model])
-        self.whole_ms = latency_in_turn([model], example_inputs, rounds=3, threads=THREADS)[0].median_ms
+        (self._work_ms,) = self._work([self._model])
+        self.whole_ms = latency_in_turn([self._model], example_inputs, rounds=3, threads=THREADS)[0].median_ms
         self._raw_whole = 0.0
         self._slope, self._offset = 1.0, 0.0
         self._is_fitted = False
@@ -132,7 +133,7 @@ class Timing:
         """What predicts the latency of cuts of these groups."""
         with self.running():
             layers, left_out = layer_times(groups, self._table, self.block)
-        meter = Meter([layer.term for layer in layers], self._join)
+        meter = CostMeter([layer.term for layer in layers], self._join)
         self._raw_whole = float(np.sum([layer.at({}) for layer in layers]))
         if not layers:
             raise RequestError(
@@ -180,6 +181,7 @@ class Timing:
         Predictions then run through the two timed models around the target, the uncut one if there is none
         nearer above it.
         """
+        cut = shadow(cut)
         beside, work = self._work([self._model, cut])
         share = work / beside
         medians = latency_in_turn([self._model, cut], self._inputs, rounds=3, threads=THREADS)
@@ -241,7 +243,7 @@ def work_in_turn(
     times: list[list[float]] = [[] for _ in models]
     for _ in range(_TURNS):
         for model, found in zip(models, times, strict=True):
-            with quiet(model, THREADS):
+            with quiet(model, THREADS), untouching(model, args, kwargs):
                 run = partial(_pass, model, args, kwargs)
                 found.append(shortest_ms(run, torch.device(device), enough_s=0.05))
     return [min(found) for found in times]
@@ -279,14 +281,13 @@ class Tries:
         """
         account = attempt.plan.account
         assert account is not None, "a budget has an account"
-        target = self._budget.value * (self._timing.whole_ms if self._budget.is_share else 1)
+        target = account.wanted
         timed = self._timing.measure(attempt.model, account.reached, target)
         is_smallest, is_over = account.reached > account.wanted, timed.cut_ms > _OVER * target
         if is_smallest and is_over:
-            raise out_of_reach(self._budget, target, timed.cut_ms)
+            raise self._budget.out_of_reach(target, timed.cut_ms)
         update = {
             "whole": timed.whole_ms,
-            "wanted": target,
             "measured": timed.cut_ms,
             "notes": (str(timed), *self._timing.notes),
         }
@@ -342,14 +343,6 @@ def _cpu_name() -> str:
     found = dict(line.split(":", 1) for line in reversed(lines) if line.split(":")[0].strip() in wanted)
     words = [value.strip() for _, value in sorted(found.items())]
     return " ".join(words) or platform.processor() or platform.machine()
-
-
-def _is_channels_last(tensor: torch.Tensor) -> bool:
-    return (
-        tensor.dim() == 4
-        and not tensor.is_contiguous()
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-    )
 
 
 class _Bar:

@@ -165,3 +165,22 @@ def test_a_view_shares_the_storage_of_what_it_shows():
         x = torch.empty(2, 3, 4)
         views = [x.view(6, 4), x.transpose(0, 1), x[0], x.flatten(1), *x.unbind(1)]
         assert all(view.untyped_storage()._cdata == x.untyped_storage()._cdata for view in views)
+
+
+@pytest.mark.parametrize("outputs", [12, 14])
+def test_a_grouped_product_in_float32_is_predicted_as_a_cpu_makes_it(outputs):
+    class Grouped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, outputs, 8))
+            self.register_buffer("ends", torch.tensor([2, 6], dtype=torch.int32))
+
+        def forward(self, x):
+            return torch._grouped_mm(x, self.weight.transpose(1, 2), offs=self.ends).contiguous() + 1
+
+    model, x = Grouped(), torch.randn(6, 8)
+    real = capture(model, x, "real")
+    for found in (capture(model, x), capture(model.to("meta"), x.to("meta"))):
+        assert found.substrate == "fake"
+        assert [node.op for node in found.nodes] == [node.op for node in real.nodes]
+        assert [value.shape for value in found.values] == [value.shape for value in real.values]

@@ -136,6 +136,15 @@ def test_a_traced_integer_counts_as_an_integer(other):
     assert type(pickle.loads(pickle.dumps(held))) is int
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_traced_integer_leaves_it_to_a_tensor_whether_they_are_equal(turned):
+    held, ids = Traced(5, Field("", ("pad",)), lambda pair: None), torch.tensor([5, 6])
+    same, other = (ids == held, ids != held) if turned else (held == ids, held != ids)
+    assert same.tolist() == [True, False]
+    assert other.tolist() == [False, True]
+    assert (held == 5.0, held != 5.0, held == "5", held != "5") == (True, False, False, True)
+
+
 def test_the_numbers_of_a_call_are_listed_in_order():
     call = ((torch.zeros(1), 1, [2, (3.5,)], slice(None, 4)), {"dim": 5, "flag": True, "name": "x"})
-    assert list(numbers_in(call)) == [1, 2, 3.5, 4, 5]
+    assert [number for _, number in numbers_in(call)] == [1, 2, 3.5, 4, 5]

@@ -7,6 +7,8 @@ import os
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from secateur.cli.options import emit
+from secateur.sources import open_model
+from secateur.write.checkpoint import save_model
 from secateur.zoo import models
 
 DIGITS = ("--arg", "width=0.0625", "--arg", "in_channels=1", "--arg", "image_size=8")
@@ -460,7 +464,7 @@ def test_a_full_disk_leaves_the_old_model(studio, run, refuse, tmp_path, monkeyp
         monkeypatch.setattr(Path, "write_bytes", full)
     else:
         monkeypatch.setattr("secateur.write.checkpoint.save_file", _full_disk)
-    words = ("prune", studio.dense, "--ratio", 0.6, "--save", folder)
+    words = ("prune", studio.dense, "--ratio", 0.6, "--save", folder, "--overwrite")
     assert f"no space to write {folder}/{name}" in refuse(1, *words)
     assert content_of(folder) == before
     monkeypatch.undo()
@@ -486,9 +490,9 @@ def test_a_run_killed_between_the_two_files_is_found_out(studio, run, refuse, tm
         return rename(path, target)
 
     monkeypatch.setattr(Path, "replace", killed)
-    assert run("prune", studio.dense, "--ratio", 0.6, "--save", folder).code not in (0, None)
+    assert run("prune", studio.dense, "--ratio", 0.6, "--save", folder, "--overwrite").code not in (0, None)
     monkeypatch.undo()
-    assert sorted(content_of(folder)) == ["plan.json", "weights.safetensors"]
+    assert sorted(content_of(folder)) == ["plan.json", "run.yaml", "weights.safetensors"]
     assert "belong to different models" in refuse(1, "inspect", folder)
 
 
@@ -548,3 +552,76 @@ def test_a_report_of_another_kind_is_refused(studio, refuse, tmp_path):
     assert "no report of schema" in refuse(1, "report", studio.pruned / "plan.json")
     (tmp_path / "broken.json").write_text("{")
     assert "is no JSON" in refuse(1, "report", tmp_path / "broken.json")
+
+
+@pytest.mark.parametrize("seed", [2**70, 2**32, -1])
+def test_a_seed_that_no_generator_takes_is_refused(run, studio, tmp_path, seed):
+    outcome = run("prune", studio.dense, "--ratio", 0.5, "--seed", seed, "--save", tmp_path / "out")
+    assert outcome.code == 2
+    assert "--seed" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+_HALF_A_GIB = "1,134217729"
+SHAPES = {
+    "a size that is too large": "1,3,99999999999,9",
+    "a size of 5000 digits": "1,3," + "9" * 5000,
+    "a digit that is no number": "²,3",
+    "sizes too large together": "1,1048576,1048576",
+    "more bytes than numbers": "127,1,127,65535",
+    "two inputs too large together": f"a={_HALF_A_GIB};b={_HALF_A_GIB}",
+    "a type that cannot be filled": "1,2:qint8",
+    "no type": "1,2:Tensor",
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_an_input_that_no_memory_holds_is_refused(refuse, studio, shape):
+    assert "--input" in refuse(2, "inspect", studio.dense, "--input", shape)
+
+
+def _process(*words, **environment):
+    path = os.pathsep.join(sys.path)
+    command = [sys.executable, "-m", "secateur", *map(str, words)]
+    return subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path, **environment}, capture_output=True, check=False
+    )
+
+
+def test_python_runs_the_package_as_the_program():
+    done = _process("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"secateur ")
+
+
+def test_what_a_terminal_cannot_show_is_no_reason_to_fail(studio, tmp_path):
+    """The table is drawn with lines that Latin-1 has not; the work is saved by then."""
+    words = ("prune", studio.dense, "--ratio", 0.5, "--input", "1,1,8,8", "--save", tmp_path / "out")
+    done = _process(*words, PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0, done.stderr
+    assert b"parameters" in done.stdout
+    assert (tmp_path / "out" / "plan.json").is_file()
+
+
+def test_training_under_a_launcher_of_several_processes_is_one_sentence(refuse, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for words in (("train", "zoo:vgg11"), ("slim", "zoo:vgg11"), ("darknet", "train", "digits")):
+        message = refuse(2, *words, "--epochs", 1, "--data", "digits", "--save", tmp_path / "out")
+        assert message == "training runs in one process and this is one of 2, so start it without torchrun\n"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float64"])
+def test_a_model_of_another_precision_keeps_it_and_is_judged_on_images_all_the_same(
+    run, studio, tmp_path, kind
+):
+    dtype = getattr(torch, kind)
+    opened = open_model(str(studio.dense))
+    save_model(opened.model.to(dtype), opened.plan, tmp_path / "other")
+    done = run("prune", tmp_path / "other", "--ratio", 0.5, "--save", tmp_path / "half")
+    assert done.code == 0, done.err
+    held = load_file(tmp_path / "half" / "weights.safetensors").values()
+    assert {value.dtype for value in held if value.is_floating_point()} == {dtype}
+    judged = run("evaluate", tmp_path / "half", "--data", "digits", "--json")
+    assert judged.code == 0, judged.err
+    assert f"note: VGG is in {kind}, what follows is computed in float32" in judged.err

@@ -79,7 +79,7 @@ def test_prune_proves_recovers_warns_and_saves(studio):
     assert "exact: masked == cut" in outcome.out
     assert "absorb classifier: " in outcome.out
     assert outcome.out.splitlines()[-1] == f"wrote {studio.pruned}"
-    assert sorted(content_of(studio.pruned)) == ["plan.json", "weights.safetensors"]
+    assert sorted(content_of(studio.pruned)) == ["plan.json", "run.yaml", "weights.safetensors"]
     plan = plan_of(studio.pruned)
     assert plan.source == "zoo:vgg11"
     assert plan.command.startswith("secateur prune ")
@@ -221,6 +221,39 @@ def test_bench_states_median_quartiles_threads_and_batch(studio, run):
     assert found["repeats"] == 3
 
 
+def test_bench_times_several_in_turn_and_says_how_far_from_the_ideal(studio, run):
+    found = run("bench", studio.dense, studio.tuned, "--repeats", 3, "--json").json
+    dense, tuned = found["models"]
+    assert dense["ideal_ratio"] == 1
+    assert tuned["ideal_ratio"] == tuned["macs"] / dense["macs"] < 1
+    cell = tuned["programs"]["pytorch"]
+    assert cell["times_ideal"] == pytest.approx(cell["ratio"] / tuned["ideal_ratio"])
+    assert "takes so many times the ideal" in run("bench", studio.dense, studio.tuned, "--repeats", 3).out
+
+
+def test_bench_takes_onnx_files(studio, run, refuse, tmp_path):
+    file = tmp_path / "tuned.onnx"
+    assert run("export", studio.tuned, file).code == 0
+    found = run("bench", studio.tuned, file, "--repeats", 3, "--json").json
+    assert found["models"][1]["programs"]["pytorch"] == {"reason": "a file, no module"}
+    assert found["models"][1]["programs"]["onnxruntime"]["median_ms"] > 0
+    for words in ((), ("--batch", 4), ("--input", "1,1,8,8")):
+        assert run("bench", file, *words, "--repeats", 3, "--json").code == 0
+    assert "there is no file" in refuse(2, "bench", tmp_path / "none.onnx")
+    file.write_bytes(b"no network")
+    assert "cannot be read by ONNX Runtime" in refuse(2, "bench", file)
+    assert "did you mean 'compile'?" in refuse(2, "bench", studio.tuned, "--with", "compil")
+
+
+def test_a_target_is_an_option_and_part_of_the_plan(studio, run, refuse, tmp_path):
+    words = ("prune", studio.dense, "--ratio", 0.5, "--save", tmp_path / "cut")
+    assert run(*words, "--target", "ncnn").code == 0
+    plan = json.loads((tmp_path / "cut" / "plan.json").read_text())
+    assert plan["requested"]["options"]["target"] == "ncnn"
+    assert all(len(group["keep"]) % 8 == 0 or len(group["keep"]) == group["size"] for group in plan["groups"])
+    assert "did you mean 'ncnn'?" in refuse(2, *words, "--target", "ncn", "--overwrite")
+
+
 @pytest.fixture(scope="session")
 def slimmed(tmp_path_factory, run):
     folder = tmp_path_factory.mktemp("slimmed")
@@ -325,3 +358,32 @@ def test_a_moved_folder_works_in_a_fresh_process_from_anywhere_and_without_a_hom
 def _made(folder):
     folder.mkdir()
     return folder
+
+
+TWO_HEADED = """
+import torch
+from torch import nn
+
+class TwoHeaded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        hidden = self.body(x)
+        return {"y": self.head(hidden), "hidden": hidden}
+"""
+
+
+def test_the_outputs_that_count_are_named(run, refuse, tmp_path):
+    (tmp_path / "two.py").write_text(TWO_HEADED)
+    words = (f"{tmp_path / 'two.py'}:TwoHeaded", "--input", "2,6")
+    reasons = [
+        {group["name"]: group["reason"] for group in run("inspect", *words, *more, "--json").json["groups"]}
+        for more in ((), ("--outputs", "y"))
+    ]
+    assert [found["body"] for found in reasons] == ["model output", None]
+    cut = ("--ratio", 0.5, "--outputs", "y", "--save", tmp_path / "half")
+    assert run("prune", *words, *cut, "--json").json["verdict"] == "exact"
+    assert run("check", words[0], tmp_path / "half", *words[1:], "--outputs", 0).code == 0
+    assert "outputs names 'z'" in refuse(2, "inspect", *words, "--outputs", "z")

@@ -1,7 +1,10 @@
 """What `--help` says, and that its examples are commands."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +99,15 @@ def test_a_misspelt_command_or_option_gets_a_suggestion(run):
     outcome = run("bench", "zoo:vgg11", "--bacth", 3)
     assert outcome.code == 2
     assert "--batch" in outcome.err
+
+
+def test_a_shell_completes_commands_and_waits_for_no_torch():
+    code = (
+        "import contextlib, sys; from secateur.cli import main\n"
+        "with contextlib.suppress(SystemExit): main()\n"
+        "print('torch' in sys.modules)"
+    )
+    asked = {"_SECATEUR_COMPLETE": "complete_bash", "COMP_WORDS": "secateur darknet ma", "COMP_CWORD": "2"}
+    environment = {**os.environ, **asked, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert done.stdout.split() == [b"make-digits", b"False"]

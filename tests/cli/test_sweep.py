@@ -42,7 +42,7 @@ def test_layers_and_blocks(run, tmp_path):
     assert "layer3.0.shortcut.0" in found.json["layers"]
     assert "nothing reads" in found.json["skipped"]["classifier"]
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"curves.jsonl", "curves.png", "blocks.jsonl", "blocks.png"}
+    assert names == {"curves.jsonl", "curves.png", "blocks.jsonl", "blocks.png", "run.yaml"}
 
 
 def test_groups_beside_layers_by_a_criterion_of_gradients(run, tmp_path):
@@ -64,7 +64,7 @@ def test_groups_beside_layers_by_a_criterion_of_gradients(run, tmp_path):
     assert "layers" not in found.json
     assert [point["count"] for point in found.json["groups"]["conv1"]] == [0, 1]
     assert "layer3.0.shortcut.0" not in found.json["groups"]  # it belongs to the stream
-    assert {path.name for path in tmp_path.iterdir()} == {"groups.jsonl", "groups.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"groups.jsonl", "groups.png", "run.yaml"}
 
 
 def test_a_layer_without_maps_is_swept_without_them(run, refuse, tmp_path):
@@ -77,7 +77,11 @@ def test_a_layer_without_maps_is_swept_without_them(run, refuse, tmp_path):
     found = run(*words, "--save", tmp_path / "plain")
     assert found.code == 0, found.err
     assert "no feature maps: layer 1 makes none" in found.out
-    assert {path.name for path in (tmp_path / "plain").iterdir()} == {"sweep.jsonl", "sweep.png"}
+    assert {path.name for path in (tmp_path / "plain").iterdir()} == {
+        "sweep.jsonl",
+        "sweep.png",
+        "run.yaml",
+    }
     assert "no feature maps" not in run(*words, "--maps", 0, "--save", tmp_path / "plain").out
     message = refuse(2, *words, "--maps", 4, "--save", tmp_path / "asked")
     assert "--maps is 4, layer 1 makes no maps" in message

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from witness import Witness
 
 import secateur as sc
 from secateur.costs import Latency, latency
@@ -14,18 +15,18 @@ class Watching(nn.Module):
     def __init__(self):
         super().__init__()
         self.inner = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
-        self.calls = []
+        self.calls = Witness()
 
     def forward(self, x, y=None):
         inference = torch.is_inference_mode_enabled()
-        self.calls.append((self.training, self.inner.training, torch.get_num_threads(), inference, y is None))
+        self.calls.note((self.training, self.inner.training, torch.get_num_threads(), inference, y is None))
         return self.inner(x)
 
 
 def test_the_pass_is_timed_in_eval_mode_with_the_asked_threads():
     model = Watching()
     timing = latency(model, torch.zeros(5, 4), repeats=4, warmup=2, threads=2)
-    assert model.calls == [(False, False, 2, True, True)] * 6
+    assert model.calls.seen == [(False, False, 2, True, True)] * 6
     assert (timing.repeats, timing.threads, timing.batch, timing.device) == (4, 2, 5, "cpu")
 
 
@@ -63,14 +64,14 @@ def test_a_limit_still_times_three_passes():
 def test_threads_none_leaves_torch_alone():
     model = Watching()
     latency(model, torch.zeros(1, 4), repeats=3, threads=None)
-    assert {call[2] for call in model.calls} == {torch.get_num_threads()}
+    assert {call[2] for call in model.calls.seen} == {torch.get_num_threads()}
 
 
 @pytest.mark.parametrize("inputs", [(torch.zeros(2, 4), torch.zeros(1)), {"x": torch.zeros(2, 4), "y": 1}])
 def test_inputs_may_be_a_tuple_or_a_dict(inputs):
     model = Watching()
     assert latency(model, inputs, repeats=3).batch == 2
-    assert model.calls[0][-1] is False
+    assert model.calls.seen[0][-1] is False
 
 
 @pytest.mark.parametrize(

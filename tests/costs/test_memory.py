@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import secateur as sc
 from secateur.costs.memory import activation_bytes, memory_meter
-from secateur.costs.meter import Meter, Term, macs_meter, params_meter, size_meter
+from secateur.costs.meter import CostMeter, Term, macs_meter, params_meter, size_meter
 from secateur.graph.axes import Axis
 
 
@@ -124,7 +124,7 @@ def test_a_meter_computes_only_what_changed():
     def term(axis):
         return Term(lambda kept: asked.append(axis) or float(kept.get(axis, 10)), frozenset([axis]))
 
-    meter = Meter([term(axis) for axis in axes])
+    meter = CostMeter([term(axis) for axis in axes])
     asked.clear()
     assert meter.at({axes[3]: 4}) == 494
     assert meter.at({axes[3]: 4, axes[7]: 5}) == 489

@@ -9,10 +9,8 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.cut.corrections import Corrected, Correction, correct, replace_numbers
 from secateur.cut.follow import _Follower
 from secateur.cut.slicing import set_field
-from secateur.errors import CutError
 from secateur.graph.origin import Field
 
 WIDTH, HEADS = 12, 3
@@ -103,49 +101,6 @@ def test_multi_head_attention_of_torch_loses_whole_heads(ratio, grad):
         hand[0].self_attn.out_proj.weight.view(15, 5, 3)[:, sorted({*range(5)} - {*heads})] = 0
     with torch.set_grad_enabled(grad):
         torch.testing.assert_close(result.model(x), hand(x), rtol=1e-12, atol=1e-12)
-
-
-def test_another_number_than_at_the_cut_is_refused():
-    exact = Correction("reshape", 1, 2, was=12, now=8)
-    scaled = Correction("view", 1, 0, was=3, now=2, is_factor=True)
-    assert (exact.apply(12), scaled.apply(3), scaled.apply(15)) == (8, 2, 10)
-    with pytest.raises(CutError, match="passes 24, the plan corrects 12"):
-        exact.apply(24)
-    with pytest.raises(CutError, match="takes another path"):
-        scaled.apply(7)
-
-
-def test_a_module_that_is_corrected_again_keeps_its_corrections():
-    """As when a model is cut twice, and each cut leaves another number wrong."""
-
-    class Steps(nn.Module):
-        def forward(self, x):
-            return x.narrow(1, 0, 4).narrow(0, 0, 3)
-
-    module = Steps()
-    correct(module, [Correction("narrow", 1, 2, 4, 2)])
-    assert module(torch.zeros(5, 8)).shape == (3, 2)
-    correct(module, [Correction("narrow", 2, 2, 3, 1)])
-    assert module(torch.zeros(5, 8)).shape == (1, 2)
-
-
-def test_the_calls_of_a_module_are_counted_anew_at_each_run():
-    class Twice(nn.Module):
-        def forward(self, x):
-            return x.view(2, 6).view(3, 4)
-
-    module = Twice()
-    correct(module, [Correction("view", 2, 0, 3, 6), Correction("view", 2, 1, 4, 2)])
-    assert isinstance(module, Corrected)
-    assert isinstance(module, Twice)
-    for _ in range(2):
-        assert module(torch.zeros(12)).shape == (6, 2)
-    assert type(module).__name__ == "Twice"
-
-
-def test_numbers_are_replaced_where_they_lie():
-    double = {0: lambda number: 2 * number, 3: lambda number: 2 * number}
-    assert replace_numbers(((1, [2], slice(3, 4)), {"dim": 5}), double) == ((2, [2], slice(3, 8)), {"dim": 5})
 
 
 def test_a_field_of_a_shared_object_is_set_for_one_module_only():

@@ -1,6 +1,8 @@
 """Cutting tensors and attributes out of a model, against plain indexing."""
 
 import copy
+import pickle
+import types
 
 import nets
 import numpy as np
@@ -136,3 +138,75 @@ def test_the_integers_of_standard_layers_follow_the_cut():
                 **({} if isinstance(module, nn.Linear) else {"groups": module.groups}),
             )
             assert fresh.weight.shape == module.weight.shape
+
+
+class Settings:
+    """A config, with a class-level default, a name for another field, and a property."""
+
+    width = 8
+
+    def __init__(self, heads):
+        self.heads, self.switch, self.eager = heads, "fast", False
+
+    @property
+    def head_width(self):
+        return self.width // self.heads
+
+    def __getattribute__(self, name):
+        return super().__getattribute__({"n_head": "heads"}.get(name, name))
+
+
+class Configured(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.config = Settings(4)
+        self.parts = nn.ModuleList([nn.Identity(), nn.Identity()])
+        for part in self.parts:
+            part.config = self.config
+
+
+def sharing(change=lambda model: model):
+    cut = slice_model(Configured(), {}, {"parts.0": {"config.heads": 2}})
+    return change(cut)
+
+
+def cut_again(model):
+    return slice_model(model, {}, {"parts.0": {"config.heads": 2}, "parts.1": {"config.heads": 1}})
+
+
+@pytest.mark.parametrize("change", [lambda model: model, copy.deepcopy, cut_again])
+def test_a_module_gets_numbers_of_its_own_and_the_switches_of_all(change):
+    cut = sharing(change)
+    own, shared = cut.parts[0].config, cut.config
+    assert (own.heads, own.n_head, own.head_width, shared.heads, shared.head_width) == (2, 2, 4, 4, 2)
+    shared.switch, shared.eager = "slow", True
+    assert {part.config.switch for part in cut.parts} == {"slow"}
+    assert {part.config.eager for part in cut.parts} == {True}
+    own.switch = "own"
+    assert {part.config.switch for part in (cut, *cut.parts)} == {"own"}
+    assert own.__class__ is Settings
+    assert isinstance(own, Settings)
+    again = pickle.loads(pickle.dumps(own))
+    assert (again.heads, again.switch) == (2, "own")
+
+
+def test_the_switches_of_a_copy_are_not_those_of_the_original():
+    cut = sharing()
+    copy.deepcopy(cut).config.switch = "slow"
+    assert cut.parts[0].config.switch == "fast"
+
+
+def test_an_object_whose_class_cannot_be_extended_is_copied():
+    model = nn.Identity()
+    model.choice = types.SimpleNamespace(kind=Closed("a"))
+    cut = slice_model(model, {}, {"": {"choice.kind.size": 3}})
+    assert (cut.choice.kind.size, model.choice.kind.size) == (3, 1)
+    assert type(cut.choice.kind) is Closed
+
+
+class Closed:
+    def __init__(self, name):
+        self.name, self.size = name, 1
+
+    def __init_subclass__(cls):
+        raise TypeError("no subclass")

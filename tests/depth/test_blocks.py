@@ -103,7 +103,7 @@ OTHERS = {
 def test_other_ways_to_combine_make_none(combine):
     found, _ = find(nets_deep.Stack(nets_deep.Branch(combine)), X)
     assert not found.blocks
-    assert found.reasons["blocks.0"] == "nothing is added to its input"
+    assert found.reasons["blocks.0"] == "what it returns is not its input plus something"
 
 
 class Moved(nn.Module):

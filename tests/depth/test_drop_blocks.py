@@ -1,6 +1,7 @@
 """Dropping blocks, against references that are written by hand and use none of the library."""
 
 import copy
+import dataclasses
 
 import nets
 import nets_deep
@@ -41,10 +42,19 @@ def silence_layer(model, name):
         nn.init.zeros_(layer.bias)
 
 
+def silence_joint(model, name):
+    for layer in model.get_submodule(name).children():
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+STREAMS = torch.randn(2, 5, 4), torch.randn(2, 3, 5)
 CASES = {
     "resnet": (nets_deep.SmallResNet, (IMAGE,), silence_resnet, nn.Identity),
     "vit": (nets_deep.SmallViT, (IMAGE,), silence_layer, None),
     "tuples": (nets_deep.TupleEncoder, (TOKENS, MASK), silence_layer, None),
+    "two streams": (nets_deep.TwoStreams, STREAMS, silence_joint, None),
+    "pairs": (nets_deep.Reversed, STREAMS[:1], silence_joint, nn.Identity),
 }
 
 
@@ -67,16 +77,19 @@ def test_the_dropped_model_equals_the_original_with_silent_branches(case):
     assert result.verdict.relative_error < 1e-12
 
 
-def test_the_original_stays_and_the_other_names_stay(case):
+def test_the_original_stays_and_the_others_move_up(case):
     model, inputs, _, _ = case
     before, kept = copy.deepcopy(model.state_dict()), [id(tensor) for tensor in model.parameters()]
     result = sc.drop_blocks(model, inputs, count=1)
     assert [id(tensor) for tensor in model.parameters()] == kept
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     (name,) = result.plan.dropped
+    parent = model.get_submodule(name.rpartition(".")[0])
     left = [key for key in model.state_dict() if not key.startswith(f"{name}.")]
-    assert list(result.model.state_dict()) == left
-    assert all(torch.equal(result.model.state_dict()[key], before[key]) for key in left)
+    after = {key: result.plan.renamed(key) for key in left}
+    assert list(result.model.state_dict()) == list(after.values())
+    assert (list(after.values()) == left) is not (isinstance(parent, nn.ModuleList) and name[-1] != "2")
+    assert all(torch.equal(result.model.state_dict()[here], before[key]) for key, here in after.items())
     assert all(module.training for module in result.model.modules())
     assert not {id(held) for held in result.model.parameters()} & set(kept)
     assert (
@@ -217,6 +230,61 @@ def test_an_activation_that_would_change_the_stream_is_named():
         assert result.verdict.passed
 
 
+@pytest.mark.parametrize(
+    ("end", "is_found"),
+    [
+        (lambda x: x / 1.0, True),
+        (lambda x: 1 * x - 0, True),
+        (lambda x: x.add_(0.0), True),
+        (lambda x: x / 2.0, False),
+        (lambda x: x + 1, False),
+    ],
+)
+def test_a_number_that_changes_nothing_is_on_the_path(end, is_found):
+    """Blocks of diffusers end with `/ self.output_scale_factor`, which is 1."""
+    model = nets.randomise(nets_deep.Stack(*(nets_deep.Branch(lambda x, y: end(x + y)) for _ in range(2))))
+    if not is_found:
+        with pytest.raises(RequestError, match="no block can be dropped"):
+            sc.drop_blocks(model, torch.randn(2, 4), count=1)
+        return
+    result = sc.drop_blocks(model, torch.randn(2, 4), count=1)
+    expected = copy.deepcopy(model)
+    expected.blocks[int(result.plan.dropped[0][-1])] = nn.Identity()
+    require_equal(expected, result.model, torch.randn(2, 4))
+    assert result.verdict.exact
+
+
+class Mapped(nn.Module):
+    """A map as a sequence and back; each block takes or leaves the numbers in a row."""
+
+    def __init__(self, depth=2):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+        self.blocks = nn.ModuleList(nets_deep.Branch(lambda x, y: x.contiguous() + y) for _ in range(depth))
+
+    def forward(self, x):
+        x = self.stem(x)
+        batch, width, height, length = x.shape
+        x = x.flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        x = x.contiguous().view(batch, height, length, width)
+        return self.head(x.permute(0, 3, 1, 2).contiguous())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_where_the_numbers_lie_in_memory_is_no_deviation(count):
+    """Without all blocks PyTorch must bring the map into a row, which with one of them it need not."""
+    model = nets.randomise(Mapped())
+    result = sc.drop_blocks(model, IMAGE, count=count)
+    assert result.verdict.exact
+    masked = copy.deepcopy(model)
+    for name in result.plan.dropped:
+        nn.init.zeros_(masked.get_submodule(name).outer.weight)
+        nn.init.zeros_(masked.get_submodule(name).outer.bias)
+    require_equal(masked, result.model, IMAGE)
+
+
 def test_the_dropped_model_trains(case):
     model, inputs, _, _ = case
     result = sc.drop_blocks(model, inputs, count=1)
@@ -224,13 +292,23 @@ def test_the_dropped_model_trains(case):
     assert all(held.grad is not None for held in result.model.parameters())
 
 
+class Counting(nets_deep.SmallViT):
+    """Needs as many layers as it was built with."""
+
+    def forward(self, x):
+        assert [layer.attention_type for layer in self.layers] == ["full"] * 3
+        return super().forward(x)
+
+
 def test_plain_attributes_of_a_dropped_block_stay_readable():
-    """The network asks `layer.attention_type` of every layer."""
-    result = sc.drop_blocks(nets_deep.SmallViT(), IMAGE, blocks=["layers.1"])
+    """Where the code needs a place in a list something stands there, and what that is says so."""
+    result = sc.drop_blocks(Counting(), IMAGE, blocks=["layers.1"])
     skip = result.model.layers[1]
     assert skip.attention_type == "full"
     assert not list(skip.parameters())
     assert repr(skip) == "Skip(EncoderLayer)"
+    assert result.verdict.exact
+    assert "note: what was dropped from layers leaves a place behind: " in str(result)
 
 
 # What cannot be done.
@@ -271,7 +349,7 @@ def test_nothing_asked_is_nothing_done_with_a_warning():
 
 
 class Measuring(nn.Module):
-    """Asks every block for a module of it, which a dropped one has not."""
+    """Has a number of blocks, and asks one of them for a module of it, which a dropped one has not."""
 
     def __init__(self):
         super().__init__()
@@ -280,6 +358,7 @@ class Measuring(nn.Module):
 
     def forward(self, x):
         x = self.stem(x)
+        assert len(self.blocks) == 3
         for at, block in enumerate(self.blocks):
             if at == 1:
                 assert block.inner.out_features == 6
@@ -295,6 +374,7 @@ def test_a_block_that_the_code_needs_is_left_alone_and_another_goes():
     result = sc.drop_blocks(model, torch.zeros(2, 4), count=1)
     assert result.plan.dropped == ("blocks.2",)
     assert "does not run without it" in result.reasons["blocks.1"]
+    assert "AssertionError" in result.reasons["blocks.1"]
     assert "has no attribute 'inner'" in result.reasons["blocks.1"]
     assert "blocks.1: left alone" in str(result)
     with pytest.raises(RequestError, match="3 blocks were to be dropped, 2 can be"):
@@ -321,7 +401,8 @@ def test_a_block_that_training_needs_is_left_alone():
         model.blocks[0].outer.weight.zero_()
     result = sc.drop_blocks(model, torch.zeros(2, 4), count=2)
     assert result.plan.dropped == ("blocks.1", "blocks.2")
-    assert "does not train without it ('Skip' object has no attribute 'inner')" in result.reasons["blocks.0"]
+    assert "does not train without it (it reads blocks.0.inner.weight" in result.reasons["blocks.0"]
+    assert "('Skip' object has no attribute 'inner')" in result.reasons["blocks.0"]
 
 
 class OneOfTwo(Measuring):
@@ -347,11 +428,12 @@ def test_the_check_sees_a_wrong_skip(monkeypatch):
         lambda self, key, args, kwargs: 1.01 * (args or (kwargs["hidden"],))[0],
     )
     with pytest.raises(RequestError, match="1 blocks were to be dropped, 0 can be") as caught:
-        sc.drop_blocks(nets.randomise(nets_deep.SmallViT()), IMAGE, count=1)
+        sc.drop_blocks(nets.randomise(Counting()), IMAGE, count=1)
     assert "layers.2: " in str(caught.value)
-    monkeypatch.setattr(drop, "compare_dropped", lambda *_: None)
+    compare = drop.compare_dropped
+    monkeypatch.setattr(drop, "compare_dropped", lambda *given: (compare(*given)[0], None))
     with pytest.raises(RequestError, match=r"the cut model takes another path than the original: aten\.mul"):
-        sc.drop_blocks(nets.randomise(nets_deep.SmallViT()), IMAGE, count=1)
+        sc.drop_blocks(nets.randomise(Counting()), IMAGE, count=1)
 
 
 def test_the_check_sees_a_wrong_path(monkeypatch):
@@ -397,3 +479,9 @@ def test_a_dropped_result_can_be_recovered_and_printed():
     ):
         assert text in str(better)
     assert "layer" in str(result.plan)
+
+
+def test_brackets_in_reasons_are_printed():
+    result = sc.drop_blocks(nets_deep.SmallResNet(), IMAGE, count=1)
+    told = dataclasses.replace(result, reasons={"layer9": "blocks[red] is taken"})
+    assert "layer9: left alone, blocks[red] is taken" in str(told)

@@ -1,5 +1,6 @@
 import gzip
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -59,3 +60,29 @@ def test_foreign_files_are_refused(tmp_path, content, message):
 def test_a_missing_file_is_a_request_error(tmp_path):
     with pytest.raises(RequestError, match=r"cannot read .*nothing: No such file"):
         read_idx(tmp_path / "nothing")
+
+
+def test_more_dims_than_images_have_are_refused(tmp_path):
+    path = tmp_path / "images"
+    path.write_bytes(bytes([0, 0, 8, 65]) + struct.pack(">65I", *[1] * 65) + b"x")
+    with pytest.raises(CheckpointError, match="65 dims, allowed: 8"):
+        read_idx(path)
+
+
+@pytest.mark.parametrize("stated", [28 * 28, 2**31])
+def test_a_bomb_is_refused_before_it_is_decompressed(tmp_path, stated):
+    path = tmp_path / "images.gz"
+    path.write_bytes(gzip.compress(bytes([0, 0, 8, 1]) + struct.pack(">I", stated) + bytes(2**27), 1))
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=r"(has data left over|is too large)"):
+        read_idx(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**23
+
+
+def test_several_compressed_parts_are_one_file(tmp_path):
+    content = idx_bytes(np.arange(100, dtype=np.uint8))
+    path = tmp_path / "images.gz"
+    path.write_bytes(gzip.compress(content[:50]) + gzip.compress(content[50:]))
+    assert read_idx(path).tolist() == list(range(100))

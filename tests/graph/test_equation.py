@@ -3,7 +3,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.graph.axes import leaves, resolve
-from secateur.graph.equation import Dots, Group, Letter, Number, build, letters, parse, size_of, solve_sizes
+from secateur.graph.equation import (
+    Compound,
+    Dots,
+    Letter,
+    Number,
+    build,
+    letters,
+    parse,
+    size_of,
+    solve_sizes,
+)
 
 CONV = "input(n (g i) h w), weight((g o) i p q), bias((g o)) -> (n (g o) y x)"
 
@@ -11,14 +21,14 @@ CONV = "input(n (g i) h w), weight((g o) i p q), bias((g o)) -> (n (g o) y x)"
 def test_an_equation_has_operands_outputs_and_letters():
     equation = parse(CONV)
     assert list(equation.operands) == ["input", "weight", "bias"]
-    assert equation.operands["bias"] == (Group("*", (Letter("g"), Letter("o"))),)
+    assert equation.operands["bias"] == (Compound("*", (Letter("g"), Letter("o"))),)
     assert equation.outputs[0][0] == Letter("n")
     assert equation.once == set("hwpqyx")
 
 
 def test_sums_numbers_dots_and_several_outputs_parse():
     equation = parse("x(... (a + b) 3) -> (... a), (... b)")
-    assert equation.operands["x"] == (Dots(), Group("+", (Letter("a"), Letter("b"))), Number(3))
+    assert equation.operands["x"] == (Dots(), Compound("+", (Letter("a"), Letter("b"))), Number(3))
     assert len(equation.outputs) == 2
 
 

@@ -9,7 +9,8 @@ import torchvision.ops
 from torch import Tensor, nn
 
 from secateur.capture import output_tensors
-from secateur.capture.recorder import Recorder, recording_context
+from secateur.capture.recorder import Recorder
+from secateur.capture.switches import recording_context
 from secateur.coupling.call import Findings
 from secateur.coupling.solve import solve
 from secateur.graph.axes import Axis, leaves

@@ -83,7 +83,11 @@ def test_the_number_of_batches_does_not_change_the_scale(name, sizes):
         torch.testing.assert_close(parts[group], scores, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", OF_DATA)
+# The more samples agree, the less it shrinks what they say; that two are the same it cannot know.
+COUNTING = {"after-refit"}
+
+
+@pytest.mark.parametrize("name", [name for name in OF_DATA if name not in COUNTING])
 def test_the_same_data_twice_gives_the_same_scores(name):
     net = _net()
     once, twice = (_scores(net, name, [_data()] * times).by_group for times in (1, 2))

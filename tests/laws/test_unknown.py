@@ -50,7 +50,7 @@ def test_an_operator_without_a_rule_protects_everything_it_touches(op):
         "torch._grouped_mm(T(4, 4).float(), T(4, 4).float(), offs=torch.tensor([4]).int())",
         "torch.where(T(2, 3) > 0)",
         "F.linear(T(2, 3), T(3))",
-        "T(2, 4).view(torch.float32)",
+        "T(2, 4).float().view(torch.float64)",
     ],
 )
 def test_a_call_that_a_rule_was_not_written_for_is_a_barrier(sample):

@@ -9,7 +9,7 @@ from calls import close, is_rational
 from secateur.coupling.layers import layer_operands
 from secateur.coupling.rule import traits_of
 from secateur.graph.axes import leaves
-from secateur.graph.keep import Places
+from secateur.graph.keep import DimPlaces
 from secateur.graph.trait import Trait
 
 LAWS = {}
@@ -326,11 +326,11 @@ def _spreads(call, value, dim, axis):
     """Whether a change at the first position of an axis is seen where every dim is at another."""
     dims = call.recording.findings.dims
     changed = call.held[value].clone()
-    changed.index_fill_(dim, torch.from_numpy(Places(dims[value][dim]).of(axis))[0], 0.37)
+    changed.index_fill_(dim, torch.from_numpy(DimPlaces(dims[value][dim]).of(axis))[0], 0.37)
     for made, before, after in zip(call.node.makes, call.run(), call.run({value: changed}), strict=True):
         pair, holding = (before, after), [at for at, expr in enumerate(dims[made]) if axis in leaves(expr)]
         for at in holding:
-            others = torch.from_numpy(Places(dims[made][at]).of(axis))[1:].flatten()
+            others = torch.from_numpy(DimPlaces(dims[made][at]).of(axis))[1:].flatten()
             pair = tuple(tensor.index_select(at, others) for tensor in pair)
         if holding and not close(*pair):
             return True

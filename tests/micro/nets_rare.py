@@ -33,6 +33,11 @@ def along(at, x):
     return at.view(1, -1, 1).expand(x.shape[0], -1, x.shape[2])
 
 
+def tokens_of(x):
+    """A mask of some tokens, with a dim of one for the channels."""
+    return (torch.arange(x.shape[1]) % 3 == 1).view(1, -1, 1).expand(x.shape[0], -1, 1)
+
+
 def put_tokens(x, at):
     y = x.clone()
     y[:, at] = x[:, at + 1].tanh()
@@ -103,6 +108,8 @@ CASES = (
     left_whole("select-scatter-of-channels", lambda x: x.select_scatter(x[:, 0], 1, 3), "aten.select"),
     left_whole("take-one-number", lambda x: x * x.take(torch.tensor([3])), "aten.take"),
     left_whole("masked-scatter", lambda x: x.masked_scatter(x > 0.5, x.tanh()), "aten.masked_scatter"),
+    passes("rows-by-mask", lambda x: x.masked_scatter(tokens_of(x), x[:, 1:4].tanh())),
+    passes("rows-by-spread-mask", lambda x: x.masked_scatter(tokens_of(x).expand_as(x), x[:, 1:4].tanh())),
     left_whole("numbers-by-mask", lambda x: x * x.masked_select(x > -99).sum(), "aten.masked_select"),
     left_whole("how-many-positive", lambda x: x * (x > -99).nonzero().shape[0], "aten.nonzero"),
     left_whole("histogram", lambda x: x * x.histc(4, -1, 1)[0], "aten.histc"),

@@ -8,7 +8,7 @@ import secateur as sc
 from secateur.coupling.slices import Slice, shares_of
 from secateur.errors import RequestError
 from secateur.penalise import penalties
-from secateur.penalise.slices import Channels, coupled_slices
+from secateur.penalise.slices import GroupSlices, coupled_slices
 
 X = torch.zeros(1, 4)
 KINDS = ("group-lasso", "growing-l2")
@@ -113,7 +113,7 @@ def test_what_row_and_column_share_counts_once():
 def test_three_dims_of_one_parameter_share_by_inclusion_and_exclusion():
     weight = nn.Parameter(torch.arange(27.0).reshape(3, 3, 3))
     slices = [Slice(dim, 3, torch.arange(3).view(3, 1)) for dim in range(3)]
-    channels = Channels("cube", 3, ((weight, tuple(shares_of(slices))),))
+    channels = GroupSlices("cube", 3, ((weight, tuple(shares_of(slices))),))
     at = torch.stack(torch.meshgrid(*[torch.arange(3)] * 3, indexing="ij"))
     shares = [weight.detach() * (at == c).any(0) for c in range(3)]
     assert channels.weight**2 == pytest.approx(27 - 8)

@@ -16,10 +16,12 @@ from torch import nn
 import secateur as sc
 from secateur.capture import capture
 from secateur.coupling import couple_graph
+from secateur.errors import PathError
 from secateur.plans.plan import make_plan
-from secateur.proof import verify
+from secateur.proof import verification, verify
 from secateur.proof.comparison import measure
 from secateur.proof.drawing import randomised
+from secateur.proof.passes import compare_outputs, run_pass
 
 
 def judged(model, x, keep, fault=lambda cut: None):
@@ -78,6 +80,7 @@ def test_positions_of_equal_numbers_are_told_apart(name):
 def test_an_example_of_zeros_hides_nothing():
     verdict = judged(Normed().eval(), torch.zeros(2, 3, 4, 4), KEEP, swapped("conv.weight"))
     assert not verdict.passed
+    assert "differ by" in verdict.failure  # seen in the numbers that are computed, not in those that are held
 
 
 class Two(nn.Module):
@@ -100,6 +103,52 @@ def test_every_output_counts(name):
     verdict = judged(nets.randomise(Two()), torch.randn(3, 4), {"first": (1, 4, 5)}, fault)
     assert not verdict.passed
     assert name in verdict.node.modules
+
+
+def test_what_is_returned_is_compared_output_by_output():
+    one, two = torch.randn(3, 4), torch.arange(3)
+    assert compare_outputs([one, two], [one, two], 1e-9) == (None, ())
+    assert "output 1, of whole numbers" in compare_outputs([one, two], [one, two + 1], 1e-9)[0]
+    assert "output 1 differs" in compare_outputs([one, one], [one, 2 * one], 1e-9)[0]
+    assert "other shapes" in compare_outputs([one, two], [one, two[:2]], 1e-9)[0]
+
+
+class Scaled(Two):
+    scale = 1.0
+
+    def forward(self, x):
+        one, two = super().forward(x)
+        return one, two * self.scale
+
+
+def test_the_verdict_tells_the_largest_error():
+    def fault(cut):
+        cut.scale = 1 + 3e-11
+
+    verdict = judged(nets.randomise(Scaled()), torch.randn(3, 4), {"first": (1, 4, 5)}, fault)
+    assert verdict.passed
+    assert 1e-11 < verdict.relative_error < 1e-9
+
+
+class Gated(Two):
+    """It runs with one number in a matrix alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Parameter(torch.full((2, 2), 3.0))
+
+    def forward(self, x):
+        if self.gate[0, 0].item() != 3.0:
+            raise ValueError("the gate is shut")
+        return super().forward(x)
+
+
+def test_a_model_that_fails_with_random_parameters_is_told_of():
+    torch.manual_seed(0)
+    verdict = judged(Gated(), torch.randn(3, 4), {"first": (1, 4, 5)})
+    assert verdict.passed
+    assert any("not proven with randomised parameters" in limit for limit in verdict.limits)
+    assert not judged(Gated(), torch.randn(3, 4), {"first": (1, 4, 5)}, swapped("first.bias")).passed
 
 
 class InPlace(nn.Module):
@@ -194,6 +243,17 @@ def test_a_model_without_float64_is_proven_in_float32_and_says_so():
     assert not judged(nets.randomise(OnlyFloat32()), torch.randn(3, 4), {"first": (1, 4, 5)}, fault).passed
 
 
+class OnlyFinite(Two):
+    def forward(self, x):
+        return super().forward(x + torch.full_like(x, math.nan if x.dtype == torch.float64 else 1.0))
+
+
+def test_a_model_that_makes_nan_in_float64_is_proven_in_float32_and_says_so():
+    verdict = judged(nets.randomise(OnlyFinite()), torch.randn(3, 4), {"first": (1, 4, 5)})
+    assert verdict.passed
+    assert any("computes NaN in float64" in limit for limit in verdict.limits)
+
+
 class Table(nn.Module):
     """Positions are read as far as the input is long; what a fault cuts off shows on longer inputs alone."""
 
@@ -215,6 +275,20 @@ def test_inputs_of_another_size_are_proven_too():
     verdict = judged(nets.randomise(Table()), x, {"first": (1, 4, 5)}, fault)
     assert not verdict.passed
     assert "[2, 7, 4]" in verdict.failure
+
+
+def test_a_pass_on_other_inputs_that_cannot_be_made_is_told_of(monkeypatch):
+    x = torch.randn(3, 6, 4)
+
+    def on_these(reference, model, cut, inputs, **options):
+        if inputs.shape != x.shape:
+            raise PathError("another path")
+        return run_pass(reference, model, cut, inputs, **options)
+
+    monkeypatch.setattr(verification, "run_pass", on_these)
+    verdict = judged(nets.randomise(Table()), x, {"first": (1, 4, 5)})
+    assert verdict.passed
+    assert any("not proven on inputs of" in limit and "another path" in limit for limit in verdict.limits)
 
 
 class Modes(nn.Module):
@@ -241,7 +315,7 @@ def test_training_mode_is_proven_too():
 
 
 def test_nothing_compared_is_not_exact():
-    with pytest.raises(sc.errors.CheckError, match="no number could be compared"):
+    with pytest.raises(sc.errors.RequestError, match="nothing could be compared"):
         sc.prune(nets.randomise(Two()), torch.zeros(0, 4), ratio=0.5)
 
 

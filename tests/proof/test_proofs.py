@@ -11,7 +11,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.capture import capture
-from secateur.capture.recorder import record
+from secateur.capture.recorder import Moment, record
 from secateur.coupling import couple_graph
 from secateur.coupling.rule import rules
 from secateur.errors import CutError, RequestError
@@ -397,7 +397,9 @@ def test_a_model_whose_path_depends_on_numbers_is_proven_on_the_path_that_it_tak
     x[0, 0] = 7
     result = sc.prune(nets.randomise(Fragile()), x, ratio=0.5)
     assert result.verdict.exact
-    assert not result.verdict.limits
+    assert result.verdict.limits == (
+        "its path is another one on inputs of the other sign, which is proven, too",
+    )
 
 
 # Verdict.
@@ -417,3 +419,80 @@ def test_a_verdict_is_exact_renormalised_or_failed():
     assert exact.error is None
     assert str(failed) == "failed: outputs differ"
     assert "softmax and 1 more" in str(renormalised)
+
+
+class Packed(nn.Module):
+    """Attention that packs its heads, and an image that is packed into a row: no call where one is left."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.stem, self.qkv, self.out = (
+            nn.Linear(5, 24),
+            nn.Linear(24, 3 * 8 * heads),
+            nn.Linear(8 * heads, 3),
+        )
+
+    def forward(self, x):
+        batch, length, _ = x.shape
+        q, k, v = self.qkv(self.stem(x)).view(batch, length, 3, -1, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        made = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(made.transpose(1, 2).contiguous().view(batch, length, -1))
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+def test_a_cut_to_one_head_leaves_out_what_pytorch_then_need_not_pack(heads):
+    model, x = nets.randomise(Packed(heads)), torch.randn(1, 7, 5)
+    result = sc.prune(model, x, ratio=0.99, scope="local", min_keep=0.01)
+    assert result.model.out.in_features == 8
+    assert result.verdict.passed
+    nodes = [
+        sum(node.op == "aten.contiguous" for node in capture(one, x).nodes) for one in (model, result.model)
+    ]
+    assert nodes[0] > nodes[1]
+
+
+class Asking(nn.Module):
+    """Looks at the type of its numbers, and knows float32 only, or does something else in it."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.inner, self.head = way, nn.Linear(5, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        x = self.inner(x)
+        if self.way == "refuses":
+            assert x.dtype == torch.float32, "float32, please"
+        scale = {torch.float32: 2.0}[x.dtype] if self.way == "looks up" else 1.0
+        if self.way == "calls more" and x.dtype == torch.float32:
+            x = x.clamp(-100, 100)
+        return self.head(x.relu() * scale)
+
+
+@pytest.mark.parametrize("way", ["refuses", "looks up", "calls more"])
+def test_a_model_that_is_another_one_in_float64_is_proven_in_float32(way):
+    result = sc.prune(Asking(way).eval(), torch.randn(2, 5), ratio=0.5)
+    assert result.verdict.exact
+    assert result.verdict.relative_error < 1e-4
+    assert result.verdict.limits[0].startswith("proven in float32, as in float64: ")
+
+
+class Speaking(nn.Module):
+    """As a voice that draws how long it speaks, in several ways."""
+
+    def forward(self, x):
+        long = torch.randn(9).abs().sum() * 9 + torch.empty(3).uniform_().sum() * 9 + torch.randint(99, (1,))
+        return x[torch.arange(int(long)) % x.shape[0]]
+
+
+def test_records_draw_the_same_and_touch_nobody_elses_numbers():
+    def length(seed):
+        graph, failure = record(Speaking(), torch.randn(5, 4), "real", moment=Moment(seed=seed))
+        assert failure is None
+        return next(node.args["end"] for node in graph.nodes if node.op == "aten.arange")
+
+    assert len({length(seed) for seed in range(6)}) > 1
+    assert len({length(0) for _ in range(4)}) == 1
+    x, state = torch.randn(5, 4), torch.get_rng_state()
+    record(Speaking(), x, "real")
+    assert torch.equal(state, torch.get_rng_state())

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import secateur as sc
 from secateur.coupling.layers import layer_of
+from secateur.coupling.patches import Patches
 from secateur.errors import CaptureError, RequestError
 from secateur.recovery.layers import Readers
-from secateur.recovery.patches import Patches
 
 refit = importlib.import_module("secateur.recovery.steps.refit")
 
@@ -540,11 +540,8 @@ def test_patches_are_a_view_of_the_input():
     layer = nn.Conv2d(4, 2, 3, padding=0)
     model = nn.Sequential(layer)
     x = torch.randn(2, 4, 8, 8)
-    groups = sc.couple(model, x)
-    (node,) = groups.graph.nodes
-    found = layer_of(groups.graph, node)
-    named = {**node.args, "weight": layer.weight}
-    patches = Patches(found, named, x)
+    (node,) = sc.couple(model, x).graph.nodes
+    patches = Patches({**node.args, "weight": layer.weight}, x)
     assert patches._view.data_ptr() == x.data_ptr()
     rows = patches.take(torch.arange(patches.rows), 0, 4)
     expected = F.unfold(x, 3).transpose(1, 2).reshape(1, -1, 36)

@@ -219,10 +219,12 @@ DROP_STAGES = {
     "secateur.depth.drop.find_blocks": "find",
     "secateur.depth.drop.score_blocks": "score",
     "secateur.plans.plan.drop": "drop",
-    "secateur.cut.skip.Skip": "skip",
+    "secateur.depth.drop.number": "numbers",
+    "secateur.cut.skip.shorten": "shorten",
     "secateur.depth.drop.record": "record of the dropped",
     "secateur.depth.drop.compare_dropped": "proof by shape",
     "secateur.depth.drop.verify_dropped": "proof by number",
+    "secateur.depth.drop.verify_steps": "proof in steps",
     "secateur.depth.drop.cost_of": "cost",
 }
 

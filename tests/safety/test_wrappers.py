@@ -119,7 +119,7 @@ def test_scripts_are_refused_with_what_to_do():
     script, trace = torch.jit.script(nets.Tied()), torch.jit.trace(nets.Residual().eval(), X)
     partly = nets.Residual()
     # no convolution: torch.jit knows builtins by the id of objects that may be gone, and takes a list for one
-    partly.inner = torch.jit.script(nn.ReLU())
+    partly.inner = torch.jit.script(nn.PReLU())
     for model, x, what in (
         (script, torch.randn(2, 4), "model is a RecursiveScriptModule: its Python is gone"),
         (trace, X, "model is a TopLevelTracedModule: its Python is gone"),

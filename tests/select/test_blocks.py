@@ -8,7 +8,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.costs.budgeted import Gauge
-from secateur.costs.meter import Meter, Term
+from secateur.costs.meter import CostMeter, Term
 from secateur.score import score
 from secateur.select import Budget, select
 
@@ -29,7 +29,7 @@ def gauge_of(groups, time_of, block=16):
         Term(lambda kept, axis=group.axis: time_of(kept.get(axis, axis.size)), frozenset([group.axis]))
         for group in groups.prunable
     ]
-    return Gauge(Meter(terms), block)
+    return Gauge(CostMeter(terms), block)
 
 
 def stairs(count):
@@ -80,7 +80,7 @@ def test_a_stair_costs_nothing_to_fill():
 def test_a_layer_that_costs_no_time_stays_whole():
     groups, scores = scored((64, 64))
     slow, free = (group.axis for group in groups.prunable)
-    meter = Meter([Term(lambda kept: slope(kept.get(slow, 64)), frozenset([slow]))])
+    meter = CostMeter([Term(lambda kept: slope(kept.get(slow, 64)), frozenset([slow]))])
     selection = select(groups, scores, Budget.of(latency_ms="50%"), gauge=Gauge(meter, 16))
     assert counts(selection) == [32, free.size]
 

@@ -62,7 +62,7 @@ def test_values_that_make_no_sense_are_refused(kind, value):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"macs": "2MB"}, {"params": "2Mi"}, {"latency_ms": "2MB"}, {"memory": "2ms"}, {"ratio": "50%"}]
+    "wrong", [{"macs": "2MB"}, {"params": "2Mi"}, {"latency_ms": "2MB"}, {"memory": "2ms"}, {"ratio": "50MB"}]
 )
 def test_units_that_do_not_fit_are_refused(wrong):
     with pytest.raises(RequestError):

@@ -6,10 +6,9 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.costs.budgeted import meter_of
 from secateur.errors import RequestError
 from secateur.score import score
-from secateur.select import Budget, select
+from secateur.select import Budget, budget_of, select
 
 
 def network():
@@ -38,7 +37,7 @@ def counts_of(groups, selection):
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
 def test_a_counted_budget_is_met_within_one_percent(scored, kind, scope, share):
     groups, scores = scored
-    meter = meter_of(kind, groups)
+    meter = budget_of(kind).meter(groups)
     selection = select(groups, scores, Budget.of(**{kind: share}), scope=scope)
     assert selection.reached == meter.at(counts_of(groups, selection))
     assert 0.99 * share <= selection.reached / meter.at({}) <= share
@@ -55,7 +54,7 @@ def test_rounding_does_not_leave_a_budget_unused(scored, kind):
 def test_memory_takes_nothing_from_layers_that_do_not_bear_on_it(scored):
     groups, scores = scored
     selection = select(groups, scores, Budget.of(memory=0.9))
-    meter, counts = meter_of("memory", groups), counts_of(groups, selection)
+    meter, counts = budget_of("memory").meter(groups), counts_of(groups, selection)
     cut = [axis for axis, count in counts.items() if count < axis.size]
     assert cut
     for axis in cut:
@@ -79,7 +78,7 @@ def test_under_local_shares_stay_alike(scored):
 
 def test_an_amount_and_a_text_say_the_same(scored):
     groups, scores = scored
-    whole = int(meter_of("size_bytes", groups).at({}))
+    whole = int(budget_of("size_bytes").meter(groups).at({}))
     chosen = [
         select(groups, scores, Budget.of(size_bytes=value)).keep
         for value in (whole // 2, f"{whole // 2}", f"{whole // 2 / 1000}kB")

@@ -5,15 +5,16 @@ import pytest
 import torch
 
 import secateur as sc
-from secateur.costs.meter import Meter, Term
+from secateur.costs.meter import CostMeter, Term
 from secateur.coupling.call import Findings
 from secateur.coupling.groups import Group, Groups
 from secateur.errors import RequestError
 from secateur.graph.axes import Axis
 from secateur.graph.node import Graph
 from secateur.score import Scores
-from secateur.select import Budget, select_exactly
+from secateur.select import Floors, select_exactly
 from secateur.select.meet import meet
+from secateur.select.scope import scopes
 from secateur.select.units import Unit, units_of
 from secateur.select.widths import Widths
 
@@ -32,14 +33,14 @@ def scores_of(*rows):
 
 
 def test_of_equal_scores_the_first_channel_goes_first():
-    (unit,) = units_of(groups_of(6), scores_of([2, 1, 2, 1, 1, 0]), 0.0)
+    (unit,) = units_of(groups_of(6), scores_of([2, 1, 2, 1, 1, 0]), Floors(0.0))
     assert unit.orders[0].tolist() == [5, 1, 3, 4, 0, 2]
     assert Widths(groups_of(6), [unit], 1, None).indices([4]) == {"0": (0, 2, 3, 4)}
 
 
 def test_tied_groups_go_by_the_mean_of_their_scores_each_in_its_own_order():
     groups = groups_of(3, 3, ties=((("0", "1"), "a chunk"),))
-    (unit,) = units_of(groups, scores_of([5, 1, 3], [2, 8, 4]), 0.0)
+    (unit,) = units_of(groups, scores_of([5, 1, 3], [2, 8, 4]), Floors(0.0))
     assert unit.names == ("0", "1")
     assert unit.scores.tolist() == [(1 + 2) / 2, (3 + 4) / 2, (5 + 8) / 2]
     assert [order.tolist() for order in unit.orders] == [[1, 2, 0], [0, 2, 1]]
@@ -47,7 +48,7 @@ def test_tied_groups_go_by_the_mean_of_their_scores_each_in_its_own_order():
 
 def test_tied_groups_keep_what_the_kernels_of_all_of_them_want():
     groups = groups_of(24, 24, multiples=(4, 6), ties=((("0", "1"), "a chunk"),))
-    (unit,) = units_of(groups, scores_of(range(24), range(24)), 0.0)
+    (unit,) = units_of(groups, scores_of(range(24), range(24)), Floors(0.0))
     assert unit.multiple == 12
     assert Widths(groups, [unit], 1, None).kept([1]) == [24]
     assert Widths(groups, [unit], 8, None).steps == [24]
@@ -83,11 +84,10 @@ def test_under_local_a_unit_is_given_back_one_step_at_most(scope, expected):
     """The first unit costs nothing, so all of it would fit; its share shall stay like that of the other."""
     groups = groups_of(10, 10)
     dear = groups["1"].axis
-    units = units_of(groups, scores_of(range(10), range(10)), 0.0)
-    meter = Meter([Term(lambda kept: 10.0 * kept.get(dear, 10), frozenset({dear}))])
+    units = units_of(groups, scores_of(range(10), range(10)), Floors(0.0))
+    meter = CostMeter([Term(lambda kept: 10.0 * kept.get(dear, 10), frozenset({dear}))])
     widths = Widths(groups, units, 1, meter)
-    removed, target = meet(widths, Budget("memory", 0.5, is_share=True), [0, 1] * 9, scope)
-    assert (target, removed) == (50.0, expected)
+    assert meet(widths, 50.0, [0, 1] * 9, is_even=scopes[scope].is_even, gives_back=True) == expected
 
 
 def test_the_next_widths_are_the_neighbours_that_rounding_allows():

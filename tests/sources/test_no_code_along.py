@@ -3,6 +3,7 @@
 import json
 import pickle
 import shlex
+import struct
 from pathlib import Path
 
 import pytest
@@ -231,3 +232,11 @@ def test_the_command_line_says_the_very_command_to_run(tmp_path, capsys, forged)
     with pytest.raises(SystemExit, match="0"):
         main(again[1:])
     assert json.loads(capsys.readouterr().out)["params"] == 4 * 4 + 4 + 4 * 2 + 2
+
+
+def test_an_archive_that_says_it_lies_on_two_disks_is_refused(tmp_path):
+    """Python's own zipfile raises on it where it is only asked whether this is an archive."""
+    locator = b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 2)
+    (tmp_path / "w.pth").write_bytes(b"damaged head " + bytes(40) + locator + b"PK\x05\x06" + bytes(18))
+    with pytest.raises(CheckpointError, match=r"cannot load .*w\.pth"):
+        read_state(tmp_path / "w.pth")

@@ -145,4 +145,4 @@ def test_hf_asks_for_a_config(monkeypatch, tmp_path):
 
 
 def test_every_source_is_registered():
-    assert set(sources) == {"hf", "timm", "torchvision", "zoo"}
+    assert set(sources) == {"hf", "timm", "torchvision", "ultralytics", "zoo"}

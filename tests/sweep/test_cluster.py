@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from secateur.errors import CaptureError, RequestError, SecateurError
+from secateur.sources import open_model
 from secateur.sweep import RayEngine, block_sweep, channel_sweep, sensitivity
+from secateur.train import Work
 
 
 def test_without_ray_the_error_says_how_to_get_it(monkeypatch):
@@ -101,3 +103,31 @@ def test_both_engines_give_the_same_numbers_and_go_on(ray, resnet, images, tmp_p
         with pytest.raises(SecateurError, match="a worker of the Ray cluster died"):
             channel_sweep(resnet, "layer1.0.conv1", images, (1,), engine=engine, **files)
     assert ray.is_initialized(), "who connected before stays connected"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_models_tasks_and_data_of_a_file_go_along_to_the_workers(ray, tmp_path):
+    (tmp_path / "beside_it.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Sequential):\n"
+        "    def __init__(self):\n        super().__init__(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))\n"
+    )
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom beside_it import Net\nfrom secateur.train import Task\n\n\n"
+        "class Points(torch.utils.data.Dataset):\n"
+        "    def __len__(self):\n        return 20\n\n"
+        "    def __getitem__(self, at):\n"
+        "        return torch.tensor([at / 20, 1.0]), torch.tensor(float(at))\n\n\n"
+        "class Distance(Task):\n    lower_is_better = True\n\n"
+        "    def loss(self, model, output, batch):\n        return {}\n\n"
+        "    def scores(self, output, batch):\n        return {'error': (output[:, 0] - batch[1]).abs()}\n"
+    )
+    file = tmp_path / "mine.py"
+    torch.manual_seed(0)
+    model = open_model(f"{file}:Net").model
+    work = Work.open(f"{file}:Distance", f"{file}:Points")
+    asked = {"task": work.task, "data": [torch.rand(8, 2)], "device": "cpu"}
+    local = sensitivity(model, work.test, (0.5,), **asked)
+    with RayEngine(device="cpu") as engine:
+        assert sensitivity(model, work.test, (0.5,), engine=engine, **asked).by_layer == local.by_layer
+    del sys.modules["beside_it"]

@@ -9,12 +9,14 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from secateur.domains.classification import load
 from secateur.errors import CheckpointError, RequestError, SecateurError
 from secateur.penalise import penalties
 from secateur.train import FitConfig, best_folder, fit, last_folder
 from secateur.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from secateur.train.figures import Figures
 from secateur.train.history import EpochRecord
 from secateur.write import atomic
 from secateur.zoo import models
@@ -181,7 +183,7 @@ def test_a_foreign_pointer_is_refused(splits, narrow, tmp_path, pointer):
 
 def checkpoint_of(epoch, best=1):
     records = tuple(
-        EpochRecord(number, 0.1, 1.0, 0.5, 1.0, 1.0 if number == best else 0.5, 0.0, 0.0, (), 1.0)
+        EpochRecord(number, 0.1, {"loss": 1.0}, {}, Figures({"accuracy": 1.0 if number == best else 0.5}, 4))
         for number in range(1, epoch + 1)
     )
     return Checkpoint({"weight": torch.full((3,), float(epoch))}, {}, {}, records, {})
@@ -281,3 +283,83 @@ def test_a_process_that_is_killed_resumes_to_the_same_weights(tmp_path, equal_we
     whole = fit(model, digits, config)
     resumed = fit(model, digits, dataclasses.replace(config, save=save, resume=True))
     assert equal_weights(whole.model, resumed.model)
+
+
+def _rewritten(path, change):
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def _without_a_momentum(folder):
+    _rewritten(folder / "optimizer.safetensors", lambda tensors: tensors.pop("norm.weight|momentum_buffer"))
+
+
+def _with_another_momentum(folder):
+    _rewritten(
+        folder / "optimizer.safetensors", lambda tensors: tensors["norm.weight|momentum_buffer"].add_(1e-3)
+    )
+
+
+def _with_a_changed_bit(folder):
+    path = folder / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def _with_another_rate(folder):
+    path = folder / "state.json"
+    path.write_text(path.read_text().replace('"lr": 0.05', '"lr": 0.25'))
+
+
+def _with_a_better_past(folder):
+    path = folder / "state.json"
+    told = json.loads(path.read_text())
+    told["history"][0]["val_accuracy"] = 1.0
+    path.write_text(json.dumps(told))
+
+
+EDITS = (
+    _without_a_momentum,
+    _with_another_momentum,
+    _with_a_changed_bit,
+    _with_another_rate,
+    _with_a_better_past,
+)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_checkpoint_that_is_not_what_was_written_is_refused(splits, narrow, tmp_path, edit):
+    config = dataclasses.replace(QUIET, epochs=2, save=tmp_path)
+    with pytest.raises(Killed):
+        fit(narrow, splits, config, on_epoch=die_after(1))
+    edit(last_folder(tmp_path))
+    with pytest.raises(CheckpointError, match=r"epoch-0001"):
+        fit(narrow, splits, dataclasses.replace(config, resume=True))
+
+
+def test_a_pointer_to_another_epoch_than_the_best_is_refused(splits, narrow, tmp_path):
+    config = dataclasses.replace(QUIET, save=tmp_path)
+    fit(narrow, splits, config)
+    last, best = last_folder(tmp_path).name, best_folder(tmp_path).name
+    (tmp_path / "epoch-0009").mkdir()
+    for name in ("weights.safetensors", "optimizer.safetensors", "state.json"):
+        shutil.copy(tmp_path / last / name, tmp_path / "epoch-0009" / name)
+    (tmp_path / "checkpoints.json").write_text(json.dumps({"last": "epoch-0009", "best": best}))
+    with pytest.raises(CheckpointError, match=r"checkpoints\.json does not fit the run"):
+        fit(narrow, splits, dataclasses.replace(config, resume=True))
+
+
+def test_checkpoints_of_older_versions_resume(splits, narrow, tmp_path, equal_weights):
+    config = dataclasses.replace(QUIET, epochs=2, save=tmp_path)
+    with pytest.raises(Killed):
+        fit(narrow, splits, config, on_epoch=die_after(1))
+    folder = last_folder(tmp_path)
+    for part in ("weights", "optimizer"):
+        _rewritten(folder / f"{part}.safetensors", lambda tensors: None)
+    state = json.loads((folder / "state.json").read_text())
+    del state["digest"], state["values"]
+    (folder / "state.json").write_text(json.dumps(state))
+    resumed = fit(narrow, splits, dataclasses.replace(config, resume=True))
+    assert equal_weights(resumed.model, fit(narrow, splits, dataclasses.replace(QUIET, epochs=2)).model)

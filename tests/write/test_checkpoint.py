@@ -233,7 +233,7 @@ def test_a_failed_save_leaves_the_old_model_and_says_why(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(SecateurError, match=r"no space to write .*weights.safetensors(.|\n)*free some space"):
-        sc.save(two, tmp_path)
+        sc.save(two, tmp_path, overwrite=True)
     require_same(values(one.model), values(sc.load(tmp_path, vgg())))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "weights.safetensors"]
 

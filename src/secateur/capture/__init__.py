@@ -1,6 +1,6 @@
 """Capture: a model and example inputs become a `Graph`."""
 
-from secateur.capture.follower import Step, follow
+from secateur.capture.follower import Step, follow, observe
 from secateur.capture.inputs import as_call, cast_inputs, output_tensors
 from secateur.capture.recorder import capture, record
 from secateur.capture.tracer import Site, Trace, trace
@@ -13,6 +13,7 @@ __all__ = [
     "capture",
     "cast_inputs",
     "follow",
+    "observe",
     "output_tensors",
     "record",
     "trace",

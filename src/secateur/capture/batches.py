@@ -8,15 +8,17 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.capture.inputs import map_inputs
 from secateur.errors import CaptureError, PathError, RequestError, SecateurError
 
-_TARGETS = ("label", "labels", "target", "targets", "y")
+TARGETS = ("label", "labels", "target", "targets", "y")
 
 
 def batches(data: Iterable[Any] | None, model: nn.Module, example_inputs: Any) -> list[Any] | None:
@@ -83,23 +85,23 @@ class Samples:
     Args:
         data: As for `batches`.
         model: As for `batches`.
-        example_inputs: As for `batches`.
+        example_inputs: As for `batches`; None for what `form_of` reads off the first batch.
 
     Raises:
         RequestError: It is one batch rather than a list of them.
 
     Example:
         >>> import torch
-        >>> samples = Samples([(torch.zeros(8, 3), torch.ones(8))], nn.Linear(3, 2), torch.zeros(1, 3))
+        >>> samples = Samples([(torch.zeros(8, 3), torch.ones(8))], nn.Linear(3, 2))
         >>> [(sample.inputs.shape[0], float(sample.target.sum())) for sample in samples]
         [(8, 8.0)]
     """
 
-    def __init__(self, data: Iterable[Any], model: nn.Module, example_inputs: Any) -> None:
+    def __init__(self, data: Iterable[Any], model: nn.Module, example_inputs: Any = None) -> None:
         data = _require_batches(data)
         self.data = list(data) if isinstance(data, Iterator) else data
         self.model = model
-        self.example_inputs = example_inputs
+        self._form = example_inputs
 
     def __iter__(self) -> Iterator[Sample]:
         """Read the data.
@@ -109,10 +111,71 @@ class Samples:
         """
         number = -1
         for number, batch in enumerate(self.data):
-            inputs = _adapted(number, batch, self.model, self.example_inputs)
-            yield Sample(number, inputs, _target_of(batch, self.example_inputs))
+            yield self._sample(number, batch)
         if number < 0:
             raise _nothing()
+
+    def _sample(self, number: int, batch: Any) -> Sample:
+        if self._form is None:
+            self._form = form_of(batch, self.model)
+        inputs = _adapted(number, batch, self.model, self._form)
+        return Sample(number, inputs, _target_of(batch, self._form))
+
+
+class RawSamples(Samples):
+    """Batches for a function of the user's own, which reads them as they are.
+
+    The inputs are the batch with a tensor before it, its number: what it holds itself may be anything.
+
+    Args:
+        data: As for `batches`.
+
+    Raises:
+        RequestError: It is one batch rather than a list of them.
+
+    Example:
+        >>> [sample.inputs for sample in RawSamples(["a", "b"])]
+        [(tensor([0]), 'a'), (tensor([1]), 'b')]
+    """
+
+    def __init__(self, data: Iterable[Any]) -> None:
+        super().__init__(data, nn.Identity())
+
+    def _sample(self, number: int, batch: Any) -> Sample:
+        return Sample(number, (torch.tensor([number]), batch))
+
+
+def form_of(batch: Any, model: nn.Module) -> Any:
+    """What a model takes, where there are no example inputs: read off a batch and the model's `forward`.
+
+    A dict is keyword inputs if it names other parameters of `forward` than those that have to be given, or
+    more; labels are none of them. Of any other batch the first items are the inputs, as many as have to be.
+
+    Args:
+        batch: The first one.
+        model: Whose `forward` says how many inputs have to be given, and names them.
+
+    Returns:
+        A tensor, tuple or dict that stands for the example inputs; empty tensors on the model's device.
+
+    Example:
+        >>> form_of({"input": None, "label": None}, nn.Linear(3, 2)).shape
+        torch.Size([0])
+    """
+    held = next(chain(model.parameters(), model.buffers()), None)
+    empty = torch.empty(0, device=held.device if held is not None else None)
+    parameters = inspect.signature(model.forward).parameters.values()
+    taken = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    needed = [one.name for one in taken if one.default is one.empty]
+    first = needed or [one.name for one in taken[:1]]
+    if isinstance(batch, Mapping):
+        inputs = [name for name in batch if name in needed or name not in TARGETS]
+        named = [one.name for one in taken if one.name in inputs]
+        if not taken and any(one.kind is one.VAR_KEYWORD for one in parameters):
+            named = inputs
+        if named and named != first:
+            return dict.fromkeys(named, empty)
+    return empty if len(first) <= 1 else (empty,) * len(first)
 
 
 def _require_batches(data: Any) -> Iterable[Any]:
@@ -135,7 +198,7 @@ def _nothing() -> RequestError:
 def _target_of(batch: Any, example_inputs: Any) -> Any:
     target = None
     if isinstance(batch, Mapping):
-        target = next((batch[name] for name in _TARGETS if name in batch), None)
+        target = next((batch[name] for name in TARGETS if name in batch), None)
     elif isinstance(batch, (tuple, list)) and not isinstance(example_inputs, Mapping):
         count = 1 if isinstance(example_inputs, Tensor) else len(example_inputs)
         target = batch[count] if len(batch) > count else None

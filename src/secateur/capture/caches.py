@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +35,27 @@ def forget(tensors: Sequence["weakref.ref[Tensor]"]) -> None:
         tensors: What the run made; all else that held them is gone.
 
     Example:
-        >>> import torch
-        >>> @functools.lru_cache
-        ... def table(size):
-        ...     return torch.zeros(size)
-        >>> forget([weakref.ref(table(3))])
-        >>> table.cache_info().currsize
+        >>> import torch, types
+        >>> networks = sys.modules["networks"] = types.ModuleType("networks")
+        >>> networks.table = functools.lru_cache(torch.zeros)
+        >>> forget([weakref.ref(networks.table(3))])
+        >>> networks.table.cache_info().currsize
         0
+        >>> del sys.modules["networks"]
     """
     if not any(tensor() is not None for tensor in tensors):
         return
     gc.collect()
     if any(tensor() is not None for tensor in tensors):
-        for held in gc.get_objects():
-            if type(held) is functools._lru_cache_wrapper and _is_foreign(held) and _holds_tensors(held):
-                held.cache_clear()
-                _WITH_TABLES.add(held)
+        for cache in _caches_of_modules():
+            forget_tables(cache)
+
+
+def forget_tables(cache: "functools._lru_cache_wrapper[Any]") -> None:
+    """Clear a cache if a tensor is among what it holds, and again before every later run."""
+    if _holds_tensors(cache):
+        cache.cache_clear()
+        _WITH_TABLES.add(cache)
 
 
 def drop_frames(error: BaseException | None) -> None:
@@ -66,9 +71,24 @@ def drop_frames(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _is_foreign(cache: object) -> bool:
-    """Whether a cache belongs neither to PyTorch nor to Python itself; `typing` keeps hundreds."""
-    package = (getattr(cache, "__module__", None) or "").partition(".")[0]
+def _caches_of_modules() -> "Iterator[functools._lru_cache_wrapper[Any]]":
+    """The function caches in loaded modules and in their classes.
+
+    `gc.get_objects` would find all, but it also takes hold of the tuples that other threads are just filling,
+    and those threads then fail (CPython issue 59313).
+    """
+    for name, module in list(sys.modules.items()):
+        if _is_foreign(name):
+            held = list(getattr(module, "__dict__", {}).values())
+            classes = [one for one in held if isinstance(one, type) and one.__module__ == name]
+            for one in [*held, *(entry for kind in classes for entry in list(vars(kind).values()))]:
+                if type(one) is functools._lru_cache_wrapper:
+                    yield one
+
+
+def _is_foreign(module: str) -> bool:
+    """Whether a module belongs neither to PyTorch nor to Python itself; `typing` keeps hundreds of caches."""
+    package = module.partition(".")[0]
     return package != "torch" and package not in sys.stdlib_module_names
 
 

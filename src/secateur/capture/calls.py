@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from secateur.capture.recorder import Recorder, record
+from secateur.capture.unwrap import modules_in_python
 from secateur.graph.node import Graph, Ref
 
 
@@ -33,6 +34,9 @@ class Other:
     kind: str
 
 
+Key: TypeAlias = int | str | tuple[int | str, int]
+"""An argument, by position or by keyword; with a place, one tensor of an argument that is a tuple of them."""
+
 Item: TypeAlias = Ref | Given | Other | None
 
 
@@ -42,7 +46,7 @@ class ModuleCall:
 
     Attributes:
         module: Its qualified name.
-        inputs: The tensors among its arguments, by position or by keyword.
+        inputs: The tensors among its arguments, and those in tuples and lists of tensors.
         arguments: How many arguments it was given.
         output: What it returned; the items if it was a tuple.
         first: Index of the first node that ran in it.
@@ -50,7 +54,7 @@ class ModuleCall:
     """
 
     module: str
-    inputs: Mapping[int | str, Ref]
+    inputs: Mapping[Key, Ref]
     arguments: int
     output: Item | tuple[Item, ...]
     first: int
@@ -93,14 +97,14 @@ class _CallRecorder(Recorder):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.calls: list[ModuleCall] = []
-        self._open: list[tuple[dict[int | str, Any], dict[int | str, Ref], int]] = []
+        self._open: list[tuple[dict[int | str, Any], dict[Key, Ref], int]] = []
 
     @contextmanager
     def module_stack(self) -> Iterator[None]:
         """Follow which modules run, by hooks on our own copy."""
         with super().module_stack():
             handles = []
-            for name, module in self.model.named_modules():
+            for name, module in modules_in_python(self.model):
                 handles.append(module.register_forward_pre_hook(self._begin, with_kwargs=True))
                 handles.append(
                     module.register_forward_hook(
@@ -117,7 +121,7 @@ class _CallRecorder(Recorder):
         given: dict[int | str, Any] = dict(enumerate(args))
         given.update(kwargs)
         # Which value a tensor is must be asked now: the module may write into it.
-        inputs = {key: self._argument(held) for key, held in given.items() if isinstance(held, Tensor)}
+        inputs = {key: self._argument(held) for key, held in _tensors(given)}
         self._open.append((given, inputs, len(self.nodes)))
 
     def _end(self, name: str, output: Any) -> None:
@@ -133,3 +137,11 @@ class _CallRecorder(Recorder):
             return None
         key = next((key for key, held in given.items() if held is item), None)
         return Other(type(item).__name__) if key is None else Given(key)
+
+
+def _tensors(given: Mapping[int | str, Any]) -> Iterator[tuple[Key, Tensor]]:
+    for key, held in given.items():
+        if isinstance(held, Tensor):
+            yield key, held
+        elif isinstance(held, (tuple, list)) and all(isinstance(item, Tensor) for item in held):
+            yield from (((key, at), item) for at, item in enumerate(held))

@@ -2,14 +2,15 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch.overrides import TorchFunctionMode
 
+from secateur.capture.closures import twins_of
+from secateur.capture.generated import separate_classes
 from secateur.errors import CaptureError
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -22,7 +23,9 @@ def copy_module(model: Module, memo: dict[int, Any] | None = None) -> Module:
 
     `copy.deepcopy` refuses tensors that were computed from others with gradients: the weights that
     `torch.nn.utils.prune` and `weight_norm` leave on a module before each run, or activations that a module
-    keeps. They are copied without their history.
+    keeps, wherever it keeps them. They are copied without their history. Functions that the model holds and
+    that reach back into it, such as a `forward` that was replaced by a closure, are bound to the copy.
+    Parametrized modules get classes of their own.
 
     Args:
         model: Any module; not changed.
@@ -38,17 +41,19 @@ def copy_module(model: Module, memo: dict[int, Any] | None = None) -> Module:
         >>> torch.equal(copy_module(layer).seen, layer.seen)
         True
     """
-    known = dict(memo or {})
+    with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode cannot be trained
+        return _copy(model, memo or {})
+
+
+def _copy(model: Module, memo: dict[int, Any]) -> Module:
     try:
-        return _copied(model, dict(known))
-    except Exception as error:  # noqa: BLE001 - foreign objects may raise anything
-        derived = {id(held): held.detach().clone() for _, _, held in _derived(model)}
-        failure: Exception = error
-    if derived:
+        return _bound(model, dict(memo))
+    except Exception:  # noqa: BLE001 - foreign objects may raise anything
         try:
-            return _copied(model, {**derived, **known})
+            with _WithoutHistory():
+                return _bound(model, dict(memo))
         except Exception as error:  # noqa: BLE001 - as above
-            failure = error
+            failure: Exception = error
     raise CaptureError(
         f"the model cannot be copied: {failure}",
         _culprits(model),
@@ -56,7 +61,28 @@ def copy_module(model: Module, memo: dict[int, Any] | None = None) -> Module:
     ) from failure
 
 
-_FINAL = (int, float, complex, bool, str, bytes, type(None), type, FunctionType, torch.dtype, torch.device)
+class _WithoutHistory(TorchFunctionMode):
+    """Copies tensors that were computed as if they had not been."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not Tensor.__deepcopy__ or args[0].is_leaf:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        return memo.setdefault(id(tensor), tensor.detach().clone())
+
+
+def _bound(model: Any, memo: dict[int, Any]) -> Any:
+    """A copy whose functions over the model are functions over the copy."""
+    twins = twins_of(model)
+    memo.update((id(one.function), one.twin) for one in twins)
+    made = _copied(model, memo)
+    for one in twins:
+        one.fill(memo)
+    separate_classes(made)
+    return made
+
+
+_FINAL = (int, float, complex, bool, str, bytes, type(None), type, torch.dtype, torch.device)
 """What `copy.deepcopy` hands back as it is."""
 
 
@@ -70,17 +96,25 @@ def _copied(module: Any, memo: dict[int, Any]) -> Any:
         and not hasattr(kind, "__deepcopy__")
         and kind.__reduce_ex__ is object.__reduce_ex__
         and kind.__reduce__ is object.__reduce__
-        and kind.__getstate__ is object.__getstate__
+        and kind.__getstate__ in (object.__getstate__, nn.Module.__getstate__)
         and kind.__setstate__ is nn.Module.__setstate__
     )
     if not is_plain:
         return copy.deepcopy(module, memo)
     memo[id(module)] = made = kind.__new__(kind)
     for name, value in vars(module).items():
+        if name == "_compiled_call_impl":
+            continue
         if name == "_modules":
             value = type(value)((key, _copied(child, memo)) for key, child in value.items())
         elif isinstance(value, (dict, set, list)) and not value and type(value) in _EMPTY:
-            value = type(value)()
+            value = memo.setdefault(id(value), type(value)())  # handles of hooks refer to it
+        elif isinstance(value, FunctionType):
+            value = memo.get(id(value), value)
+        elif isinstance(value, MethodType):
+            value = MethodType(
+                memo.get(id(value.__func__), value.__func__), copy.deepcopy(value.__self__, memo)
+            )
         elif type(value) not in _FINAL:
             value = copy.deepcopy(value, memo)
         made.__dict__[name] = value
@@ -88,16 +122,6 @@ def _copied(module: Any, memo: dict[int, Any]) -> Any:
 
 
 _EMPTY = (dict, OrderedDict, set, list)
-
-
-def _derived(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
-    """The computed tensors that modules hold: module, attribute, tensor."""
-    for name, module in model.named_modules():
-        for attribute, value in vars(module).items():
-            if attribute not in _REGISTERED:
-                for leaf in pytree.tree_leaves(value):
-                    if isinstance(leaf, Tensor) and not leaf.is_leaf:
-                        yield name, attribute, leaf
 
 
 def _culprits(model: nn.Module) -> list[str]:

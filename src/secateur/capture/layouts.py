@@ -7,11 +7,9 @@ with such a layer is differentiated in contiguous memory on every machine, so th
 everywhere.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
+from torch._prims_common import make_contiguous_strides_for
 
 _FEWEST_SAFE_INPUTS = 7
 
@@ -64,18 +62,55 @@ def memory_format(model: nn.Module, *, channels_last: bool) -> torch.memory_form
     return torch.contiguous_format
 
 
-@contextmanager
-def safe_backward(model: nn.Module) -> Iterator[None]:
-    """Differentiate a model where it lies, by kernels that are safe in every memory format.
+def layout_note(model: nn.Module, *, channels_last: bool | None = None) -> str:
+    """Say which layers keep a model out of channels_last while it is differentiated.
 
     Args:
         model: Any module; not changed.
+        channels_last: Whether that was asked for; None asks whether a tensor of the model lies so.
+
+    Returns:
+        One line for the notes of a run; empty where nothing was changed.
+
+    Example:
+        >>> print(layout_note(nn.Sequential(nn.Conv2d(3, 8, 1, stride=2)), channels_last=True))
+        differentiated in contiguous memory: in channels_last 1 layer is not safe (0)
     """
-    if not unsafe_in_channels_last(model):
-        yield
-        return
-    was_enabled = torch.backends.mkldnn.set_flags(False)[0]
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.set_flags(was_enabled)
+    unsafe = unsafe_in_channels_last(model)
+    if channels_last is None:
+        channels_last = any(is_channels_last(parameter) for parameter in model.parameters())
+    if not unsafe or not channels_last:
+        return ""
+    names = [name.rpartition(".")[0] or name for name in unsafe]
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    count = "1 layer is" if len(names) == 1 else f"{len(names)} layers are"
+    return f"differentiated in contiguous memory: in channels_last {count} not safe ({shown})"
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether a tensor lies in memory with its channels last, and not otherwise too."""
+    return (
+        tensor.dim() == 4
+        and not tensor.is_contiguous()
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def in_layout(tensor: Tensor, layout: torch.memory_format) -> Tensor:
+    """A tensor in a memory format, down to strides that its shape leaves open.
+
+    A kernel of one input channel is contiguous and channels_last at once; `contiguous` leaves its strides,
+    and PyTorch goes by these: one such kernel turns a whole network to channels_last.
+
+    Args:
+        tensor: Any tensor; not changed.
+        layout: The memory format.
+
+    Example:
+        >>> kernel = torch.zeros(2, 1, 3, 3).to(memory_format=torch.channels_last)
+        >>> kernel.contiguous().stride(), in_layout(kernel, torch.contiguous_format).stride()
+        ((9, 1, 3, 1), (9, 9, 3, 1))
+    """
+    if layout == torch.contiguous_format and tensor.stride() != make_contiguous_strides_for(tensor.shape):
+        return tensor.clone(memory_format=layout)
+    return tensor.contiguous(memory_format=layout)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from secateur.capture.inputs import map_inputs
-from secateur.capture.recorder import shadow
+from secateur.capture.shadow import shadow
 from secateur.errors import RequestError
 
 

@@ -5,12 +5,11 @@ Substrate (measured over 288 models, docs/decisions/0003-capture.md): a `TorchDi
 first: no memory, no arithmetic. Real tensors where a model looks at numbers.
 """
 
-import gc
-import logging
 import sys
-import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -18,6 +17,7 @@ from weakref import ref
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -29,23 +29,29 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.capture.caches import drop_frames, forget, start_afresh
-from secateur.capture.copies import copy_module
 from secateur.capture.inputs import as_call, map_inputs, require_tensors
 from secateur.capture.operators import is_pointwise, is_recorded, operator_name, schema_arguments
+from secateur.capture.outside import outside_kept
+from secateur.capture.randomness import OwnNumbers, draw, is_seeded, seed_of
+from secateur.capture.shadow import attributes_of, own_inputs, shadow
 from secateur.capture.shortcuts import is_constant, run, storages_written
-from secateur.capture.state import find_state
+from secateur.capture.state import Counting, resolve
+from secateur.capture.switches import garbage_waits, recording_context
+from secateur.capture.unwrap import modules_in_python
 from secateur.errors import CaptureError, RequestError, SecateurError
 from secateur.graph.node import Graph, Node, Ref, Value
 
 _LOOKS_AT_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
 _TORCH_FOLDER = str(Path(torch.__file__).parent) + "/"
 _OWN_FOLDER = str(Path(__file__).parents[1]) + "/"
-_AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 _ATEN = torch.ops.aten
 
 
 def capture(
-    model: nn.Module, example_inputs: Any, substrate: str = "auto", state: Collection[str] | None = None
+    model: nn.Module,
+    example_inputs: Any,
+    substrate: str = "auto",
+    state: Collection[str] | Counting | None = None,
 ) -> Graph:
     """Record one forward pass of a copy of the model in eval mode; the model itself is not touched.
 
@@ -54,7 +60,7 @@ def capture(
         example_inputs: A tensor, a tuple of positional inputs or a dict of keyword inputs.
         substrate: "fake" tensors (no memory, no arithmetic), "real" ones, or "auto": fake, and real where
             the model looks at numbers.
-        state: Names of what the model returns for its next call only; None to find them.
+        state: Names of what the model returns for its next call only, or what counts; None to find out.
 
     Returns:
         The record.
@@ -84,11 +90,30 @@ def capture(
         if failure is None or not isinstance(error, _LOOKS_AT_NUMBERS):
             failure = error
     assert failure is not None, "every attempt returned or failed"
+    context = [*_shapes_of(example_inputs), *getattr(failure, "__notes__", ())]
+    said = f"{type(failure).__name__}: {failure}"
+    if _runs_plainly(model, example_inputs):
+        raise CaptureError(
+            f"the model runs on the example inputs, but not while it is recorded: {said}",
+            [*context, "it is recorded in eval mode, in inference_mode, on tensors without gradients"],
+            "let forward do without gradients and without the identity of its tensors",
+        ) from failure
     raise CaptureError(
-        f"the model does not run on the example inputs: {type(failure).__name__}: {failure}",
-        [*_shapes_of(example_inputs), *getattr(failure, "__notes__", ())],
-        "pass inputs that model(*inputs) accepts in eval mode",
+        f"the model does not run on the example inputs: {said}",
+        context,
+        "pass inputs that model(*inputs) accepts in eval mode, or mend what the line above names",
     ) from failure
+
+
+def _runs_plainly(model: nn.Module, example_inputs: Any) -> bool:
+    """Whether a copy of a model, with its own parameters, runs where nothing watches it."""
+    args, kwargs = as_call(map_inputs(example_inputs, lambda leaf: leaf.detach().clone()))
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            shadow(model).eval()(*args, **kwargs)
+    except Exception:  # noqa: BLE001 - a foreign model may raise anything
+        return False
+    return True
 
 
 def _shapes_of(example_inputs: Any) -> list[str]:
@@ -99,7 +124,15 @@ def _shapes_of(example_inputs: Any) -> list[str]:
         return leaf
 
     map_inputs(example_inputs, note)
-    return [f"input shapes: {', '.join(shapes)}"]
+    on_meta = torch.empty(0).is_meta
+    return [
+        f"input shapes: {', '.join(shapes)}",
+        *(
+            ["the default device is meta: what forward makes without a device has no numbers"]
+            if on_meta
+            else []
+        ),
+    ]
 
 
 def record(
@@ -108,8 +141,9 @@ def record(
     substrate: str,
     *,
     training: bool = False,
-    state: Collection[str] | None = None,
+    state: Collection[str] | Counting | None = None,
     make: "Callable[[nn.Module], Recorder] | None" = None,
+    moment: "Moment | None" = None,
 ) -> tuple[Graph, Exception | None]:
     """Record as far as the model runs.
 
@@ -118,114 +152,84 @@ def record(
         example_inputs: As for `capture`.
         substrate: "fake", "symbolic" (fake, with numbers as symbols) or "real".
         training: Run the copy in training mode; else in eval mode.
-        state: Names of what the model returns for its next call only; None to find them.
+        state: Names of what the model returns for its next call only, or what counts; None to find out.
         make: Makes the recorder; None is a plain one.
+        moment: When in the life of the model; None is its next call.
 
     Returns:
         The record, partial if the model failed, and what it failed with.
     """
     start_afresh()
-    graph, failure, made = _record(model, example_inputs, substrate, training, make or Recorder, state)
+    asked = _Asked(substrate, training, make or Recorder, state, moment or Moment())
+    graph, failure, made = _record(model, example_inputs, asked)
     drop_frames(failure)
     forget(made)
     return graph, failure
 
 
+@dataclass(frozen=True)
+class Moment:
+    """When in the life of a model a run is recorded, and with which luck.
+
+    Attributes:
+        calls: How many runs on the same inputs come before it.
+        seed: Of the random numbers that it draws.
+    """
+
+    calls: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What to record, as `record` explains it."""
+
+    substrate: str
+    training: bool
+    make: Callable[[nn.Module], "Recorder"]
+    state: Collection[str] | Counting | None
+    moment: Moment
+
+
 def _record(
-    model: nn.Module,
-    example_inputs: Any,
-    substrate: str,
-    training: bool,
-    make: Callable[[nn.Module], "Recorder"],
-    state: Collection[str] | None,
+    model: nn.Module, example_inputs: Any, asked: _Asked
 ) -> tuple[Graph, Exception | None, list["ref[Tensor]"]]:
-    held = shadow(model).train(training)
-    recorder = make(held)
+    substrate, seed, state = asked.substrate, asked.moment.seed, asked.state
+    shape_env = ShapeEnv() if substrate == "symbolic" else None
+    fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shape_env) if substrate != "real" else None
+    held = shadow(model, fake).train(asked.training)
+    recorder = asked.make(held)
+    recorder.seed = seed if fake is None else None
     outputs: list[Tensor] = []
     failure: Exception | None = None
-    with recording_context(), garbage_waits(), ExitStack() as stack:
-        if substrate != "real":
-            shape_env = ShapeEnv() if substrate == "symbolic" else None
-            fake = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True, shape_env=shape_env))
-            example_inputs = map_inputs(
-                example_inputs, lambda leaf: fake.from_tensor(leaf.detach(), static_shapes=True)
-            )
-        args, kwargs = as_call(example_inputs)
+    with (
+        outside_kept(model, seed) as changed,
+        recording_context(),
+        garbage_waits(),
+        fake or OwnNumbers(seed),
+    ):
+        args, kwargs = as_call(own_inputs(example_inputs, fake))
         recorder.add_inputs((args, kwargs))
         try:
+            for _ in range(asked.moment.calls):
+                with Recorder(held):  # it knows small constants: counters in buffers
+                    held(*args, **kwargs)
             with recorder.module_stack(), recorder:
                 output = held(*args, **kwargs)
-            state = find_state(held, output, args, kwargs) if state is None else state
+            state = resolve(held, output, (args, kwargs), state)
             outputs = require_tensors(output, state)
         except Exception as error:  # noqa: BLE001 - a foreign model may raise anything
             failure = error
-    return recorder.finish(outputs, substrate, state or ()), failure, recorder.made
-
-
-def shadow(model: nn.Module) -> nn.Module:
-    """Copy the structure and the buffers of a model, which a run may write, and share its parameters."""
-    memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
-    return copy_module(model, memo)
-
-
-class _Switches:
-    """Switches of the whole process that are off while some thread records: the last one puts them back."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.log = logging.getLogger("torch._subclasses.fake_tensor")
-        self.before = (True, False)
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if not self.users:
-                self.before = torch.backends.mha.get_fastpath_enabled(), self.log.disabled
-                torch.backends.mha.set_fastpath_enabled(False)
-                self.log.disabled = True
-            self.users += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.users -= 1
-            if not self.users:
-                torch.backends.mha.set_fastpath_enabled(self.before[0])
-                self.log.disabled = self.before[1]
-
-
-_SWITCHES = _Switches()
-
-
-@contextmanager
-def as_written() -> Iterator[None]:
-    """Run models in the precision that they hold, and attention without the fused path of `torch.nn`.
-
-    A cut model that does not run is a normal step of the search; PyTorch's log of it stays silent.
-    """
-    with _SWITCHES, ExitStack() as stack:
-        for device in _AUTOCAST_DEVICES:
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
-
-
-@contextmanager
-def recording_context() -> Iterator[None]:
-    """Keep composite operators whole, and the fused attention path and the caller's autocast off."""
-    with as_written(), torch.inference_mode():
-        yield
-
-
-@contextmanager
-def garbage_waits() -> Iterator[None]:
-    """Collect no garbage meanwhile: a pass over all objects of a process can cost more than a capture."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+    known = () if state is None or isinstance(state, Counting) else state
+    has_changed = bool(changed) or recorder.has_written or attributes_of(held) != attributes_of(model)
+    graph = replace(
+        recorder.finish(outputs, substrate, known),
+        seed=seed,
+        calls=asked.moment.calls,
+        leaves_traces=has_changed,
+        training=asked.training,
+    )
+    return graph, failure, recorder.made
 
 
 class Recorder(TorchDispatchMode):
@@ -249,6 +253,11 @@ class Recorder(TorchDispatchMode):
         self._stack: list[str] = []
         self._external: dict[CodeType, bool] = {}
         self._written: set[int] = set()
+        self._mutating: set[int] = set()
+        self._by_memory: dict[tuple[Any, ...], int] = {}
+        self._looked_at = 0
+        self.seed: int | None = None
+        self.has_written = False
         for kind, named in (
             ("parameter", model.named_parameters(remove_duplicate=False)),
             ("buffer", model.named_buffers(remove_duplicate=False)),
@@ -289,7 +298,7 @@ class Recorder(TorchDispatchMode):
     def module_stack(self) -> Iterator[None]:
         """Follow which modules run, by hooks on our own copy."""
         handles = []
-        for name, module in self.model.named_modules():
+        for name, module in modules_in_python(self.model):
             handles.append(module.register_forward_pre_hook(lambda *_, n=name: self.enter(n)))
             handles.append(module.register_forward_hook(lambda *_: self.leave(), always_call=True))
         try:
@@ -304,7 +313,10 @@ class Recorder(TorchDispatchMode):
         if not is_recorded(func):
             return self._alias(func(*args, **kwargs), args)
         named = {name: self._argument(value) for name, value in schema_arguments(func, args, kwargs)}
+        self._note_written(func, named)
         output = self._run(func, args, kwargs)
+        if getattr(getattr(func, "_schema", None), "is_mutable", True):
+            self._mutating.add(len(self.nodes))
         outputs = output if isinstance(output, (tuple, list)) else (output,)
         flat = [part for item in outputs for part in (item if isinstance(item, (tuple, list)) else (item,))]
         self.nodes.append(
@@ -327,9 +339,24 @@ class Recorder(TorchDispatchMode):
         """Run an operator; on small constants with their numbers, so that a model may look at them."""
         if is_constant(func, args, kwargs, self._written):
             with no_dispatch():
-                return func(*args, **kwargs)
+                return self._drawn(func, args, kwargs, 0)
+        if self.seed is not None:
+            return self._drawn(func, args, kwargs, self.seed)
         self._written |= storages_written(func, args, kwargs)
         return run(func, args, kwargs)
+
+    def _note_written(self, func: Any, named: dict[str, Any]) -> None:
+        """Whether an operator writes into a parameter or a buffer."""
+        first = next(iter(named.values()), None)
+        is_mutable = not isinstance(func, HigherOrderOperator) and func._schema.is_mutable
+        if is_mutable and isinstance(first, Ref):
+            self.has_written |= self.values[first.value].kind in ("parameter", "buffer")
+
+    def _drawn(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], seed: int) -> Any:
+        """Run an operator on real tensors."""
+        if is_seeded(func, args, kwargs):
+            return draw(func, args, kwargs, seed_of(seed, len(self.nodes)))
+        return func(*args, **kwargs)
 
     def _alias(self, output: Any, args: Sequence[Any]) -> Any:
         """Know the result of an operator that is not recorded, a tensor, as the value that it shows."""
@@ -341,6 +368,8 @@ class Recorder(TorchDispatchMode):
     def _argument(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             index = self._index_of.get(id(value))
+            if index is None:
+                index = self._index_by_memory(value)
             return Ref(self._add(value, "constant") if index is None else index)
         if isinstance(value, (list, tuple)):
             return tuple(self._argument(item) for item in value)
@@ -351,6 +380,19 @@ class Recorder(TorchDispatchMode):
         if callable(value):
             return type(value).__name__
         return _text(value)
+
+    def _index_by_memory(self, tensor: Tensor) -> int | None:
+        """The value that a tensor shows which no operator made, such as the `data` of a parameter."""
+        for known in self._alive[self._looked_at :]:
+            if (place := _memory(known)) is not None:
+                self._by_memory[place] = self._index_of[id(known)]
+        self._looked_at = len(self._alive)
+        place = _memory(tensor)
+        found = None if place is None else self._by_memory.get(place)
+        if found is not None:
+            self._index_of[id(tensor)] = found
+            self._keep(tensor)
+        return found
 
     def _source(self) -> str:
         frame = sys._getframe(2)
@@ -382,9 +424,45 @@ class Recorder(TorchDispatchMode):
                 name: tuple(kind.__name__ for kind in type(module).__mro__)
                 for name, module in self.model.named_modules()
             },
+            unused=self._unused(outputs),
         )
         self._alive.clear()
         return graph
+
+    def _unused(self, outputs: Sequence[Tensor]) -> frozenset[int]:
+        """The nodes whose results are no output, held by nobody, and read by such nodes alone."""
+        seen = {self._index_of.get(id(output)) for output in outputs}
+        seen.update(self._index_of[id(self._alive[at])] for at in held_elsewhere(self._alive))
+        unused: set[int] = set()
+        for node in reversed(self.nodes):
+            if node.index in self._mutating or not node.makes or not seen.isdisjoint(node.makes):
+                seen.update(node.reads)
+            else:
+                unused.add(node.index)
+        return frozenset(unused)
+
+
+def held_elsewhere(tensors: Sequence[Tensor]) -> Iterator[int]:
+    """The places of those tensors of a list that something else holds, too.
+
+    Example:
+        >>> kept = torch.zeros(1)
+        >>> list(held_elsewhere([torch.zeros(1), kept]))
+        [1]
+    """
+    alone = [object()]
+    fewest = sys.getrefcount(alone[0]) - 1  # the call itself holds what it counts
+    counts = Counter(map(id, tensors))
+    for at in range(len(tensors)):
+        if sys.getrefcount(tensors[at]) - counts[id(tensors[at])] > fewest:
+            yield at
+
+
+def _memory(tensor: Tensor) -> tuple[Any, ...] | None:
+    """Which numbers of which memory a tensor shows; None if it has no memory of its own."""
+    if tensor.layout != torch.strided or tensor.is_quantized or not tensor.numel():
+        return None
+    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
 
 
 def _text(value: Any) -> str:

@@ -7,23 +7,27 @@ read. With one replay for each batch, all batches stand at the same layer and ev
 """
 
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.utils import _pytree as pytree
 
-from secateur.capture.follower import Step, follow
-from secateur.capture.inputs import as_call
+from secateur.capture.follower import Step, observe
+from secateur.capture.inputs import as_call, cloned
 from secateur.capture.operators import schema_arguments
-from secateur.capture.recorder import recording_context, shadow
+from secateur.capture.randomness import draw, is_seeded, seed_of
+from secateur.capture.switches import recording_context
 from secateur.errors import PathError
-from secateur.graph.node import Graph, Ref
+from secateur.graph.node import Graph, Node, Ref
 
 
 @dataclass(frozen=True)
-class Made:
+class TapeEntry:
     """One call on a tape; it belongs to the node of the same index.
 
     Attributes:
@@ -50,12 +54,16 @@ class Tape:
         calls: One for each node.
         bytes_before: Before each call, the bytes of the values that it or a later one reads.
         is_general: It serves any inputs of these sizes, as it holds nothing that the run computed.
+        written: The model's tensors that calls write into; every replay has its own.
+        held: Tensors that the model's Python holds and that calls write into, as they were before the run.
     """
 
     graph: Graph
-    calls: tuple[Made, ...]
+    calls: tuple[TapeEntry, ...]
     bytes_before: tuple[int, ...]
     is_general: bool
+    written: frozenset[int] = frozenset()
+    held: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 def record_tape(model: nn.Module, inputs: Any, graph: Graph) -> Tape:
@@ -79,21 +87,7 @@ def record_tape(model: nn.Module, inputs: Any, graph: Graph) -> Tape:
         >>> torch.equal(replay.results[0], model[0](x))
         True
     """
-    held = shadow(model).eval()
-    inputs = _cloned(inputs)
-    taper = _Taper(graph)
-    for name, tensor in _named_tensors(held).items():
-        if name in graph.tensors:
-            taper.know(tensor, graph.tensors[name])
-    for value, tensor in _by_value(graph, inputs).items():
-        taper.know(tensor, value)
-        taper.size[value] = _size_bytes(tensor)
-    follow(held, inputs, graph, taper, taper.alias)
-    if len(taper.calls) != len(graph.nodes):
-        raise PathError(
-            f"the model made {len(taper.calls)} calls, {len(graph.nodes)} in its record",
-            do="its control flow depends on numbers; protect that part",
-        )
+    taper = observe(model, inputs, graph, partial(_Taper, graph), _Taper.__call__, _Taper.alias, _Taper.dense)
     return taper.finish()
 
 
@@ -113,7 +107,7 @@ class Replay:
     """
 
     def __init__(self, tape: Tape, model: nn.Module, inputs: Any) -> None:
-        self._stand(tape, model, 0, _by_value(tape.graph, _cloned(inputs)))
+        self._stand(tape, model, 0, _by_value(tape.graph, cloned(inputs)))
 
     @classmethod
     def standing_at(
@@ -137,10 +131,11 @@ class Replay:
         self.position = position
         self.results: list[Any] = []
         self.tensors = {
-            tape.graph.tensors[name]: tensor
+            value: tensor.detach().clone() if value in tape.written else tensor
             for name, tensor in _named_tensors(model).items()
-            if name in tape.graph.tensors
+            if (value := tape.graph.tensors.get(name)) is not None
         }
+        self.tensors |= {value: tensor.clone() for value, tensor in tape.held.items()}
         self.values = values
 
     def __contains__(self, value: int) -> bool:
@@ -157,7 +152,7 @@ class Replay:
             while self.position < index:
                 self._step(self.tape.calls[self.position])
 
-    def _step(self, call: Made) -> None:
+    def _step(self, call: TapeEntry) -> None:
         self.results = self._run(self.position, {})
         for value, result in zip(call.outputs, self.results, strict=True):
             if value is not None:
@@ -181,6 +176,8 @@ class Replay:
         call = self.tape.calls[index]
         try:
             args, kwargs = self._arguments(call, instead)
+            if is_seeded(call.func, args, kwargs):
+                return _flat(draw(call.func, args, kwargs, seed_of(self.tape.graph.seed, index)))
             return _flat(call.func(*args, **kwargs))
         except Exception as error:
             raise PathError(
@@ -195,7 +192,7 @@ class Replay:
         args, kwargs = self._arguments(call, {})
         return dict(schema_arguments(call.func, args, kwargs))
 
-    def _arguments(self, call: Made, instead: Mapping[int, Tensor]) -> Any:
+    def _arguments(self, call: TapeEntry, instead: Mapping[int, Tensor]) -> Any:
         leaves = [
             (instead[leaf.value] if leaf.value in instead else self[leaf.value])
             if isinstance(leaf, Ref)
@@ -206,14 +203,22 @@ class Replay:
 
 
 class _Taper:
-    """Writes calls down while the model runs; holds no tensor of it alive."""
+    """Writes calls down while a model runs on inputs; holds no tensor of it alive."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, model: nn.Module, inputs: Any) -> None:
         self.graph = graph
-        self.calls: list[Made] = []
+        self.calls: list[TapeEntry] = []
         self.size: dict[int, int] = {}
         self.root: dict[int, int] = {}
+        self.held: dict[int, tuple[Tensor, Tensor]] = {}
+        self.written: set[int] = set()
         self._known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        for name, tensor in _named_tensors(model).items():
+            if name in graph.tensors:
+                self.know(tensor, graph.tensors[name])
+        for value, tensor in _by_value(graph, inputs).items():
+            self.know(tensor, value)
+            self.size[value] = _size_bytes(tensor)
 
     def know(self, tensor: Tensor, value: int) -> None:
         self._known[id(tensor)] = (weakref.ref(tensor), value)
@@ -227,14 +232,30 @@ class _Taper:
         if value is not None:
             self.know(output, value)
 
+    def dense(self, node: Node) -> None:
+        """A call that the run has left out as the numbers lie in a row: one tensor is now the next value."""
+        source, made = node.args[next(iter(node.args))], node.outputs[0]
+        assert isinstance(source, Ref), "it takes a tensor"
+        assert made is not None, "it returns one"
+        held = [ref() for ref, value in self._known.values() if value == source.value]
+        for tensor in held:
+            if tensor is not None:
+                self.know(tensor, made.value)
+        self.root[made.value] = self.root.get(source.value, source.value)
+        leaves, spec = pytree.tree_flatten(((source,), {}))
+        self.calls.append(
+            TapeEntry(torch.ops.aten.contiguous.default, tuple(leaves), spec, (made.value,), ())
+        )
+
     def __call__(self, step: Step) -> Any:
         leaves, spec = pytree.tree_flatten((tuple(step.args), dict(step.kwargs)))
+        taken = tuple(self._taken(leaf) for leaf in leaves)
         memory = {
             leaf.untyped_storage().data_ptr(): value
             for leaf in leaves
             if isinstance(leaf, Tensor) and (value := self.value_of(leaf)) is not None
         }
-        taken = tuple(self._taken(leaf) for leaf in leaves)
+        self.written.update(self._written_by(step))
         output = step.run()
         results = _flat(output)
         if len(results) != len(step.node.outputs):
@@ -249,33 +270,68 @@ class _Taper:
                 self.size[value] = _size_bytes(result)
             else:
                 self.root[value] = self.root.get(source, source)
-        self.calls.append(Made(step.func, taken, spec, outputs, ()))
+        self.calls.append(TapeEntry(step.func, taken, spec, outputs, ()))
         return output
 
     def _taken(self, leaf: Any) -> Any:
-        """A reference; a tensor that the model's Python holds is kept as it is."""
-        value = self.value_of(leaf) if isinstance(leaf, Tensor) else None
-        return leaf if value is None else Ref(value)
+        """A reference; a tensor that the model's Python holds is met here first, as it was before the run."""
+        if not isinstance(leaf, Tensor):
+            return leaf
+        value = self.value_of(leaf)
+        if value is None:
+            value = -1 - len(self.held)
+            self.held[value] = leaf, leaf.detach().clone()
+            self.know(leaf, value)
+        return Ref(value)
+
+    def _written_by(self, step: Step) -> Iterator[int]:
+        """The values, or what they are views of, that a call writes into."""
+        if isinstance(step.func, HigherOrderOperator) or not step.func._schema.is_mutable:
+            return
+        named = step.named()
+        for argument in step.func._schema.arguments:
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for leaf in pytree.tree_leaves(named.get(argument.name)):
+                    value = self.value_of(leaf) if isinstance(leaf, Tensor) else None
+                    if value is not None:
+                        yield self.root.get(value, value)
 
     def finish(self) -> Tape:
         """Find out what each call is the last to read, and how much lies between calls."""
         last = dict.fromkeys(self.graph.inputs, -1)
         for index, call in enumerate(self.calls):
             for value in [*call.outputs, *(leaf.value for leaf in call.leaves if isinstance(leaf, Ref))]:
-                if value is not None and value not in self.graph.names:
+                if value is not None and value >= 0 and value not in self.graph.names:
                     last[value] = index
         frees: dict[int, list[int]] = {}
         for value, index in last.items():
             frees.setdefault(index, []).append(value)
         calls = tuple(
-            Made(call.func, call.leaves, call.spec, call.outputs, tuple(frees.get(index, ())))
+            TapeEntry(
+                call.func,
+                tuple(map(self._left, call.leaves)),
+                call.spec,
+                call.outputs,
+                tuple(frees.get(index, ())),
+            )
             for index, call in enumerate(self.calls)
         )
-        holds_tensors = any(isinstance(leaf, Tensor) for call in calls for leaf in call.leaves)
-        is_general = self.graph.substrate == "fake" and not holds_tensors
-        return Tape(self.graph, calls, self._bytes(calls, last), is_general)
+        return Tape(
+            self.graph,
+            calls,
+            self._bytes(calls, last),
+            is_general=self.graph.substrate == "fake"
+            and not any(first.numel() for _, first in self.held.values()),  # an empty cache is of no batch
+            written=frozenset(self.written & self.graph.names.keys()),
+            held={value: first for value, (_, first) in self.held.items() if value in self.written},
+        )
 
-    def _bytes(self, calls: tuple[Made, ...], last: Mapping[int, int]) -> tuple[int, ...]:
+    def _left(self, leaf: Any) -> Any:
+        """What stays of a reference: a tensor that Python holds, and that no call writes into, as it is."""
+        is_constant = isinstance(leaf, Ref) and leaf.value in self.held and leaf.value not in self.written
+        return self.held[leaf.value][0] if is_constant else leaf
+
+    def _bytes(self, calls: tuple[TapeEntry, ...], last: Mapping[int, int]) -> tuple[int, ...]:
         until: dict[int, int] = {}
         for value, index in last.items():
             root = self.root.get(value, value)
@@ -319,17 +375,3 @@ def _by_value(graph: Graph, inputs: Any) -> dict[int, Tensor]:
             do="pass inputs like the example inputs",
         )
     return dict(zip(graph.inputs, tensors, strict=True))
-
-
-def _cloned(inputs: Any) -> Any:
-    """Copies of the inputs, which a model may write into; a tensor given twice stays one."""
-    copies: dict[int, Tensor] = {}
-
-    def clone(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        if id(leaf) not in copies:
-            copies[id(leaf)] = leaf.detach().clone()
-        return copies[id(leaf)]
-
-    return pytree.tree_map(clone, inputs)

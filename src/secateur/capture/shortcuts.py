@@ -187,7 +187,26 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | N
     return _contiguous(shape, [x, weight] if bias is None else [x, weight, bias])
 
 
+def _grouped(x: Tensor, weight: Tensor, offs: Tensor | None = None, **options: Any) -> Tensor | None:
+    """What `_grouped_mm` makes of rows and a weight of each group, in float32.
+
+    The fake mode knows the operator in the types of a GPU only, CPUs have it in float32, too. Rows are laid
+    out at multiples of 16 bytes.
+    """
+    fits = x.dim() == 2 and weight.dim() == 3 and x.shape[1] == weight.shape[1]
+    known = _fake_device([x, weight], is_contiguous=False)
+    if not fits or offs is None or options or known is None or {x.dtype, weight.dtype} != {torch.float32}:
+        return None
+    size, stride = (x.shape[0], weight.shape[2]), (-(-weight.shape[2] // 4) * 4, 1)
+    with no_dispatch():
+        made = torch.empty_strided(size, stride, dtype=torch.float32, device="meta")
+    return FakeTensor(known[0], made, known[1])
+
+
 _PREDICTIONS: dict[Any, Callable[..., Tensor | None]] = {
+    **(
+        {_ATEN._grouped_mm.default: _grouped} if hasattr(_ATEN, "_grouped_mm") else {}
+    ),  # not before PyTorch 2.8
     _ATEN.batch_norm.default: _batch_normalised,
     _ATEN.cat.default: _joined,
     _ATEN.layer_norm.default: _layer_normalised,

@@ -2,14 +2,14 @@
 
 The model is run once more on fake tensors with `Traced` integers in its modules and configs. Two modes watch:
 below, the recorder sees the operators; above, a function mode sees the Python calls around them, with their
-integers still traced. An operator's literal is known by its place in the call that passed it.
+integers still traced. An operator's literal is known by its place in the call that passed it, and the call by
+the frames that led to it.
 """
 
 import copy
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from types import FunctionType
 from typing import Any
@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from secateur.capture.opened import opened
+from secateur.capture.places import Argument, CodePlace, Stack, current_stack, locate, numbers_in
 from secateur.capture.recorder import Recorder, record
-from secateur.graph.node import Graph, Path, literals_in
-from secateur.graph.origin import Field, Made, Origin, Size
+from secateur.capture.source import SourceMissingError
+from secateur.capture.unwrap import modules_in_python
+from secateur.graph.node import Graph, Node, Path, literals_in
+from secateur.graph.origin import Field, Made, Origin, Size, fields_in
 
 _DEPTH = 3
 """How many objects, tuples and dictionaries deep fields are looked for."""
@@ -29,21 +32,22 @@ _DEPTH = 3
 Equality = tuple[Origin, Origin]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Site:
     """Where the Python of a model passed a number to PyTorch.
 
     Attributes:
-        module: The innermost module that was running.
-        function: Name of the function or method called.
-        ordinal: Which call of a function of that name since the module's forward began.
-        position: Which of the call's numbers, as listed by `numbers_in`.
+        stack: The frames that led to the call.
+        argument: Which number of the call.
     """
 
-    module: str
-    function: str
-    ordinal: int
-    position: int
+    stack: Stack
+    argument: Argument
+
+    @property
+    def code(self) -> object:
+        """The instruction of which module passes it, and as which number."""
+        return self.stack.module, self.stack.frames[-1:], tuple(self.argument.way)
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,44 @@ class Trace:
 
     Attributes:
         origins: By node index and argument path: where the integer came from.
-        sites: By node index and argument path: the call that passed it, one for each run of the module.
+        sites: By node index and argument path: the call that passed it.
         equalities: Pairs of terms that the model compared and found equal.
-        corrected: The literals that an earlier cut corrects.
         fields: The number in each field.
+        model: The model that ran.
+        places: Those that were located already.
     """
 
     origins: Mapping[tuple[int, Path], Origin]
     sites: Mapping[tuple[int, Path], Site]
     equalities: tuple[Equality, ...]
-    corrected: frozenset[tuple[int, Path]]
     fields: Mapping[Field, int]
+    model: nn.Module
+    places: dict[object, CodePlace] = field(default_factory=dict)
+
+    @property
+    def read(self) -> frozenset[Field]:
+        """The fields that the run reads."""
+        terms = [*self.origins.values(), *(side for pair in self.equalities for side in pair)]
+        return frozenset(held for term in terms for held in fields_in(term))
+
+    def place(self, site: Site, outer: int = 0) -> tuple[str, CodePlace]:
+        """The module whose code passes a number, and where in it.
+
+        Args:
+            site: Where the number was passed.
+            outer: Begin with its innermost method, 0, or one further out.
+
+        Raises:
+            SourceMissingError: The code cannot be edited; says why.
+        """
+        if site.stack.module is None:
+            raise SourceMissingError("no method of a module passes the number")
+        frames = tuple((id(code), at) for code, at in site.stack.frames)  # a loop passes them again and again
+        key = (site.stack.module, frames, tuple(site.argument.way), site.argument.count, outer)
+        if key not in self.places:
+            module = self.model.get_submodule(site.stack.module)
+            self.places[key] = locate(module, site.stack, site.argument, outer)
+        return site.stack.module, self.places[key]
 
 
 class Traced(int):
@@ -70,16 +101,12 @@ class Traced(int):
 
     origin: Origin
     on_equal: Callable[[Equality], None]
-    is_corrected: bool
 
-    def __new__(
-        cls, value: int, origin: Origin, on_equal: Callable[[Equality], None], *, is_corrected: bool = False
-    ) -> "Traced":
-        """Wrap a value; one that an earlier cut corrected keeps the origin of what the code computes."""
+    def __new__(cls, value: int, origin: Origin, on_equal: Callable[[Equality], None]) -> "Traced":
+        """Wrap a value."""
         made = super().__new__(cls, value)
         made.origin = origin
         made.on_equal = on_equal
-        made.is_corrected = is_corrected
         return made
 
     def __deepcopy__(self, memo: Any) -> "Traced":
@@ -130,13 +157,14 @@ class Traced(int):
         return int.__add__(self, 0)
 
     def __eq__(self, other: object) -> bool:
-        same = int.__eq__(self, other) is True
-        if same and isinstance(other, int) and not isinstance(other, bool):
+        same = int.__eq__(self, other)  # NotImplemented for a tensor or a float, which then answer themselves
+        if same is True and isinstance(other, int) and not isinstance(other, bool):
             self.on_equal((self.origin, origin_of(other)))
         return same
 
     def __ne__(self, other: object) -> bool:
-        return not self == other
+        same = self.__eq__(other)
+        return same if same is NotImplemented else not same
 
     __hash__ = int.__hash__
 
@@ -144,20 +172,6 @@ class Traced(int):
 def origin_of(number: int) -> Origin:
     """The origin of an integer; its value if it has none."""
     return number.origin if isinstance(number, Traced) else int(number)
-
-
-def numbers_in(arg: Any) -> Iterator[int | float]:
-    """Yield the numbers of a call's arguments, lists and slices included, tensors passed over."""
-    if isinstance(arg, (list, tuple)):
-        for item in arg:
-            yield from numbers_in(item)
-    elif isinstance(arg, dict):
-        for item in arg.values():
-            yield from numbers_in(item)
-    elif isinstance(arg, slice):
-        yield from numbers_in((arg.start, arg.stop, arg.step))
-    elif isinstance(arg, (int, float)) and not isinstance(arg, bool):
-        yield arg
 
 
 def trace(model: nn.Module, example_inputs: Any, graph: Graph) -> Trace | None:
@@ -178,39 +192,52 @@ def trace(model: nn.Module, example_inputs: Any, graph: Graph) -> Trace | None:
         return recorders[-1]
 
     try:
-        traced, failure = record(model, example_inputs, graph.substrate, state=graph.state, make=make)
+        traced, failure = record(
+            model, example_inputs, graph.substrate, training=graph.training, state=graph.state, make=make
+        )
     except (TypeError, ValueError, AttributeError):
         return None  # an attribute refused to be set
     same = [node.op for node in traced.nodes] == [node.op for node in graph.nodes]
-    return _gather(recorders[0], graph) if failure is None and same else None
+    return _gather(recorders[0], graph, model) if failure is None and same else None
 
 
-def _gather(recorder: "_TracingRecorder", graph: Graph) -> Trace:
+def _gather(recorder: "_TracingRecorder", graph: Graph, model: nn.Module) -> Trace:
     origins: dict[tuple[int, Path], Origin] = {}
     sites: dict[tuple[int, Path], Site] = {}
-    corrected: set[tuple[int, Path]] = set()
     for node, call in zip(graph.nodes, recorder.calls, strict=True):
         if call is None or (call.is_python and call.nodes > 1):
             continue  # a closed function computes numbers of its own
-        plain = [int(number) if isinstance(number, int) else number for number in call.numbers]
-        for name, arg in node.args.items():
-            literals = [item for item in literals_in(arg, (name,)) if not isinstance(item[1], (bool, str))]
-            places = _places([value for _, value in literals], plain)
-            for (path, _), place in zip(literals, places, strict=True):
-                if place is None:
-                    continue
-                number = call.numbers[place]
-                sites[node.index, path] = Site(call.module, call.function, call.ordinal, place)
-                if isinstance(number, int):
-                    origins[node.index, path] = origin_of(number)
-                if isinstance(number, Traced) and number.is_corrected:
-                    corrected.add((node.index, path))
+        for path, place in _places(node, call.numbers).items():
+            way, number = call.numbers[place]
+            sites[node.index, path] = Site(call.stack, Argument(way, call.count))
+            if isinstance(number, int):
+                origins[node.index, path] = origin_of(number)
     equalities = tuple(dict.fromkeys(recorder.equalities))
-    return Trace(origins, sites, equalities, frozenset(corrected), recorder.fields)
+    return Trace(origins, sites, equalities, recorder.fields, model)
 
 
-def _places(values: list[float], numbers: list[float]) -> list[int | None]:
-    """Where the literals of an argument lie among the numbers of the call: in a row, or alone in value."""
+def _places(node: Node, numbers: Sequence[tuple[tuple[Any, ...], int | float]]) -> dict[Path, int]:
+    """Where the literals of an operator lie among the numbers of its call.
+
+    All of them in a row, as they were passed; else those of each argument in a row, or alone in value.
+    """
+    plain = [int(number) if isinstance(number, int) else number for _, number in numbers]
+    by_argument = [
+        [item for item in literals_in(arg, (name,)) if not isinstance(item[1], (bool, str))]
+        for name, arg in node.args.items()
+    ]
+    literals = [item for items in by_argument for item in items]
+    if [value for _, value in literals] == plain and all(way[0][1] == 0 for way, _ in numbers):
+        return {path: at for at, (path, _) in enumerate(literals)}
+    found: dict[Path, int] = {}
+    for items in by_argument:
+        places = _places_of([value for _, value in items], plain)
+        found |= {path: at for (path, _), at in zip(items, places, strict=True) if at is not None}
+    return found
+
+
+def _places_of(values: list[Any], numbers: list[float]) -> list[int | None]:
+    """Where the literals of an argument lie among the numbers of the call."""
     width = len(values)
     starts = [at for at in range(len(numbers) - width + 1) if numbers[at : at + width] == values]
     if width > 1 and starts:
@@ -224,10 +251,9 @@ def _places(values: list[float], numbers: list[float]) -> list[int | None]:
 
 @dataclass
 class _Call:
-    module: str
-    function: str
-    ordinal: int
-    numbers: list[int | float]
+    stack: Stack
+    numbers: list[tuple[tuple[Any, ...], int | float]]
+    count: int
     is_python: bool
     nodes: int = 0
 
@@ -239,32 +265,15 @@ class _TracingRecorder(Recorder):
         super().__init__(model)
         self.calls: list[_Call | None] = []
         self.current: _Call | None = None
-        self.counts: list[Counter[str]] = []
         self.equalities: list[Equality] = []
         self.fields = mark_fields(model, self.equalities.append)
+        self.names = {id(module): name for name, module in model.named_modules()}
 
     @contextmanager
     def module_stack(self) -> Iterator[None]:
         """Follow the modules, and the Python calls above the operators."""
         with super().module_stack(), _Calls(self):
             yield
-
-    def enter(self, name: str) -> None:
-        super().enter(name)
-        self.counts.append(Counter())
-
-    def leave(self) -> None:
-        super().leave()
-        self.counts.pop()
-
-    def begin(self, function: str, arguments: Any, is_python: bool) -> _Call | None:
-        """Note a call of PyTorch by the model's Python."""
-        for count in self.counts:
-            count[function] += 1
-        if not self.counts:
-            return None
-        numbers = list(numbers_in(arguments))
-        return _Call(self._stack[-1], function, self.counts[-1][function], numbers, is_python)
 
     def index_of(self, tensor: Tensor) -> int | None:
         """The value that a tensor is."""
@@ -296,7 +305,9 @@ class _Calls(TorchFunctionMode):
             return self._numel(args[0], func(*args, **kwargs))
         if name in ("__get__", "__set__"):
             return func(*args, **kwargs)
-        call = self.recorder.begin(name, (args, kwargs), isinstance(func, FunctionType))
+        stack = current_stack(func, self.recorder.names)
+        numbers = list(numbers_in((args, kwargs)))
+        call = _Call(stack, numbers, len(args), isinstance(func, FunctionType))
         twin = opened(func)
         if twin is not None:
             with self:
@@ -345,7 +356,7 @@ def mark_fields(model: nn.Module, on_equal: Callable[[Equality], None]) -> dict[
         fields[field] = value
         return Traced(value, field, on_equal)
 
-    for name, module in model.named_modules():
+    for name, module in modules_in_python(model):
         for attribute, value in list(vars(module).items()):
             if attribute in _OWN_OF_MODULES:
                 continue

@@ -5,10 +5,13 @@ plain module, to be wrapped again.
 """
 
 import warnings
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from secateur.capture.copies import copy_module
 from secateur.errors import RequestError, UnwrapWarning
 
 _INNER = {
@@ -17,9 +20,12 @@ _INNER = {
     "DataParallel": ("module", "DataParallel"),
     "AveragedModel": ("module", "AveragedModel"),
     "_FabricModule": ("_original_module", "Lightning Fabric"),
+    "ultralytics.engine.model.Model": ("model", "YOLO"),
 }
-"""By class: the attribute that holds the module, and what people call the wrapper."""
+"""By class, with its module where the name is a common one: the attribute that holds the module, and what
+people call the wrapper."""
 
+_SPREAD = {"DTensor", "ShardedTensor"}
 _SHARDING = {"FullyShardedDataParallel", "FSDPModule", "XlaFullyShardedDataParallel", "DeepSpeedEngine"}
 
 
@@ -30,14 +36,15 @@ def unwrap(model: nn.Module) -> nn.Module:
 
     Args:
         model: A module, perhaps of `torch.compile`, `DataParallel`, `DistributedDataParallel`,
-            `AveragedModel` or Lightning Fabric.
+            `AveragedModel` or Lightning Fabric; or a `YOLO` of Ultralytics.
 
     Returns:
-        The module inside, the same object that the wrapper holds; a module that is no wrapper as it is.
+        The module inside, the same object that the wrapper holds; a module that is no wrapper as it is. One
+        that was made in inference mode as a copy: its own tensors cannot be trained or written to.
 
     Raises:
-        RequestError: It is no module; a ScriptModule, whose Python is gone; or its parameters are spread over
-            several processes.
+        RequestError: It is no module; a ScriptModule, whose Python is gone; a `YOLO` of an exported file; or
+            its parameters are spread over several processes.
 
     Example:
         >>> import warnings
@@ -49,20 +56,29 @@ def unwrap(model: nn.Module) -> nn.Module:
     """
     while True:
         require_python(model)
-        kinds = [kind.__name__ for kind in type(model).__mro__]
+        kinds = (kind for one in type(model).__mro__ for kind in (one.__name__, _full_name(one)))
         name = next((kind for kind in kinds if kind in _INNER), None)
         if name is None:
             break
         attribute, wrapper = _INNER[name]
         inner = getattr(model, attribute, None)
         if not isinstance(inner, nn.Module):
-            break  # a class of the same name
+            if "." not in name:
+                break  # a class of the same name
+            raise RequestError(
+                f"{wrapper} holds {inner}, which is no module", do="open the .pt that it was made of"
+            )
         model = inner
         _warn(
             f"{wrapper} was unwrapped: the result is a plain {type(model).__name__}; "
             "wrap it again if you need to"
         )
-    return model
+    held = [one for one in (*model.parameters(), *model.buffers()) if not is_lazy(one)]
+    return copy_module(model) if any(one.is_inference() for one in held) else model
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def warn_of_compiled(model: nn.Module) -> None:
@@ -75,14 +91,30 @@ def _warn(text: str) -> None:
     warnings.warn(text, UnwrapWarning, stacklevel=4)
 
 
+def modules_in_python(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a model that run Python, by name: scripts take no hooks, and their numbers are fixed."""
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            yield name, module
+
+
+def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
 def require_python(model: nn.Module) -> None:
-    """Refuse what is no module whose Python and whole parameters are at hand."""
+    """Refuse what is no module whose Python and whole parameters are at hand.
+
+    A part that is a script and holds no tensor, such as an activation, is run as it is.
+    """
     if not isinstance(model, nn.Module):
         raise RequestError(
             f"model is {type(model).__name__}, not a torch.nn.Module", do="pass the module itself"
         )
     for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
+        is_script = isinstance(module, torch.jit.ScriptModule)
+        if is_script and (module is model or any(True for _ in _tensors_of(module))):
             raise RequestError(
                 f"{name or 'model'} is a {type(module).__name__}: its Python is gone",
                 ["pruning changes the modules that a script was made from"],
@@ -94,3 +126,16 @@ def require_python(model: nn.Module) -> None:
                 f"{name or 'model'} is a {type(module).__name__}: its parameters are spread over processes",
                 do="prune first, then shard the result",
             )
+    require_whole(model)
+
+
+def require_whole(model: nn.Module) -> None:
+    """Refuse a model whose tensors are spread over a mesh of devices."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    spread = [name for name, held in named if {kind.__name__ for kind in type(held).__mro__} & _SPREAD]
+    if spread:
+        raise RequestError(
+            f"{spread[0]} is a DTensor: its numbers are spread over the devices of a mesh",
+            [f"{len(spread)} of the model's tensors are"],
+            "prune first, then distribute the result; or gather each tensor with full_tensor()",
+        )

@@ -1,77 +1,119 @@
-"""The application: every module in `commands/` registers one command, every folder in it a group of them."""
+"""The application: a module in `commands/` is a command, a folder in it a group of them.
 
+The function of a command is called as its module is. Only the module of the command that is asked for is
+imported, because most of them need torch; of the others the docstring is read, for the list of commands.
+"""
+
+import ast
+import difflib
+import importlib
+import io
 import logging
+import os
+import pkgutil
 import re
 import shlex
 import sys
+import traceback
 import warnings
-from collections.abc import Callable
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from secateur.cli.terminal import talk, typed
 from secateur.errors import SecateurError, SourceError
-from secateur.registry import Registry
 
 _INTERRUPTED = 130
 """The exit code after Ctrl-C."""
 
-typed: ContextVar[tuple[str, ...]] = ContextVar("typed")
-"""The words after the program's name, for reports and plans that say what made them."""
+_FOLDER = Path(__file__).with_name("commands")
+
+commands = {name.replace("_", "-"): is_group for _, name, is_group in pkgutil.iter_modules([str(_FOLDER)])}
+"""First words, and whether they are those of a group."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """Commands that share a first word, such as `secateur darknet train`.
+def make_app(words: Sequence[str] | None = None) -> typer.Typer:
+    """Build the application.
 
-    Attributes:
-        help: What they are for, in a line.
-        verbs: The commands by their second word.
+    Args:
+        words: What was typed; other commands are there by name and summary alone. None: all of them work.
     """
-
-    help: str
-    verbs: Registry[Callable[..., None]]
-
-
-commands: Registry[Callable[..., None] | Group] = Registry("command", "secateur.cli.commands")
-
-
-def make_app() -> typer.Typer:
-    """Build the application from the registered commands."""
     app = _typer("secateur", "Prune any PyTorch network: couple, score, cut, prove, recover.", is_top=True)
     app.callback()(_start)
-    for name, command in commands.items():
-        if isinstance(command, Group):
-            group = _typer(name, command.help)
-            for verb, function in command.verbs.items():
-                group.command(verb)(function)
-            app.add_typer(group, name=name)
-        else:
-            app.command(name)(command)
+    for name, is_group in commands.items():
+        if not is_group:
+            app.command(name, short_help=_summary(name))(_function(name, words))
+            continue
+        group = _typer(name, ast.get_docstring(_parsed(_FOLDER / _file(name) / "__init__.py")) or "")
+        for verb in _verbs(name):
+            group.command(verb, short_help=_summary(f"{name} {verb}"))(_function(f"{name} {verb}", words))
+        app.add_typer(group, name=name)
     return app
 
 
 def each_command() -> dict[str, Callable[..., None]]:
     """Every command by its words: "prune", "darknet prune"."""
-    found: dict[str, Callable[..., None]] = {}
-    for name, command in commands.items():
-        if isinstance(command, Group):
-            found |= {f"{name} {verb}": function for verb, function in command.verbs.items()}
-        else:
-            found[name] = command
-    return found
+    names = [f"{name} {verb}" for name in commands for verb in _verbs(name)]
+    return {
+        name: _function(name, None) for name in [*(name for name in commands if not commands[name]), *names]
+    }
+
+
+def _verbs(group: str) -> list[str]:
+    folder = str(_FOLDER / _file(group))
+    return (
+        [name.replace("_", "-") for _, name, _ in pkgutil.iter_modules([folder])] if commands[group] else []
+    )
+
+
+def _function(name: str, words: Sequence[str] | None) -> Callable[..., None]:
+    """What a command runs; nothing where another one was asked for."""
+    path = [_file(word) for word in name.split()]
+    if words is not None and list(words[: len(path)]) != name.split():
+        return lambda: None
+    from secateur.cli.flatten import flatten
+
+    module = importlib.import_module(".".join(["secateur.cli.commands", *path]))
+    return flatten(getattr(module, path[-1]))
+
+
+def _summary(name: str) -> str:
+    """What the list says of a command: the first line of its module, without its name."""
+    file = _FOLDER.joinpath(*map(_file, name.split())).with_suffix(".py")
+    text = (ast.get_docstring(_parsed(file)) or "").partition("\n")[0].partition(": ")[2]
+    return text[:1].upper() + text[1:]
+
+
+def _file(word: str) -> str:
+    return word.replace("-", "_")
+
+
+def _parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+class _Group(TyperGroup):
+    """Of an unknown command says the one that is nearest."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        near = difflib.get_close_matches(args[0], self.commands, n=1)
+        if near and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"No such command '{args[0]}'. Did you mean '{near[0]}'?")
+        return super().resolve_command(ctx, args)
 
 
 def _typer(name: str, help: str, *, is_top: bool = False) -> typer.Typer:
     return typer.Typer(
         name=name,
         help=help,
+        cls=_Group,
         no_args_is_help=True,
         invoke_without_command=is_top,
-        add_completion=False,
+        add_completion=is_top,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -95,15 +137,18 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: Words after the program's name; None takes those of the process.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is no reason to fail
+            stream.reconfigure(errors="replace")
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it complains of a home that cannot be written
     typed.set(tuple(sys.argv[1:] if arguments is None else arguments))
+    talk.set((False, False))
     try:
-        make_app()(args=arguments, prog_name="secateur")
+        make_app(_completed() or typed.get())(args=arguments, prog_name="secateur")
     except SecateurError as error:
         again = f"\n  {_with_file(*error.typed)}" if isinstance(error, SourceError) else ""
-        sys.stderr.write(f"error: {_in_options(str(error))}{again}\n")
-        sys.exit(error.exit_code)
+        _fail(f"{_in_options(str(error))}{again}", error.exit_code)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
             sys.stderr.write("stopped: files that were written are whole, and what can be resumed stays\n")
@@ -111,8 +156,19 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
-        sys.stderr.write(f"error: cannot use {error.filename or 'a file'}: {error.strerror or error}\n")
-        sys.exit(1)
+        _fail(f"cannot use {error.filename or 'a file'}: {error.strerror or error}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    if talk.get()[1]:
+        traceback.print_exc()
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(code)
+
+
+def _completed() -> list[str]:
+    """The words so far, where a shell asks for what may come next."""
+    return (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()[1:]
 
 
 def _with_file(word: str, named: str) -> str:
@@ -131,11 +187,16 @@ def _in_options(text: str) -> str:
         what
         + line
         + re.sub(
-            r"\b(min_keep|round_to|size_bytes|latency_ms)\b(?!=)|\bdata=(?![\w\[])",
-            lambda found: "--" + found[0].rstrip("=").replace("_", "-"),
+            r"\b(min_keep|round_to|size_bytes|latency_ms)\b(?!=)|\b(data|format)=(?![\w\[])"
+            r"|\boverwrite=True|\bdynamic=False",
+            lambda found: _OPTIONS.get(found[0]) or "--" + found[0].rstrip("=").replace("_", "-"),
             do,
         )
     )
+
+
+_OPTIONS = {"overwrite=True": "--overwrite", "dynamic=False": "--no-dynamic"}
+"""Arguments of Python that switch something, as options."""
 
 
 def _show_warning(message: Any, category: type[Warning], *_: Any) -> None:

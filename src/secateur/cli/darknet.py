@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 import torch
 import typer
@@ -11,61 +11,43 @@ from secateur.domains.darknet import Darknet, load_darknet, save_darknet
 from secateur.domains.darknet.data import Annotations, Loader, digit_scenes, loader, read
 from secateur.domains.darknet.layers import input_place
 from secateur.errors import RequestError
-from secateur.train.classifier import choose_device
-
-CfgWord: TypeAlias = Annotated[
-    str,
-    typer.Argument(
-        metavar="CFG",
-        help="A .cfg file, a bundled name (digits, yolov3, yolov3-spp, yolov3-tiny, yolov4, yolov4-tiny), "
-        "or a folder with one .cfg and its .weights.",
-    ),
-]
-Weights: TypeAlias = Annotated[Path | None, typer.Option("--weights", help="The .weights file.")]
-DataWord: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--data", help="digits (bundled scenes), a .data file, or what --format reads: a file or folder."
-    ),
-]
-Format: TypeAlias = Annotated[
-    str, typer.Option("--format", help="Of --data: yolo, coco, voc or oxford-hand.")
-]
-Images: TypeAlias = Annotated[
-    str, typer.Option("--images", help="Of --data digits: training and validation scenes, with a comma.")
-]
-Part: TypeAlias = Annotated[str, typer.Option("--part", help="Part of the data set: train, valid or test.")]
-Size: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--size", help="Input in pixels, such as 416 or 320x416 (height x width); the cfg's if absent."
-    ),
-]
-Strategy: TypeAlias = Annotated[
-    str,
-    typer.Option("--strategy", help="normal, regular, extreme, tiny, slim, layers or layers+channels."),
-]
-BatchSize: TypeAlias = Annotated[int, typer.Option("--batch-size", min=1, help="Images per batch.")]
-Conf: TypeAlias = Annotated[float, typer.Option("--conf", help="Smallest confidence, from 0 to 1.")]
-Iou: TypeAlias = Annotated[
-    float, typer.Option("--iou", help="Overlap above which the less confident box of a class is dropped.")
-]
+from secateur.train.device import choose_device
 
 
 @dataclass(frozen=True)
-class DataWords:
-    """A data set as the command line names it.
+class NetworkOptions:
+    """The network that a command starts from.
 
     Attributes:
-        word: `--data`.
-        format: `--format`.
-        images: `--images`.
-        seed: `--seed`, for drawn scenes.
+        cfg: A .cfg file, a bundled name (digits, yolov3, yolov3-spp, yolov3-tiny, yolov4, yolov4-tiny), or a
+            folder with one .cfg and its .weights.
+        weights: The .weights file.
     """
 
-    word: str
+    cfg: Annotated[str, typer.Argument(metavar="CFG")]
+    weights: Path | None = None
+
+    def open(self, device: str, *, seed: int = 0, needs_weights: bool = True) -> Darknet:
+        """Open the network on a device."""
+        return open_network(self.cfg, self.weights, device, seed=seed, needs_weights=needs_weights)
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """A data set of boxes.
+
+    Attributes:
+        data: digits (bundled scenes), a .data file, or what --format reads: a file or folder.
+        format: Format of --data: yolo, coco, voc or oxford-hand.
+        images: For --data digits: training and validation scenes, with a comma.
+        size: Input in pixels, such as 416 or 320x416 (height x width); default: the cfg's.
+        seed: Seed of everything that is drawn.
+    """
+
+    data: str = "digits"
     format: str = "yolo"
     images: str = "1000,250"
+    size: str | None = None
     seed: int = 0
 
     def open(self, size: tuple[int, int]) -> Annotations:
@@ -74,14 +56,30 @@ class DataWords:
         Args:
             size: Height and width of the network's input: scenes are drawn in the smaller of them.
         """
-        if self.word != "digits" or Path(self.word).exists():
-            return read(self.word, self.format)
+        if self.data != "digits" or Path(self.data).exists():
+            return read(self.data, self.format)
         counts = self.images.split(",")
         if len(counts) != 2 or not all(count.strip().isdecimal() for count in counts):
             what = f"--images is '{self.images}'"
             raise RequestError(what, do="write two numbers with a comma, such as 1000,250")
         train, valid = map(int, counts)
         return digit_scenes(train=train, valid=valid, size=min(size), seed=self.seed)
+
+
+@dataclass(frozen=True)
+class BatchOptions(SceneOptions):
+    """A data set in batches, as networks are judged on.
+
+    Attributes:
+        batch_size: Images per batch.
+    """
+
+    batch_size: Annotated[int, typer.Option(min=1)] = 16
+
+    def of(self, model: Darknet, part: str) -> Loader:
+        """Batches of one part, not augmented."""
+        annotations = self.open(size := input_of(model, self.size))
+        return loader(annotations[part], annotations.names, size, self.batch_size)
 
 
 def open_network(
@@ -136,12 +134,6 @@ def image_side(model: Darknet, size: str | None) -> int | None:
     if height != width:
         raise RequestError(f"--size is {size}, only square images can be taken here", do="write one number")
     return height
-
-
-def plain_batches(words: DataWords, part: str, size: tuple[int, int], batch_size: int) -> Loader:
-    """Batches of one part, not augmented."""
-    annotations = words.open(size)
-    return loader(annotations[part], annotations.names, size, batch_size)
 
 
 def _only(folder: Path, suffix: str) -> Path:

@@ -1,14 +1,13 @@
 """What a model is before it is fine-tuned: recovered, or from scratch; and whom it learns from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from secateur.cli.options import example_of, say
-from secateur.domains.classification import Splits
-from secateur.domains.classification.images import calibration
+from secateur.cli.options import in_float32
+from secateur.cli.terminal import say
 from secateur.errors import RequestError
 from secateur.pairing import pair
 from secateur.pipeline import measure
@@ -16,46 +15,49 @@ from secateur.recovery import choose as choose_steps
 from secateur.result import recover_result
 from secateur.scratch import BASELINES, from_scratch, require_fresh, scratch_epochs
 from secateur.sources import Opened, build, open_model
-from secateur.train import Distillation, matching_channels
+from secateur.train import Distillation, FitConfig, Work, matching_channels
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """What the options of a command say of a teacher.
+class DistillationOptions:
+    """A teacher, and what is learned from it.
 
     Attributes:
-        teacher: Its word; None for no teacher.
-        weight: Share of its soft targets in the loss.
-        temperature: Divides the logits.
-        features: Patterns of the layers whose features are matched.
-        feature_weight: Factor of their distance.
+        teacher: Learn from this model too, the dense one: a folder that secateur saved.
+        teacher_weight: Share of the teacher's logits in the loss, 0 to 1; the labels have the rest.
+        temperature: Softens the logits of both before they are compared; default: 4.
+        teacher_features: Layers whose kept channels follow the teacher's, 'feature.*'; may be repeated.
+        feature_weight: Weight of the features in the loss.
     """
 
-    teacher: str | None
-    weight: float
-    temperature: float
-    features: Sequence[str] = ()
+    teacher: str | None = None
+    teacher_weight: float = 0.9
+    temperature: float | None = None
+    teacher_features: tuple[str, ...] = ()
     feature_weight: float = 1.0
 
-    def open(self) -> Opened | None:
-        """Open the teacher.
+    def __post_init__(self) -> None:
+        for option, given in (
+            ("--temperature", self.temperature),
+            ("--teacher-features", self.teacher_features),
+        ):
+            if self.teacher is None and given:
+                raise RequestError(f"{option} was given without a teacher", do="pass --teacher FOLDER")
 
-        Raises:
-            RequestError: Features are to be matched with nobody.
-        """
-        if self.teacher is None and self.features:
-            raise RequestError("--teacher-features was given without a teacher", do="pass --teacher FOLDER")
-        return None if self.teacher is None else open_model(self.teacher)
+    def open(self) -> Opened | None:
+        """Open the teacher."""
+        return None if self.teacher is None else in_float32(open_model(self.teacher))
 
     def distillation(self, student: Opened, teacher: Opened | None) -> Distillation | None:
         """What the student shall learn; None where the teacher has no weight."""
-        if teacher is None or (self.weight == 0 and not self.features):
+        if teacher is None or (self.teacher_weight == 0 and not self.teacher_features):
             return None
         features = {}
-        if self.features:
+        if self.teacher_features:
             above = teacher.plan if teacher.plan.groups or teacher.plan.dropped else None
-            features = matching_channels(student.plan, teacher.model, self.features, above)
-        return Distillation(teacher.model, self.temperature, self.weight, features, self.feature_weight)
+            features = matching_channels(student.plan, teacher.model, self.teacher_features, above)
+        temperature = 4.0 if self.temperature is None else self.temperature
+        return Distillation(teacher.model, temperature, self.teacher_weight, features, self.feature_weight)
 
 
 def listed(words: Sequence[str] | None) -> list[str]:
@@ -69,7 +71,7 @@ def listed(words: Sequence[str] | None) -> list[str]:
 
 
 def recovered(
-    student: Opened, dense: Opened | None, data: Splits, steps: Sequence[str], images: int, seed: int
+    student: Opened, dense: Opened | None, data: Work, steps: Sequence[str], images: int, seed: int
 ) -> tuple[Opened, dict[str, Any]]:
     """Recover a saved model without training, beside the one it was cut from.
 
@@ -94,8 +96,8 @@ def recovered(
             ["recovery compares the layers of the two"],
             "pass it as --teacher FOLDER; with --teacher-weight 0 nothing is learned from it",
         )
-    result = pair(dense.model, student.model, student.plan, example_of(data))
-    better = recover_result(result, calibration(data.train, images, seed), chosen)
+    result = pair(dense.model, student.model, student.plan, data.example)
+    better = recover_result(result, data.evidence(images, seed), chosen)
     for error in better.errors:
         say(str(error))
     told = [{"step": one.step, "before": one.before, "after": one.after} for one in better.errors]
@@ -103,24 +105,24 @@ def recovered(
 
 
 def scratch(
-    student: Opened, data: Splits, baseline: str, settings: Mapping[str, Any]
-) -> tuple[Opened, dict[str, Any], dict[str, Any]]:
+    student: Opened, data: Work, baseline: str, config: FitConfig
+) -> tuple[Opened, FitConfig, dict[str, Any]]:
     """Make the baseline: the pruned architecture with fresh weights.
 
     Args:
         student: The pruned model.
         data: What to train on.
         baseline: "epochs" (scratch-e) or "compute" (scratch-b).
-        settings: Arguments of `FitConfig`; their epochs are those of the dense network.
+        config: How it is trained; its epochs are those of the dense network.
 
     Returns:
-        The fresh model, the settings with the epochs that it is due, and what to tell of it.
+        The fresh model, the training with the epochs that it is due, and what to tell of it.
 
     Raises:
         RequestError: The baseline is unknown, or its architecture cannot be built with fresh weights.
     """
     scratch_epochs(baseline, 1, 1, 1)  # an unknown word is refused before anything is built
-    first, seed = student.plan.first, int(settings["seed"])
+    first, seed = student.plan.first, config.seed
     if not student.plan.groups and not student.plan.dropped:
         raise RequestError("the model was not pruned", do="use secateur train for a dense network")
     arguments = {name: value for name, value in first.source_arguments.items() if name != "weights"}
@@ -131,13 +133,13 @@ def scratch(
         torch.manual_seed(drawn)
         built.append(build(student.source, arguments).model)
     require_fresh(*built)
-    example = example_of(data)
+    example = data.example
     model = from_scratch(built[0], student.plan, example)
     macs, dense = measure(model, example).macs, measure(built[0], example).macs
-    epochs = scratch_epochs(baseline, settings["epochs"], dense, macs)
+    epochs = scratch_epochs(baseline, config.epochs, dense, macs)
     name = f"scratch-{'e' if baseline == BASELINES[0] else 'b'}"
     say(
         f"{name}: {epochs} epochs from fresh weights; the dense network has {dense / macs:.2f} times the MACs"
     )
     told = {"baseline": name, "dense_macs": dense}
-    return replace(student, model=model), {**settings, "epochs": epochs}, told
+    return replace(student, model=model), replace(config, epochs=epochs), told

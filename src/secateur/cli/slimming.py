@@ -1,21 +1,21 @@
 """What `demo` and `slim` share: run, report, tell."""
 
-from secateur.cli.options import command_line, emit, say
-from secateur.domains.classification import Splits
-from secateur.domains.classification.slimming import SlimConfig, slim
-from secateur.domains.classification.summary import shares_removed, slim_report, stage_numbers
+from secateur.cli.terminal import Answer, command_line, say
+from secateur.reports.formats import formats, write_report
+from secateur.slimming import SlimConfig, slim
+from secateur.slimming.summary import shares_removed, slim_report, stage_numbers
 from secateur.sources import Opened
+from secateur.train import Work
 from secateur.write.checkpoint import PLAN
-from secateur.write.reports import formats, write_report
 
 
-def run_slimming(opened: Opened, data: Splits, config: SlimConfig, *, title: str, as_json: bool) -> None:
-    """Slim a model, write everything, and print the table."""
-    run = slim(opened.model, opened.plan, data, config, say)
+def run_slimming(opened: Opened, data: Work, config: SlimConfig, *, title: str) -> Answer:
+    """Slim a model, write everything, and show the table."""
+    run = slim(opened.model, opened.plan, data.parts, config, say, task=data.task)
     written = {stage.name: stage.folder for stage in run.stages}
     written["plan"] = run.stages[-1].folder / PLAN
     written |= {f"report ({suffix})": config.save / f"report.{suffix}" for suffix in ("html", "md", "json")}
-    report = slim_report(run, data, title=title, command=command_line(), written=written)
+    report = slim_report(run, data.parts, title=title, command=command_line(), written=written)
     for suffix in ("html", "md", "json"):
         write_report(report, config.save / f"report.{suffix}")
     verdict = run.result.verdict
@@ -28,4 +28,4 @@ def run_slimming(opened: Opened, data: Splits, config: SlimConfig, *, title: str
         "achieved_ratio": shares_removed(run)[1],
         "notes": list(run.notes),
     }
-    emit(numbers, formats["text"](report), as_json=as_json)
+    return Answer(numbers, formats["text"](report))

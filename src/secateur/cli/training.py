@@ -1,38 +1,42 @@
 """What `train` and `finetune` share: fit, evaluate, save, tell."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from torch import nn
 
-from secateur.cli.options import emit, example_of, say
+from secateur.cli.terminal import Answer, say
 from secateur.coupling import Groups
-from secateur.domains.classification import Splits
-from secateur.domains.classification.slimming import outlook
 from secateur.errors import RequestError
 from secateur.penalise import Penalty, penalties
 from secateur.pipeline import couple, measure, plan_model
+from secateur.slimming import outlook
 from secateur.sources import Opened
-from secateur.train import Distillation, FitConfig, evaluate, fit
+from secateur.train import Distillation, Figures, FitConfig, Work, fit, judge
 from secateur.write.atomic import atomic_write
 from secateur.write.checkpoint import PLAN, save_model
 
+_STRENGTHS = ", ".join(f"{kind.default_strength:g} for {name}" for name, kind in penalties.items())
+
 
 @dataclass(frozen=True)
-class Sparsity:
+class SparsityOptions:
     """The penalty that a training is asked for.
 
     Attributes:
-        name: A registered penalty, or "none".
-        strength: Its strength; None takes the penalty's own.
-        ratio: Share of the channels that it shall push out, for penalties that must be told which.
-        criterion: What chooses those.
+        sparsity: A penalty, or none.
+        s: Its strength; None takes the penalty's own.
+        ratio: Share of the channels that growing-l2 pushes out.
+        criterion: What chooses those channels.
     """
 
-    name: str = "none"
-    strength: float | None = None
+    sparsity: Annotated[str, typer.Option(help=f"none, or a penalty: {', '.join(penalties)}.")] = "none"
+    s: Annotated[
+        float | None, typer.Option(min=0.0, help=f"Strength of the penalty; default: {_STRENGTHS}.")
+    ] = None
     ratio: float | None = None
     criterion: str = "l1"
 
@@ -44,26 +48,26 @@ class Session:
     Attributes:
         opened: The model to start from.
         data: What to train on.
-        settings: Arguments of `FitConfig`.
+        config: How; which epoch is kept is decided here.
         sparsity: A penalty.
         distillation: A teacher.
         told: Further numbers of the result.
-        before: Validation accuracy of the model to start from; None where its weights are fresh.
+        before: How good the model to start from is on the validation part; None where its weights are fresh.
     """
 
     opened: Opened
-    data: Splits
-    settings: Mapping[str, Any]
-    sparsity: Sparsity = Sparsity()
+    data: Work
+    config: FitConfig
+    sparsity: SparsityOptions = SparsityOptions()
     distillation: Distillation | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
-    before: float | None = None
+    before: Figures | None = None
 
 
-def run_training(session: Session, *, as_json: bool) -> None:
-    """Fit, save the result beside its checkpoints, and print what came out."""
+def run_training(session: Session) -> Answer:
+    """Fit, save the result beside its checkpoints, and tell what came out."""
     opened, data = session.opened, session.data
-    config = FitConfig(**session.settings, keep="best" if session.sparsity.name == "none" else "last")
+    config = replace(session.config, keep="best" if session.sparsity.sparsity == "none" else "last")
     if config.save is None:
         raise RequestError("no folder to save to", do="pass --save FOLDER")
     plan_text = opened.plan.to_json().encode()
@@ -73,76 +77,81 @@ def run_training(session: Session, *, as_json: bool) -> None:
         config,
         _penalty(session, config),
         session.distillation,
+        task=data.task,
         on_checkpoint=lambda folder: atomic_write(folder / PLAN, plan_text),
     )
     folder = save_model(fitted.model, opened.plan, config.save)
-    test = evaluate(fitted.model, data.test, device=config.device, threads=config.threads)
-    cost = measure(fitted.model, example_of(data))
+    test = judge(fitted.model, data.test, data.task, device=config.device, threads=config.threads)
+    cost = measure(fitted.model, data.example)
+    kept = fitted.kept.figures  # None of an epoch that was not validated
     numbers = {
-        "accuracy": test.accuracy,
-        "validation_accuracy": fitted.kept.val_accuracy,
-        "loss": test.loss,
+        **test.values,
+        **({f"validation_{kept.name}": kept.deciding} if kept else {}),
         "epochs": len(fitted.history),
         "kept_epoch": fitted.kept_epoch,
         "near_zero_share": fitted.kept.near_zero_share,
         "params": cost.params,
         "macs": cost.macs,
         "saved": str(folder),
+        "notes": list(fitted.notes),
         **session.told,
     }
-    lines = [f"{fitted}; {test.accuracy * 100:.2f} % of {test.n} test images right"]
-    if session.before is not None:
-        numbers["validation_accuracy_before"] = session.before
-        if fitted.kept.val_accuracy < session.before:
+    lines = [f"{fitted}; {data.task.tell(test, 'test')}", *fitted.notes]
+    before = session.before
+    if before is not None:
+        numbers[f"validation_{before.name}_before"] = before.deciding
+        if kept and before.is_better_than(kept):
             lines.append(
-                f"worse than before the training ({session.before * 100:.2f} % of the validation images): "
+                f"worse than before the training ({data.task.tell(before, 'validation')}): "
                 "train longer or with a lower --lr, or keep the model that it started from"
             )
-    emit(numbers, "\n".join([*lines, f"wrote {_listed(folder)}"]), as_json=as_json)
+    return Answer(numbers, "\n".join([*lines, f"wrote {_listed(folder)}"]))
 
 
 def _penalty(session: Session, config: FitConfig) -> Penalty | None:
     """The penalty on prunable groups, and a word on what it acts on."""
     asked, model = session.sparsity, session.opened.model
-    kind = None if asked.name == "none" else penalties[asked.name]
+    kind = None if asked.sparsity == "none" else penalties[asked.sparsity]
     if asked.ratio is not None and (kind is None or not kind.needs_keep):
+        what = f"--sparsity {asked.sparsity} pushes no chosen channels out"
+        do = "choose --sparsity growing-l2, or leave --ratio for secateur prune"
+        raise RequestError(f"--ratio {asked.ratio:g} was given, but {what}", do=do)
+    if kind is None and asked.s is not None:
         raise RequestError(
-            f"--ratio {asked.ratio:g} was given, but --sparsity {asked.name} pushes no chosen channels out",
-            do="choose --sparsity growing-l2, or leave --ratio for secateur prune",
-        )
-    if kind is None and asked.strength is not None:
-        raise RequestError(
-            f"--s {asked.strength:g} was given without a penalty",
+            f"--s {asked.s:g} was given without a penalty",
             do="choose one with --sparsity, such as bn-l1",
         )
     if kind is None:
         return None
-    strength = kind.default_strength if asked.strength is None else asked.strength
-    groups = couple(model, example_of(session.data))
+    strength = kind.default_strength if asked.s is None else asked.s
+    groups = couple(model, session.data.example)
     keep = _keep(model, session, asked) if kind.needs_keep else None
     penalty = kind.of(model, groups, strength, keep)
     say(_described(penalty, asked, groups, session, config))
     return penalty
 
 
-def _keep(model: nn.Module, session: Session, asked: Sparsity) -> dict[str, tuple[int, ...]]:
+def _keep(model: nn.Module, session: Session, asked: SparsityOptions) -> dict[str, tuple[int, ...]]:
     if asked.ratio is None:
         raise RequestError(
-            f"--sparsity {asked.name} must know how many channels will go",
+            f"--sparsity {asked.sparsity} must know how many channels will go",
             do="pass --ratio, such as --ratio 0.5",
         )
-    example, seed = example_of(session.data), int(session.settings["seed"])
+    example, seed = session.data.example, session.config.seed
     return plan_model(model, example, ratio=asked.ratio, criterion=asked.criterion, seed=seed).keep
 
 
-def _described(penalty: Penalty, asked: Sparsity, groups: Groups, session: Session, config: FitConfig) -> str:
-    if asked.name == "bn-l1":
+def _described(
+    penalty: Penalty, asked: SparsityOptions, groups: Groups, session: Session, config: FitConfig
+) -> str:
+    if asked.sparsity == "bn-l1":
         scales = penalty.scales
         initial = sum(float(scale.detach().abs().mean()) for scale in scales) / len(scales)
         return str(outlook(config, penalty.strength, len(session.data.train), initial))
     channels = sum(group.size for group in groups.prunable)
     share = "all" if asked.ratio is None else f"{asked.ratio * 100:g} %"
-    on = f"{asked.name} with s={penalty.strength:g} on {share} of {channels} channels and all that goes along"
+    on = f"{asked.sparsity} with s={penalty.strength:g}"
+    on += f" on {share} of {channels} channels and all that goes along"
     if asked.ratio is not None:
         return on
     count = sum(parameter.numel() for parameter in penalty.parameters)

@@ -1,17 +1,8 @@
-"""What a budget is measured with: a meter for what is counted, a gauge for what is timed."""
+"""What predicts a latency: a meter of milliseconds, and what its kernels work on at once."""
 
 from dataclasses import dataclass
 
-from secateur.costs.memory import memory_meter
-from secateur.costs.meter import Meter, macs_meter, params_meter, size_meter
-from secateur.coupling import Groups
-
-_METERS = {
-    "macs": macs_meter,
-    "params": params_meter,
-    "size_bytes": size_meter,
-    "memory": memory_meter,
-}
+from secateur.costs.meter import CostMeter
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +16,6 @@ class Gauge:
         whole_ms: What the uncut model was measured to take; None for what the meter says of it.
     """
 
-    meter: Meter
+    meter: CostMeter
     block: int
     whole_ms: float | None = None
-
-
-def meter_of(kind: str, groups: Groups) -> Meter | None:
-    """The meter of a counted budget; None where channels are counted."""
-    make = _METERS.get(kind)
-    return None if make is None else make(groups)

@@ -346,7 +346,7 @@ def table_from_json(text: bytes, machine: Mapping[str, str]) -> dict[str, float]
         if found["machine"] != dict(machine):
             return {}
         return {str(key): float(value) for key, value in found["ms"].items() if float(value) > 0}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

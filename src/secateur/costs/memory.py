@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from secateur.costs.meter import Meter, Term, item_bytes, size_term, size_terms
+from secateur.costs.meter import CostMeter, Term, item_bytes, size_term, size_terms
 from secateur.coupling import Groups
 from secateur.coupling.rule import traits_of
 from secateur.graph.node import Graph, Node, Ref, first_operand, refs_in
 from secateur.graph.trait import Trait
 
 
-def memory_meter(groups: Groups) -> Meter:
+def memory_meter(groups: Groups) -> CostMeter:
     """Measures the peak memory in bytes of a forward pass, weights included."""
     weights = size_terms(groups)
     terms, spans = _activations(groups)
@@ -34,7 +34,7 @@ def memory_meter(groups: Groups) -> Meter:
     def join(each: NDArray[np.float64]) -> float:
         return float(each[: len(weights)].sum() + peak(each[len(weights) :]))
 
-    return Meter([*weights, *terms], join)
+    return CostMeter([*weights, *terms], join)
 
 
 def activation_bytes(groups: Groups) -> int:

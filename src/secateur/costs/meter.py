@@ -38,7 +38,7 @@ class Term:
     axes: frozenset[Axis]
 
 
-class Meter:
+class CostMeter:
     """Measures a cost again and again, while a few axes change.
 
     Args:
@@ -48,7 +48,7 @@ class Meter:
     Example:
         >>> from secateur.graph.axes import product
         >>> rows, columns = Axis(8), Axis(4)
-        >>> meter = Meter([size_term([rows, columns]), size_term([rows], 2.0)])
+        >>> meter = CostMeter([size_term([rows, columns]), size_term([rows], 2.0)])
         >>> meter.at({}), meter.at({rows: 3})
         (48.0, 18.0)
         >>> meter.move({columns: 2}), meter.move({columns: 4})      # rows are still 3
@@ -95,14 +95,14 @@ def leaves_of(dims: Iterable[Expr]) -> frozenset[Axis]:
     return frozenset(leaf for dim in dims for leaf in axes_in(resolve(dim)))
 
 
-def params_meter(groups: Groups) -> Meter:
+def params_meter(groups: Groups) -> CostMeter:
     """Counts parameters; tied ones once."""
-    return Meter([size_term(groups.findings.dims[value]) for value in _stored(groups, {"parameter"})])
+    return CostMeter([size_term(groups.findings.dims[value]) for value in _stored(groups, {"parameter"})])
 
 
-def macs_meter(groups: Groups) -> Meter:
+def macs_meter(groups: Groups) -> CostMeter:
     """Counts the multiply-accumulates of one forward pass on the recorded inputs."""
-    return Meter([size_term(term) for terms in groups.findings.macs.values() for term in terms])
+    return CostMeter([size_term(term) for terms in groups.findings.macs.values() for term in terms])
 
 
 def size_terms(groups: Groups) -> list[Term]:
@@ -113,9 +113,9 @@ def size_terms(groups: Groups) -> list[Term]:
     ]
 
 
-def size_meter(groups: Groups) -> Meter:
+def size_meter(groups: Groups) -> CostMeter:
     """Counts the bytes of parameters and buffers."""
-    return Meter(size_terms(groups))
+    return CostMeter(size_terms(groups))
 
 
 def _stored(groups: Groups, kinds: set[str]) -> list[int]:

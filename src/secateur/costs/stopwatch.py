@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from secateur.capture import as_call
+from secateur.capture.outside import outside_kept
+from secateur.capture.randomness import OwnNumbers
+from secateur.capture.shadow import shadow
+from secateur.capture.unwrap import require_whole
 from secateur.errors import RequestError
 
 
@@ -56,7 +60,7 @@ def latency(
     """Time the forward pass in eval mode.
 
     Args:
-        model: The model; its training mode is restored.
+        model: The model; a copy of it is timed, or itself where it is compiled.
         example_inputs: A tensor, a tuple of positional inputs or a dict of keyword inputs.
         repeats: Timed passes; fewer if `limit_s` runs out, at least three.
         warmup: Passes before the first timed one.
@@ -70,27 +74,81 @@ def latency(
         >>> latency(nn.Linear(4, 2), torch.zeros(8, 4), repeats=5).batch
         8
     """
+    require_whole(model)
     if repeats < 3:
         raise RequestError(f"repeats is {repeats}", ["allowed: 3 or more"], "raise it: quartiles need three")
     if threads is not None and threads < 1:
         raise RequestError(f"threads is {threads}", ["allowed: 1 or more"], "raise it")
+    return _timed(_to_time(model), example_inputs, repeats, warmup, threads, limit_s)
+
+
+def _to_time(model: nn.Module) -> nn.Module:
+    """A copy of a model, as a run may leave something behind in it; a compiled one would be compiled anew."""
+    inner = (
+        module for module in model.modules() if hasattr(module, "_orig_mod") or module._compiled_call_impl
+    )
+    return shadow(model) if next(inner, None) is None else model
+
+
+def _timed(
+    model: nn.Module, example_inputs: Any, repeats: int, warmup: int, threads: int | None, limit_s: float
+) -> Latency:
+    times = passes_ms(model, example_inputs, repeats, warmup=warmup, threads=threads, limit_s=limit_s)
+    return latency_of(times, example_inputs, torch.get_num_threads() if threads is None else threads)
+
+
+def latency_of(times: Sequence[float], example_inputs: Any, threads: int) -> Latency:
+    """Median and quartiles of the milliseconds of some passes.
+
+    Args:
+        times: At least two.
+        example_inputs: What they were given.
+        threads: Threads inside an operator.
+    """
+    first = _first(example_inputs)
+    lower, median, upper = statistics.quantiles(times, n=4, method="inclusive")
+    batch = first.shape[0] if first.dim() else 1
+    return Latency(median, lower, upper, len(times), threads, batch, str(first.device))
+
+
+def _first(example_inputs: Any) -> torch.Tensor:
+    leaves = pytree.tree_leaves(as_call(example_inputs))
+    return next(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+
+def passes_ms(
+    model: nn.Module,
+    example_inputs: Any,
+    repeats: int,
+    *,
+    warmup: int,
+    threads: int | None,
+    limit_s: float = float("inf"),
+) -> list[float]:
+    """The milliseconds of each of some passes of a model itself, in eval mode.
+
+    Args:
+        model: The model.
+        example_inputs: What it is given.
+        repeats: Timed passes; fewer if `limit_s` runs out, at least three of those.
+        warmup: Passes before them, at least one.
+        threads: Threads inside an operator; None leaves PyTorch's.
+        limit_s: Seconds after which no further pass is started.
+    """
     args, kwargs = as_call(example_inputs)
-    first = next(leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
+    device = _first(example_inputs).device
     times: list[float] = []
-    with quiet(model, threads), torch.inference_mode():
-        for _ in range(warmup):
+    with quiet(model, threads), torch.inference_mode(), untouching(model, args, kwargs):
+        for _ in range(warmup - 1):
             model(*args, **kwargs)
         started = time.perf_counter()
         while len(times) < repeats and (len(times) < 3 or time.perf_counter() - started < limit_s):
-            _synchronise(first.device)
+            synchronise(device)
             begin = time.perf_counter()
             model(*args, **kwargs)
-            _synchronise(first.device)
+            synchronise(device)
             times.append(1000 * (time.perf_counter() - begin))
-        used = torch.get_num_threads()
-    lower, median, upper = statistics.quantiles(times, n=4, method="inclusive")
-    batch = first.shape[0] if first.dim() else 1
-    return Latency(median, lower, upper, len(times), used, batch, str(first.device))
+    return times
 
 
 def latency_in_turn(
@@ -120,13 +178,26 @@ def latency_in_turn(
         [8, 8]
     """
     times: list[list[Latency]] = [[] for _ in models]
+    copies = [_to_time(model) for model in models]
     for _ in range(rounds):
-        for found, model in zip(times, models, strict=True):
-            found.append(latency(model, example_inputs, repeats=repeats, warmup=warmup, threads=threads))
+        for found, model in zip(times, copies, strict=True):
+            found.append(_timed(model, example_inputs, repeats, warmup, threads, limit_s=10.0))
     return [min(found, key=lambda one: one.median_ms) for found in times]
 
 
-def _synchronise(device: torch.device) -> None:
+@contextmanager
+def untouching(model: nn.Module, args: Any, kwargs: Any) -> Iterator[None]:
+    """Run a model once, then leave nothing behind of its runs: no table beside it, no number drawn."""
+    with outside_kept(model):
+        numbers = OwnNumbers()
+        with numbers:
+            model(*args, **kwargs)
+        with numbers if numbers.has_drawn else nullcontext():  # it takes time at every operator
+            yield
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what a device still has to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -48,6 +48,7 @@ class Call:
         self.graph = graph
         self.node = node
         self.findings = findings
+        self.is_unused = node.index in graph.unused
 
     def __contains__(self, name: str) -> bool:
         """Whether a tensor argument is present."""
@@ -94,8 +95,9 @@ class Call:
         equate(left, right, self.node)
 
     def protect(self, expr: Expr, reason: str, *, structural: bool = False) -> None:
-        """Forbid to cut a dim."""
-        protect(expr, f"{reason}: {self.node}", structural=structural)
+        """Forbid to cut a dim; what an unused call reads of it does not count."""
+        if not self.is_unused:
+            protect(expr, f"{reason}: {self.node}", structural=structural)
 
     def fixed(self, size: int, reason: str, *, structural: bool = False) -> Expr:
         """A fresh dim that may not be cut."""
@@ -107,14 +109,18 @@ class Call:
 
     def balance(self, exprs: Sequence[Expr], reason: str) -> None:
         """Demand that dims keep equal counts."""
-        self.findings.balanced.append((list(exprs), f"{reason}: {self.node}"))
+        if not self.is_unused:
+            self.findings.balanced.append((list(exprs), f"{reason}: {self.node}"))
 
     def multiple(self, expr: Expr, number: int) -> None:
         """Demand that a dim keeps a multiple of so many positions."""
-        self.findings.multiples.append((expr, number))
+        if not self.is_unused:
+            self.findings.multiples.append((expr, number))
 
     def renormalise(self, expr: Expr, what: str) -> None:
         """Mark that the operator takes statistics over a dim."""
+        if self.is_unused:
+            return
         renormalise(expr, f"{what}: {self.node}")
         self.findings.renormalised.setdefault(self.node.index, []).append(expr)
 

@@ -1,39 +1,51 @@
-"""Where two free axes multiply, such as heads and their width, one of them is chosen to be cut."""
+"""Where free axes multiply, such as heads and their width, a choice says which of them may be cut."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 from secateur.coupling.call import Findings
 from secateur.coupling.rule import traits_of
 from secateur.graph.axes import Axis, Expr, Product, Sum, leaves, protect, resolve
 from secateur.graph.node import Graph, Ref
 from secateur.graph.trait import Trait
+from secateur.registry import Registry
+
+AxesChoice: TypeAlias = Callable[[Sequence[Expr], Sequence[Expr]], Sequence[Expr]]
+"""From the free factors of a product, the outer ones first, and those of them that are not coarse, to those
+that may be cut."""
+
+axes_choices: Registry[AxesChoice] = Registry("axes")
+axes_choices.add("heads", lambda free, fine: (fine or free)[:1])
+axes_choices.add("widths", lambda free, fine: free[-1:])
+axes_choices.add("both", lambda free, fine: free)
 
 
-def choose_one_factor(graph: Graph, findings: Findings, *, cut_outer: bool) -> None:
-    """Protect all factors but one of every product in which several are free.
+def choose_factors(graph: Graph, findings: Findings, axes: str) -> None:
+    """Protect the factors that are not chosen of every product in which several are free.
 
-    The outer axis is chosen (whole heads, whole groups) or the inner one (their widths). The groups of a
-    convolution are an exception: if they are fewer than the channels in each, two of 32 say, the channels are
-    cut, as half of two groups is one.
+    The groups of a convolution are coarse if they are fewer than the channels in each, two of 32 say: half of
+    two groups is one.
 
     Args:
         graph: The record.
         findings: What coupling found; axes get their reasons here.
-        cut_outer: Choose the outer axis, else the inner one.
+        axes: Which factors may be cut, a registered name.
+
+    Raises:
+        RequestError: There is no such choice.
     """
-    coarse = _coarse(graph, findings) if cut_outer else set()
+    choose = axes_choices[axes]
+    coarse = _coarse(graph, findings)
     for product in _products(graph, findings):
         free = _free(product)
         if len(free) < 2:
             continue
-        fine = [part for part in free if not coarse.issuperset(leaves(part))] or free
-        chosen = fine[0] if cut_outer else fine[-1]
-        held = set(leaves(chosen))
+        chosen = choose(free, [part for part in free if not coarse.issuperset(leaves(part))])
+        held = {leaf for part in chosen for leaf in leaves(part)}
         for other in free:
             if not held.issuperset(leaves(other)):
-                inside = other is free[0]
-                why = "inside its blocks: their" if inside else "by whole blocks: its outer"
-                protect(other, f"cut {why} axis {chosen!r} is free")
+                why = "inside its blocks: their" if other is free[0] else "by whole blocks: its outer"
+                protect(other, f"cut {why} axis {chosen[0]!r} is free")
 
 
 def _products(graph: Graph, findings: Findings) -> Iterator[Product]:

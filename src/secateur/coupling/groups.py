@@ -12,7 +12,7 @@ from rich.table import Table
 
 from secateur.coupling.call import Findings
 from secateur.coupling.rule import is_norm_scale
-from secateur.errors import RequestError
+from secateur.errors import RequestError, prefix_hint
 from secateur.graph.axes import Axis, Expr, explain, leaves
 from secateur.graph.keep import count
 from secateur.graph.node import Graph, Ref
@@ -67,6 +67,13 @@ class Group:
         reason: Why no channel may be removed; None if channels may.
         renormalised: Why removing a channel changes a statistic; None if it does not.
         multiple: A kernel wants a multiple of so many channels.
+
+    Example:
+        >>> import torch, secateur as sc
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> print(sc.couple(model, torch.zeros(1, 4))["0"])
+        0: 8 channels, free
+          0.weight[0], 0.bias[0], 1.weight[1]
     """
 
     name: str
@@ -86,6 +93,21 @@ class Group:
         """Whether channels may be removed."""
         return self.reason is None
 
+    @property
+    def status(self) -> str:
+        """Whether channels may be removed, and why not, in words."""
+        if self.reason:
+            return f"protected: {self.reason}"
+        return f"free, renormalised: {self.renormalised}" if self.renormalised else "free"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.size} channels, {self.status}\n  {self.shown_members(8)}"
+
+    def shown_members(self, most: int) -> str:
+        """The first members as words, and how many more there are."""
+        more = len(self.members) - most
+        return ", ".join(map(str, self.members[:most])) + (f" and {more} more" if more > 0 else "")
+
     def matches(self, pattern: str) -> bool:
         """Whether the group's name, or the tensor or module of a producing member, fits a pattern."""
         names = {self.name}
@@ -104,6 +126,7 @@ class Groups:
         findings: What the rules found.
         all: Every group, protected ones included, in the order of the network.
         ties: Groups that must keep equal counts, by name, with the reason.
+        offered: The only counts that a group may keep, ascending, by name; of others any.
 
     Example:
         >>> import torch, secateur as sc
@@ -122,6 +145,7 @@ class Groups:
     findings: Findings = field(repr=False)
     all: tuple[Group, ...]
     ties: tuple[tuple[tuple[str, ...], str], ...] = ()
+    offered: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.all)
@@ -131,7 +155,8 @@ class Groups:
 
     def __getitem__(self, name: str) -> Group:
         if name not in self.by_name:
-            raise RequestError(f"no group is called '{name}'", [f"groups: {', '.join(self.by_name)}"])
+            hint = prefix_hint(self.by_name, [name], "the groups")
+            raise RequestError(f"no group is called '{name}'", [*hint, f"groups: {', '.join(self.by_name)}"])
         return self.by_name[name]
 
     @cached_property
@@ -193,17 +218,7 @@ class Groups:
         """The table that `print` shows: group, size, members, protected and the reason."""
         table = Table("group", "size", "members", "status", title=f"{len(self)} groups", title_justify="left")
         for group in self.all:
-            shown = [str(member) for member in group.members[:4]]
-            more = len(group.members) - len(shown)
-            status = f"protected: {group.reason}" if group.reason else "free"
-            if group.renormalised and not group.reason:
-                status = f"free, renormalised: {group.renormalised}"
-            table.add_row(
-                group.name,
-                str(group.size),
-                ", ".join(shown) + (f" and {more} more" if more else ""),
-                status,
-            )
+            table.add_row(group.name, str(group.size), group.shown_members(4), group.status)
         return table
 
     def __str__(self) -> str:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from secateur.coupling.groups import Group
-from secateur.graph.keep import Places
+from secateur.graph.keep import DimPlaces
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,9 @@ class Share:
     def _is_dim(self) -> bool:
         """Whether the channels are the positions of one dim, as they mostly are."""
         first = self.slices[0]
-        return len(self.slices) == 1 and torch.equal(first.places[:, 0], torch.arange(first.size))
+        if len(self.slices) != 1 or len(first.places) != first.size:
+            return False
+        return bool((first.places[:, 0] == torch.arange(first.size, device="cpu")).all())
 
     def _index(self, device: torch.device) -> tuple[Tensor, ...]:
         """Into the dims of the slices: (channels, places in the first, places in the second, ...)."""
@@ -139,6 +141,6 @@ def shares_in(group: Group, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Sh
         # A second dim of a tensor already seen counts; a second name of it does not.
         if tensor is None or first.setdefault(id(tensor), member.tensor) != member.tensor:
             continue
-        places = torch.from_numpy(Places(member.expr).of(group.axis))
+        places = torch.from_numpy(DimPlaces(member.expr).of(group.axis))
         slices.setdefault(member.tensor, []).append(Slice(member.dim, tensor.shape[member.dim], places))
     return {name: tuple(shares_of(found)) for name, found in slices.items()}

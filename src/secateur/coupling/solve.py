@@ -1,23 +1,19 @@
 """Solve a recorded graph: apply each node's rule, then gather the dims that share an axis."""
 
-import fnmatch
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import gcd, lcm, prod
 
 from secateur.coupling.call import Call, Findings
-from secateur.coupling.factors import choose_one_factor
+from secateur.coupling.factors import choose_factors
 from secateur.coupling.groups import Group, Groups, Member
+from secateur.coupling.protect import protect_by_name
 from secateur.coupling.rule import rule_of, traits_of
 from secateur.coupling.rules.elementwise import pointwise
-from secateur.errors import RequestError
 from secateur.graph.axes import Axis, Expr, MisalignedError, Product, Sum, axis, leaves, protect, resolve
 from secateur.graph.node import Graph, Node
 from secateur.graph.trait import Trait
-
-AXES = ("heads", "widths", "both")
-"""What is cut where two free axes multiply."""
 
 STRICT = "SECATEUR_STRICT"
 """The environment variable that makes a bug in a rule an error; the tests set it."""
@@ -35,7 +31,7 @@ def couple_graph(
         graph: The record.
         protected: Patterns of module or parameter names whose tensors must keep their shapes.
         vetoes: Groups that may not be cut, by name, with the reason.
-        axes: What is cut where two free axes multiply: the outer ("heads"), the inner ("widths") or "both".
+        axes: What is cut where two free axes multiply, a name of `secateur.coupling.factors`.
 
     Returns:
         The groups, protected ones included, each with its reason.
@@ -43,10 +39,8 @@ def couple_graph(
     Raises:
         RequestError: A pattern fits no module and no parameter, or there are no such axes.
     """
-    if axes not in AXES:
-        raise RequestError(f"unknown axes '{axes}'", do=f"choose one of {', '.join(AXES)}")
     findings = solve(graph)
-    _protect_by_name(graph, findings, protected)
+    protect_by_name(graph, findings, protected)
     for index in graph.outputs:
         for dim in findings.dims[index]:
             protect(dim, "model output")
@@ -57,10 +51,9 @@ def couple_graph(
     for leaf, name in names.items():
         if vetoes and name in vetoes:
             protect(leaf, vetoes[name])
-    if axes != "both":
-        choose_one_factor(graph, findings, cut_outer=axes == "heads")
+    choose_factors(graph, findings, axes)
     ties = _ties(findings, members)
-    multiples = _multiples(findings)
+    multiples = multiples_of(findings.multiples)
     groups = tuple(
         Group(name, leaf, tuple(members[leaf]), leaf.reason, leaf.renormalised, multiples.get(leaf, 1))
         for leaf, name in names.items()
@@ -83,28 +76,6 @@ def solve(graph: Graph) -> Findings:
     for node in graph.nodes:
         _apply(graph, node, findings)
     return findings
-
-
-def _protect_by_name(graph: Graph, findings: Findings, patterns: Sequence[str]) -> None:
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        hits = [name for name in graph.tensors if _fits(name, pattern)]
-        if not hits:
-            raise RequestError(
-                f"protect pattern '{pattern}' fits no module and no parameter",
-                [f"modules: {', '.join(sorted({name.split('.')[0] for name in graph.tensors}))}, ..."],
-                "give a name, or a pattern such as 'layer4.*'",
-            )
-        for name in hits:
-            for dim in findings.dims[graph.tensors[name]]:
-                for leaf in leaves(dim):
-                    if leaf.reason is None:
-                        protect(leaf, f"asked for by protect='{pattern}'")
-
-
-def _fits(name: str, pattern: str) -> bool:
-    """Whether a pattern fits a tensor's name or one of the modules around it."""
-    parts = name.split(".")
-    return any(fnmatch.fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 
 
 def _apply(graph: Graph, node: Node, findings: Findings) -> None:
@@ -155,7 +126,7 @@ def _protect_unread(graph: Graph, findings: Findings) -> None:
     for node in graph.nodes:
         if traits_of(node) & (Trait.MOVES | Trait.REPEATS):
             waiting.extend((node, *parts) for parts in _left_behind(graph, findings, node, given))
-        else:
+        elif node.index not in graph.unused:
             read |= _axes_of(findings, node.reads) - _axes_of(findings, node.makes)
     for node, taken, left in waiting:
         for leaf in taken | left if left - read else ():
@@ -182,10 +153,18 @@ def _axes_of(findings: Findings, values: Iterable[int]) -> set[Axis]:
 
 
 def _protect_unused(graph: Graph, findings: Findings) -> None:
+    """Leave tensors whole that nothing reads, or only calls whose results nobody sees.
+
+    The dims that those calls share with what is used go with it, as of a norm whose result is thrown away.
+    """
+    used = [node for node in graph.nodes if node.index not in graph.unused] if graph.unused else []
+    shared = _axes_of(findings, (value for node in used for value in (*node.reads, *node.makes)))
     for value in graph.names:
-        if not graph.readers[value]:
+        readers = graph.readers[value]
+        if all(node.index in graph.unused for node in readers):
             for dim in findings.dims[value]:
-                protect(dim, "not used in the forward pass")
+                if not readers or shared.isdisjoint(leaves(dim)):
+                    protect(dim, "not used in the forward pass")
 
 
 def _ties(findings: Findings, members: Mapping[Axis, list[Member]]) -> list[tuple[set[Axis], str]]:
@@ -239,17 +218,23 @@ def _tie(exprs: list[Expr], tied: set[Axis]) -> bool:
     return all(_tie(list(column), tied) for column in zip(*parts, strict=True))
 
 
-def _multiples(findings: Findings) -> dict[Axis, int]:
-    """Of how many positions each axis must keep a multiple, so that every dim of a picky kernel does."""
+def multiples_of(demands: Iterable[tuple[Expr, int]]) -> dict[Axis, int]:
+    """Of how many positions each axis must keep a multiple, so that every dim of a picky kernel does.
+
+    Args:
+        demands: Dims with the number of which each must keep a multiple.
+    """
     multiples: dict[Axis, int] = {}
-    for expr, number in findings.multiples:
+    for expr, number in demands:
         stack = [(resolve(expr), number)]
         while stack:
             top, wanted = stack.pop()
             if isinstance(top, Axis):
                 multiples[top] = lcm(multiples.get(top, 1), wanted)
             elif isinstance(top, Sum):
-                stack.extend((term, wanted) for term in top.terms)
+                stack.extend(
+                    (term, wanted // gcd(wanted, times)) for term, times in Counter(top.terms).items()
+                )
             else:
                 fixed = [part for part in top.factors if all(leaf.reason for leaf in leaves(part))]
                 rest = wanted // gcd(wanted, prod(part.size for part in fixed))

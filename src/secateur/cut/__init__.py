@@ -2,15 +2,20 @@
 
 from secateur.cut.attributes import attributes_of
 from secateur.cut.corrections import Correction
-from secateur.cut.follow import Followed, follow_integers, hold_scalars, predict
+from secateur.cut.follow import INFERRING, Followed, follow_integers, joined, predict
 from secateur.cut.slicing import slice_model
+from secateur.cut.unread import follow_lists, follow_unread, stale_integers
 
 __all__ = [
+    "INFERRING",
     "Correction",
     "Followed",
     "attributes_of",
     "follow_integers",
-    "hold_scalars",
+    "follow_lists",
+    "follow_unread",
+    "joined",
     "predict",
     "slice_model",
+    "stale_integers",
 ]

@@ -1,176 +1,166 @@
-"""Corrections: numbers that a module's Python computes or holds, passed on as what they must be after a cut.
+"""Corrections: numbers that a module's code computes, replaced in it by what they must be after a cut.
 
-Where code derives a width from the shape of its input (`B, N, C = x.shape; ...; x.reshape(B, N, C)`), no
-attribute can tell it of a cut. The module gets a subclass of its own class whose `forward` runs the same
-Python under a `TorchFunctionMode` that replaces one number of one call.
+The module gets a subclass of its own class, whose methods are its source with an expression replaced by a
+number that the module holds (`cut/edits.py`). Nothing stands between the model and PyTorch when it runs.
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+import ast
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from math import isclose
-from typing import Any
+from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from secateur.capture.opened import opened
-from secateur.capture.tracer import Traced
+from secateur.capture.places import CodePlace
+from secateur.capture.source import SourceMissingError
+from secateur.cut.edits import Edit, edited_methods
 from secateur.errors import CutError
 
-_ATTRIBUTE = "_secateur_corrections"
+_PREFIX = "_pruned_"
 
 
 @dataclass(frozen=True)
 class Correction:
-    """One number of one call in the forward of a module.
+    """One number that the code of a module passes to PyTorch.
 
     Attributes:
-        function: Name of the function or method of PyTorch.
-        ordinal: Which call of a function of that name since the module's forward began, from 1.
-        position: Which of the call's numbers.
-        was: What the cut model computes there; anything else is refused.
+        place: Where it is written.
+        number: Name of the attribute of the module that is passed instead.
+        was: What the cut model would compute there.
         now: What it must be.
-        is_factor: The number is `was` times a size that no plan cuts (the batch), which stays.
+        form: "number" where `now` takes its place; "factor" where `was` is a factor of it, the others being
+            sizes that differ from run to run, such as the batch; "offset" where such sizes are added to it;
+            "inferred" for the -1 of a view, where one line needs many numbers.
     """
 
-    function: str
-    ordinal: int
-    position: int
+    place: CodePlace
+    number: str
     was: int | float
     now: int | float
-    is_factor: bool = False
+    form: Literal["number", "factor", "offset", "inferred"] = "number"
 
-    def apply(self, number: Any) -> int | float:
-        """The corrected number.
+    @property
+    def numbers(self) -> dict[str, int | float]:
+        """The attributes that the module gets."""
+        if self.form == "inferred":
+            return {}
+        if self.form == "factor":
+            return {self.number: self.now, divisor_of(self.number): self.was}
+        return {self.number: self.now - self.was if self.form == "offset" else self.now}
 
-        Raises:
-            CutError: The code computes another number than when the cut was made.
-        """
-        times = 1
-        if self.is_factor and number % self.was == 0:
-            times = number // self.was
-        if not isclose(number, times * self.was, rel_tol=1e-6):
-            raise CutError(
-                f"call {self.ordinal} of {self.function} passes {number}, the plan corrects {self.was}",
-                do="the model takes another path than when it was cut; cut it with inputs that take this one",
-            )
-        return times * self.now
+    def serves(self, passed: float, needed: float) -> bool:
+        """Whether a run that passes a number passes the one that it needs with this correction."""
+        if self.form == "offset":
+            return passed + self.now - self.was == needed
+        if self.form == "factor":
+            return passed % self.was == 0 and passed // self.was * self.now == needed
+        return self.now == needed
+
+    def replace(self, old: ast.expr, module: ast.expr) -> ast.expr:
+        """The expression with the number of the module in it."""
+        if self.form == "inferred":
+            return ast.UnaryOp(ast.USub(), ast.Constant(1))
+        number: ast.expr = ast.Attribute(module, self.number, ast.Load())
+        if self.form == "offset":
+            return ast.BinOp(old, ast.Add(), number)
+        if self.form == "factor":
+            divisor = ast.Attribute(module, divisor_of(self.number), ast.Load())
+            return ast.BinOp(ast.BinOp(old, ast.FloorDiv(), divisor), ast.Mult(), number)
+        return number
 
     def __str__(self) -> str:
-        return f"{self.function} (call {self.ordinal}): {self.was} -> {self.now}"
+        return f"{self.place}: {'-1' if self.form == 'inferred' else f'{self.was} -> {self.now}'}"
 
 
-class Corrected:
-    """Mixed into the class of a module whose calls are corrected."""
+def number_name(at: int) -> str:
+    """The name of a module's number, from 0."""
+    return f"{_PREFIX}{at}"
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's own forward with some numbers replaced."""
-        with _Correcting(getattr(self, _ATTRIBUTE)):
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle and copy by the original class, as the subclass has no name that could be imported."""
-        return _rebuild, (type(self).__mro__[2],), self.__dict__
+def divisor_of(number: str) -> str:
+    """The name of the number that goes with a factor."""
+    return f"{number}_of"
 
 
 def correct(module: nn.Module, corrections: Sequence[Correction]) -> None:
-    """Correct the calls of a module, in place.
+    """Correct the code of a module, in place.
 
     Args:
         module: A module of the cut model.
         corrections: What to replace.
+
+    Raises:
+        CutError: Its code is not the one that the corrections were made for.
     """
-    module.__dict__[_ATTRIBUTE] = (*module.__dict__.get(_ATTRIBUTE, ()), *corrections)
-    if not isinstance(module, Corrected):
-        kind: Any = type(module)
-        module.__class__ = _corrected_class(kind)
-        if isinstance(module, nn.MultiheadAttention):
-            module.register_forward_hook(keep_off_fast_path)
+    module.__class__ = _corrected_class(module, tuple(corrections))
+    for correction in corrections:
+        for name, number in correction.numbers.items():
+            setattr(module, name, number)
+        _follow_class(module, correction.place.method)
+    if isinstance(module, nn.MultiheadAttention):
+        module.register_forward_hook(keep_off_fast_path)
+
+
+def _follow_class(module: nn.Module, method: str) -> None:
+    """Let methods that the instance holds be the new ones of its class."""
+    for name, held in list(vars(module).items()):
+        if getattr(held, "__self__", None) is module and getattr(held, "__name__", "") == method:
+            module.__dict__[name] = getattr(type(module), method).__get__(module)
 
 
 def keep_off_fast_path(*_: Any) -> None:
     """Do nothing, as a hook: the fused attention computes head widths itself, hooked modules excepted."""
 
 
-@cache
-def _corrected_class(kind: Any) -> Any:
-    members: dict[str, Any] = {
-        "__module__": kind.__module__,
-        "__qualname__": kind.__qualname__,
-        "__doc__": kind.__doc__,
-    }
-    return type(kind.__name__, (Corrected, kind), members)
+_CLASSES: WeakValueDictionary[tuple[type, tuple[Correction, ...]], Any] = WeakValueDictionary()
 
 
-def _rebuild(kind: type) -> nn.Module:
-    made = _corrected_class(kind)
-    result: nn.Module = made.__new__(made)
-    return result
+def _corrected_class(module: nn.Module, corrections: tuple[Correction, ...]) -> Any:
+    """A subclass of a module's class with its corrected code; the same for the same corrections."""
+    kind = type(module)
+    key = (kind, tuple(correction_without_values(one) for one in corrections))
+    made = _CLASSES.get(key)
+    if made is None:
+        edits = [Edit(one.place, one.replace) for one in corrections]
+        members: dict[str, Any] = {}
+        bases = [kind]
+        try:
+            edited = edited_methods(module, edits)
+        except SourceMissingError as error:
+            raise CutError(
+                f"the code of {kind.__name__} cannot follow the cut: {error}",
+                do="use the version of the code that the cut was made with, or cut the model anew",
+            ) from error
+        for base, methods in edited:
+            if base is None:
+                members.update(methods)
+            else:
+                bases.append(_subclass(base, (base,), methods))
+        first, before = getattr(kind, "_pruned_from", (kind, ()))
+        members |= {"_pruned_from": (first, (*before, key[1])), "__reduce_ex__": _reduce}
+        made = _CLASSES[key] = _subclass(kind, tuple(bases), members)
+    return made
 
 
-class _Correcting(TorchFunctionMode):
-    """Replaces numbers of calls; counts calls by name as the trace did."""
-
-    def __init__(self, corrections: Sequence[Correction]) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-        self.wanted: dict[tuple[str, int], dict[int, Correction]] = {}
-        for correction in corrections:
-            at = (correction.function, correction.ordinal)
-            self.wanted.setdefault(at, {})[correction.position] = correction
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        self.counts[name] += 1
-        found = self.wanted.get((name, self.counts[name]))
-        if found:
-            changes = {at: partial(_corrected, one) for at, one in found.items()}
-            args, kwargs = replace_numbers((args, kwargs), changes)
-        twin = opened(func)
-        if twin is None:
-            return func(*args, **kwargs)
-        with self:
-            return twin(*args, **kwargs)
+def correction_without_values(correction: Correction) -> Correction:
+    """What the code of a corrected class depends on; the numbers are the module's."""
+    return Correction(correction.place, correction.number, 0, 0, correction.form)
 
 
-def _corrected(correction: Correction, number: Any) -> int | float:
-    """The corrected number; a traced one keeps its origin, for the next cut."""
-    now = correction.apply(number)
-    return (
-        Traced(int(now), number.origin, number.on_equal, is_corrected=True)
-        if isinstance(number, Traced)
-        else now
-    )
+def _subclass(kind: type, bases: tuple[type, ...], members: dict[str, Any]) -> Any:
+    own = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    return type(kind)(kind.__name__, bases, {**own, **members})
 
 
-def replace_numbers(arg: Any, changes: Mapping[int, Callable[[Any], int | float]]) -> Any:
-    """Rebuild a call's arguments with some of their numbers changed, counted as `numbers_in` lists them.
-
-    Example:
-        >>> replace_numbers((1, [2, slice(None, 3)], {"dim": 4}), {2: lambda number: 30})
-        (1, [2, slice(None, 30, None)], {'dim': 4})
-    """
-    return _Replacer(changes).replace(arg)
+def _reduce(module: nn.Module, protocol: Any) -> Any:
+    """Pickle and copy by the original class, as the subclass has no name that could be imported."""
+    kind: Any = type(module)
+    return _rebuild, kind._pruned_from, module.__getstate__()
 
 
-class _Replacer:
-    def __init__(self, changes: Mapping[int, Callable[[Any], int | float]]) -> None:
-        self.changes = changes
-        self.at = -1
-
-    def replace(self, arg: Any) -> Any:
-        if isinstance(arg, (list, tuple)):
-            parts = [self.replace(item) for item in arg]
-            return type(arg)(parts) if type(arg) in (list, tuple) else tuple(parts)
-        if isinstance(arg, dict):
-            return {name: self.replace(item) for name, item in arg.items()}
-        if isinstance(arg, slice):
-            return slice(*(self.replace(item) for item in (arg.start, arg.stop, arg.step)))
-        if isinstance(arg, (int, float)) and not isinstance(arg, bool):
-            self.at += 1
-            if self.at in self.changes:
-                return self.changes[self.at](arg)
-        return arg
+def _rebuild(kind: Any, steps: Sequence[tuple[Correction, ...]]) -> nn.Module:
+    made: nn.Module = kind.__new__(kind)
+    for corrections in steps:
+        made.__class__ = _corrected_class(made, corrections)
+    return made

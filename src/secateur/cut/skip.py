@@ -1,7 +1,7 @@
-"""Skip: what stands where a residual block was.
+"""Skip: what stands where a residual block was, unless the block leaves the list that held it.
 
-Dropping leaves every other module under its name: the containers keep their indices, so the state dict loses
-the names of the dropped blocks and no other changes.
+Where something stands, every other module keeps its name: the state dict loses the names of the dropped
+blocks and no other changes. Where a block leaves a list, those behind it move up (`cut/shorten.py`).
 """
 
 import copy
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.capture.copies import copy_module
+from secateur.cut.shorten import left_out, renumber, shorten
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,21 @@ def _holds_network(value: Any) -> bool:
     return any(isinstance(leaf, (Tensor, nn.Module)) for leaf in pytree.tree_leaves(value))
 
 
-def drop(model: nn.Module, names: Iterable[str], forms: Mapping[str, CallForm]) -> nn.Module:
-    """Make a new model in which some blocks hand on what they are given.
+def drop(
+    model: nn.Module,
+    names: Iterable[str],
+    forms: Mapping[str, CallForm],
+    lists: Mapping[str, Sequence[int]] | None = None,
+    numbers: Mapping[str, Mapping[str, Any]] | None = None,
+) -> nn.Module:
+    """Make a new model in which some blocks hand on what they are given, or have left their list.
 
     Args:
         model: The original; not changed.
         names: Qualified names of the blocks.
         forms: How each is called; those not named are called with one tensor and return one.
+        lists: Of the lists that blocks leave, the positions that stay.
+        numbers: By module of the new model, the attributes that number and count layers.
 
     Raises:
         AttributeError: The model has no module of such a name.
@@ -130,11 +139,12 @@ def drop(model: nn.Module, names: Iterable[str], forms: Mapping[str, CallForm]) 
     """
     memo: dict[int, Any] = {}
     skips: list[tuple[nn.Module, Skip]] = []
+    gone = left_out(names := list(names), lists or {})
     for name in names:
         block = model.get_submodule(name)
         form = forms.get(name, PLAIN)
         parent = model.get_submodule(name.rpartition(".")[0])
-        if form == PLAIN and type(parent).forward is nn.Sequential.forward:
+        if name in gone or (form == PLAIN and type(parent).forward is nn.Sequential.forward):
             memo[id(block)] = nn.Identity().train(block.training)
             continue
         skip = Skip(block, form)
@@ -143,4 +153,7 @@ def drop(model: nn.Module, names: Iterable[str], forms: Mapping[str, CallForm]) 
     with torch.inference_mode(False):  # tensors made in a caller's inference mode could not be trained
         for block, skip in skips:
             skip.remember(block, memo)
-        return copy_module(model, memo)
+        result = copy_module(model, memo)
+    shorten(result, lists or {})
+    renumber(result, numbers or {})
+    return result

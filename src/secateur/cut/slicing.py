@@ -1,6 +1,5 @@
 """Slicing: a new model whose tensors hold the kept positions only; the original is not touched."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,8 @@ from torch import Tensor, nn
 
 from secateur.capture.copies import copy_module
 from secateur.cut.corrections import Correction, correct
+from secateur.cut.linked import linked
+from secateur.cut.shorten import renumber
 from secateur.graph.keep import Mask
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -42,6 +43,7 @@ def slice_model(
     masks: Mapping[str, Sequence[Mask]],
     attributes: Mapping[str, Mapping[str, Any]],
     corrections: Mapping[str, Sequence[Correction]] | None = None,
+    numbers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> nn.Module:
     """Make a new model of the same class with sliced tensors and new integers.
 
@@ -53,6 +55,7 @@ def slice_model(
         masks: For each parameter or buffer that shrinks, a mask for each dim.
         attributes: For each module, the attributes to set; dots lead into objects and tuples.
         corrections: For each module, the calls to correct.
+        numbers: For each module, the fields of configs to set; modules that share a config go on doing so.
     """
     memo: dict[int, Any] = {}
     named: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
@@ -67,6 +70,7 @@ def slice_model(
                 sliced = nn.Parameter(sliced, requires_grad=tensor.requires_grad)
             memo[id(tensor)] = sliced
         result = copy_module(model, memo)
+    renumber(result, numbers or {})
     for name, values in attributes.items():
         module = result.get_submodule(name)
         for path, value in values.items():
@@ -76,10 +80,14 @@ def slice_model(
     return result
 
 
-def set_field(module: nn.Module, path: Sequence[str], value: Any) -> None:
-    """Set an attribute of a module, or a number inside one: a field of a config, a position of a tuple.
+_OWN = frozenset(vars(nn.Module()))
+"""What PyTorch keeps in every module: its tables of parts and hooks."""
 
-    Objects on the way are copied, as other modules may hold them too.
+
+def set_field(module: nn.Module, path: Sequence[str], value: Any) -> None:
+    """Set an attribute of a module, or a number inside one: of a config, a tuple, a dict.
+
+    Other modules may hold the objects on the way, too: this one gets `secateur.cut.linked.linked` ones.
 
     Example:
         >>> module = nn.Identity()
@@ -87,8 +95,13 @@ def set_field(module: nn.Module, path: Sequence[str], value: Any) -> None:
         >>> set_field(module, ["shape", "1"], 2)
         >>> module.shape
         (3, 2)
+
+    Raises:
+        AttributeError: The path leads into what PyTorch or Python keeps there, as no cut of ours does.
     """
     first, *rest = path
+    if first in _OWN or first.startswith("__"):
+        raise AttributeError(f"{first} is no number of a module's own")
     if rest:
         value = _with_field(module.__dict__[first], rest, value)
     setattr(module, first, value)
@@ -100,6 +113,6 @@ def _with_field(held: Any, path: Sequence[str], value: Any) -> Any:
         parts = list(held)
         parts[int(first)] = _with_field(parts[int(first)], rest, value) if rest else value
         return type(held)(parts)
-    changed = copy.copy(held)
-    changed.__dict__[first] = _with_field(held.__dict__[first], rest, value) if rest else value
-    return changed
+    if isinstance(held, dict):
+        return type(held)({**held, first: _with_field(held[first], rest, value) if rest else value})
+    return linked(held, {first: _with_field(held.__dict__[first], rest, value) if rest else value})

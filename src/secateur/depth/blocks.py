@@ -2,7 +2,7 @@
 
 A module is droppable if, in every call of it,
 
-* it takes a tensor, its stream, as its first argument and returns it as a tensor, or first in a tuple;
+* it takes a tensor, its stream, and returns it as a tensor, or in a tuple (with joint attention two streams);
 * the stream that it returns has the same shape and the same axes (of dims that nothing may cut the size is
   enough: the proof by number follows), and a residual path leads to it;
 * nothing else that was computed inside is used outside, and none of its tensors is read outside.
@@ -18,15 +18,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from secateur.capture.calls import Given, Item, ModuleCall, Other
+from secateur.capture.calls import Given, Item, Key, ModuleCall, Other
 from secateur.coupling import Groups
 from secateur.cut.skip import CallForm
-from secateur.depth.path import Streams
+from secateur.depth.path import ResidualPath, Streams
 from secateur.errors import RequestError
 from secateur.graph.axes import Axis, Expr, leaves, parts_of, resolve
-from secateur.graph.node import Graph, Node, Ref
+from secateur.graph.node import Graph, Node, Ref, first_operand
 
 _CONTAINERS = {"Sequential", "ModuleList", "ModuleDict"}
+_STAYS = {"aten.to", "aten._to_copy"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Block:
         nodes: The operators that run in it, by index.
         adds: By index of each node that adds to the stream: the argument that is the stream.
         changes: The same for normalisations and activations that go with it although they act on the stream.
+        casts: The same for changes of precision.
         params: Its parameters; those that other modules hold too are not counted.
     """
 
@@ -47,6 +49,7 @@ class Block:
     nodes: frozenset[int] = field(repr=False)
     adds: Mapping[int, str] = field(repr=False)
     changes: Mapping[int, str] = field(repr=False)
+    casts: Mapping[int, str] = field(repr=False)
     params: int
 
     def fits(self, pattern: str) -> bool:
@@ -63,12 +66,14 @@ class Found:
     Attributes:
         blocks: The blocks, in the order of the network.
         droppable: Every droppable module by name: the blocks, their parts, and stages of several blocks.
-        reasons: Why other modules cannot be dropped, by name.
+        reasons: Why other modules of the same classes cannot be dropped, by name.
+        unfit: The same for all modules.
     """
 
     blocks: tuple[Block, ...]
     droppable: Mapping[str, Block]
     reasons: Mapping[str, str]
+    unfit: Mapping[str, str]
 
     def matching(self, patterns: Sequence[str]) -> tuple[Block, ...]:
         """The droppable modules that fit one of some patterns; of nested ones the outermost.
@@ -80,10 +85,10 @@ class Found:
         for pattern in patterns:
             hits = fnmatch.filter(self.droppable, pattern)
             if not hits:
-                refused = fnmatch.filter(self.reasons, pattern)
+                refused = fnmatch.filter(self.unfit, pattern)
                 raise RequestError(
                     f"blocks='{pattern}' fits no module that can be dropped",
-                    [f"{name}: {self.reasons[name]}" for name in refused]
+                    [f"{name}: {self.unfit[name]}" for name in refused]
                     or [f"blocks: {', '.join(block.name for block in self.blocks) or 'none'}"],
                     "name a residual block whose input and output have the same axes",
                 )
@@ -120,7 +125,7 @@ def find_blocks(graph: Graph, calls: Sequence[ModuleCall], groups: Groups) -> Fo
         except _UnfitError as unfit:
             reasons[name] = str(unfit)
     blocks = _smallest(droppable, graph.module_types)
-    return Found(tuple(blocks), droppable, _listed(reasons, blocks, graph.module_types))
+    return Found(tuple(blocks), droppable, _listed(reasons, blocks, graph.module_types), reasons)
 
 
 def _listed(
@@ -153,6 +158,21 @@ class _UnfitError(Exception):
     """Why a module cannot be dropped."""
 
 
+@dataclass(frozen=True)
+class _Stream:
+    """A stream that a block adds to.
+
+    Attributes:
+        key: The argument that holds it.
+        result: The value that comes out.
+        path: The way between.
+    """
+
+    key: Key
+    result: int
+    path: ResidualPath
+
+
 class _Finder:
     """Tells of each module whether it can be dropped, or why not."""
 
@@ -170,18 +190,16 @@ class _Finder:
         forms: set[CallForm] = set()
         adds: dict[int, str] = {}
         changes: dict[int, str] = {}
+        casts: dict[int, str] = {}
         returned: set[int] = set()
         for call in calls:
-            form, stream, result = self._form_of(call)
-            self._require_same_shape(stream, result)
-            path = self.streams.path(self.graph.nodes[call.first : call.end], stream, result)
-            if path is None:
-                raise _UnfitError("nothing is added to its input")
-            self._require_same_axes(stream, result)
-            forms.add(form)
-            returned.add(result)
-            adds.update(path.adds)
-            changes.update(path.changes)
+            streams = self._streams_of(call)
+            forms.add(self._form_of(call, {stream.result: stream.key for stream in streams}))
+            for stream in streams:
+                returned.add(stream.result)
+                adds.update(stream.path.adds)
+                changes.update(stream.path.changes)
+                casts.update(stream.path.casts)
         if len(forms) > 1:
             raise _UnfitError("it is called in several forms")
         nodes = frozenset(index for call in calls for index in range(call.first, call.end))
@@ -193,22 +211,54 @@ class _Finder:
         self._require_closed(nodes, returned, own)
         values = [self.graph.values[value] for value in own]
         params = sum(prod(held.shape) for held in values if held.kind == "parameter")
-        return Block(name, forms.pop(), nodes, adds, changes, params)
+        return Block(name, forms.pop(), nodes, adds, changes, casts, params)
 
-    def _form_of(self, call: ModuleCall) -> tuple[CallForm, int, int]:
-        """How a module was called, the stream it took, and the stream it returned."""
+    def _streams_of(self, call: ModuleCall) -> list["_Stream"]:
+        """The streams that a call of a module takes and returns: as a rule one, in joint attention two."""
         if not call.inputs:
             raise _UnfitError("it takes no tensor")
-        takes = 0 if 0 in call.inputs else next(iter(call.inputs))
         items = call.output if isinstance(call.output, tuple) else (call.output,)
-        if not items or not isinstance(items[0], Ref):
-            raise _UnfitError("it does not return a tensor, or a tuple that begins with one")
-        is_alone = call.arguments == 1 and takes == 0
-        returns = (takes, *(self._handed_on(item, call) for item in items[1:]))
-        form = CallForm(takes, returns if isinstance(call.output, tuple) else None, is_alone)
-        return form, call.inputs[takes].value, items[0].value
+        made = [item.value for item in items if isinstance(item, Ref) and self._is_made(item, call)]
+        found: dict[Key, _Stream] = {}
+        why: _UnfitError | None = None
+        for result in dict.fromkeys(made):
+            if found and not self._is_read_behind(result, call):
+                continue  # a second output that nobody reads may be anything
+            for key, stream in call.inputs.items():
+                if key in found:
+                    continue
+                try:
+                    found[key] = self._stream(call, key, stream.value, result)
+                    break
+                except _UnfitError as unfit:
+                    why = why or unfit
+        if not found:
+            raise why or _UnfitError("it does not return a tensor that it computes, or a tuple with one")
+        return list(found.values())
 
-    def _handed_on(self, item: Item, call: ModuleCall) -> int | str | None:
+    def _stream(self, call: ModuleCall, key: Key, value: int, result: int) -> "_Stream":
+        self._require_same_shape(value, result)
+        path = self.streams.path(self.graph.nodes[call.first : call.end], value, result)
+        if path is None:
+            raise _UnfitError("what it returns is not its input plus something")
+        self._require_same_axes(value, result)
+        return _Stream(key, result, path)
+
+    def _form_of(self, call: ModuleCall, keys: Mapping[int, Key]) -> CallForm:
+        """How a module was called and what it returned, given the argument behind each computed stream."""
+        takes = next(iter(keys.values()))
+        items: tuple[Key | None, ...] | None = None
+        if isinstance(call.output, tuple):
+            items = tuple(self._item(item, call, keys) for item in call.output)
+        packed = takes[0] if isinstance(takes, tuple) else None
+        if packed is not None and items == tuple(key for key in call.inputs if _pack_of(key) == packed):
+            takes, items = packed, None  # the streams come and go in one tuple, which is handed on
+        if isinstance(takes, tuple) or any(isinstance(key, tuple) for key in items or ()):
+            raise _UnfitError("it takes several tensors in one argument and returns them otherwise")
+        returns = None if items is None else tuple(key for key in items if not isinstance(key, tuple))
+        return CallForm(takes, returns, call.arguments == 1 and takes == 0)
+
+    def _item(self, item: Item, call: ModuleCall, keys: Mapping[int, Key]) -> Key | None:
         """The argument that an item of the returned tuple is; None for None and what is computed inside."""
         if isinstance(item, Given):
             return item.key
@@ -216,11 +266,22 @@ class _Finder:
             raise _UnfitError(f"it also returns an object of class {item.kind}")
         if item is None:
             return None
+        if item.value in keys:
+            return keys[item.value]
         key = next((key for key, ref in call.inputs.items() if ref == item), None)
-        made = (ref for node in self.graph.nodes[call.first : call.end] for ref in node.outputs)
-        if key is None and item not in made:
+        if key is None and not self._is_made(item, call):
             raise _UnfitError("it also returns a tensor that it holds")
         return key
+
+    def _is_made(self, item: Ref, call: ModuleCall) -> bool:
+        """Whether a value is computed in a call."""
+        node = self.graph.maker.get(item.value)
+        return node is not None and call.first <= node.index < call.end
+
+    def _is_read_behind(self, value: int, call: ModuleCall) -> bool:
+        inside = range(call.first, call.end)
+        readers = self.graph.readers[value]
+        return value in self.graph.outputs or any(node.index not in inside for node in readers)
 
     def _require_same_shape(self, stream: int, result: int) -> None:
         before, after = self.graph.values[stream], self.graph.values[result]
@@ -247,16 +308,33 @@ class _Finder:
                 if ref.value in self.graph.outputs:
                     raise _UnfitError(f"the model returns what it computes: {node}")
                 reader = self._reader(ref.value, nodes)
-                if reader is not None:
+                if reader is not None and not self._is_from_outside(ref.value, nodes):
                     raise _UnfitError(f"what {node} computes is used outside: {reader}")
         for value, names in own.items():
             reader = self._reader(value, nodes)
             if reader is not None:
                 raise _UnfitError(f"its {names[0]} is read outside: {reader}")
 
+    def _is_from_outside(self, value: int, nodes: frozenset[int]) -> bool:
+        """Whether a value is one from outside, brought to the device and the precision that it has."""
+        while (node := self.graph.maker.get(value)) is not None and node.index in nodes:
+            held = first_operand(node)
+            if held is None or node.op not in _STAYS:
+                return False
+            before, after = self.graph.values[held], self.graph.values[value]
+            if (before.shape, before.dtype) != (after.shape, after.dtype):
+                return False
+            value = held
+        return True
+
     def _reader(self, value: int, nodes: frozenset[int]) -> Node | None:
         """A node outside that reads a value."""
         return next((node for node in self.graph.readers[value] if node.index not in nodes), None)
+
+
+def _pack_of(key: Key) -> int | str | None:
+    """The argument that a tensor lies in, beside others."""
+    return key[0] if isinstance(key, tuple) else None
 
 
 def _is_fixed(expr: Expr) -> bool:

@@ -3,14 +3,13 @@
 model, example -> capture -> couple -> find blocks -> score -> drop the least -> check -> result
 """
 
-import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -20,16 +19,24 @@ from secateur.capture.meta import placed, require_values
 from secateur.capture.unwrap import unwrap, warn_of_compiled
 from secateur.costs import cost_of
 from secateur.coupling import couple_graph, has_unused_parameters, on_any_substrate
+from secateur.coupling.protect import Protected, protected_names
+from secateur.cut.shorten import renamed
 from secateur.cut.skip import PLAIN
 from secateur.depth.blocks import Block, Found, find_blocks
+from secateur.depth.cached import verify_steps
+from secateur.depth.numbering import leaving, number
 from secateur.depth.proof import compare_dropped, verify_dropped
 from secateur.depth.rank import score_blocks
+from secateur.depth.wiring import read_otherwise
 from secateur.errors import CheckError, CutError, NoEffectWarning, RequestError
 from secateur.graph.node import Graph
+from secateur.plans.memory import remember
 from secateur.plans.plan import Plan, Request, identity_plan
 from secateur.proof import Verdict
+from secateur.proof.draws import draws
 from secateur.result import Result, cost_table
 from secateur.score.criterion import Scorer
+from secateur.tables import printed
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +47,13 @@ class Dropped(Result):
         blocks: Every block that could be dropped, in the order of the network.
         scores: The score of each by name; larger means keep.
         reasons: Why other modules of the same kind were left alone.
+        notes: What else there is to say, such as what the model's config cannot describe.
     """
 
     blocks: tuple[Block, ...] = field(default=(), repr=False)
     scores: Mapping[str, float] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
 
     def table(self) -> Table:
         """The table that `print` shows: cost, then the blocks with their scores."""
@@ -53,18 +62,15 @@ class Dropped(Result):
         return cost_table(title, self.before, self.after, blocks)
 
     def __str__(self) -> str:
-        console = Console(width=110, file=io.StringIO(), color_system=None)
-        console.print(self.table())
+        lines = [printed(self.table())]
         for block in self.blocks:
             mark = "dropped" if block.name in self.plan.dropped else "kept"
-            console.print(
-                f"{block.name}: {block.params:,} parameters, score {self.scores[block.name]:.4g}, {mark}"
-            )
-        for name, reason in self.reasons.items():
-            console.print(f"{name}: left alone, {reason}", soft_wrap=True)
-        console.print(f"check: {self.verdict or 'not asked for'}")
-        output: Any = console.file
-        return output.getvalue().rstrip()
+            score = self.scores[block.name]
+            lines.append(f"{block.name}: {block.params:,} parameters, score {score:.4g}, {mark}")
+        lines += [f"{name}: left alone, {reason}" for name, reason in self.reasons.items()]
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"check: {self.verdict or 'not asked for'}"]
+        return "\n".join(lines)
 
 
 def drop_blocks(
@@ -75,15 +81,18 @@ def drop_blocks(
     ratio: float | None = None,
     blocks: Sequence[str] | None = None,
     criterion: str | Scorer = "l2",
-    protect: Sequence[str] = (),
+    protect: Protected | Sequence[Protected] = (),
     check: bool = True,
     seed: int = 0,
 ) -> Dropped:
-    """Drop residual blocks: the least important ones become identities.
+    """Drop residual blocks: the least important ones become identities, or leave the list that holds them.
 
     A block is a module that returns its input plus something, with the same shape and the same axes; see
     `secateur.depth.blocks`. Its score is the mean of a criterion over what it holds; see
-    `secateur.depth.rank`. The other modules keep their names, and so do their tensors in the state dict.
+    `secateur.depth.rank`. A block in an `nn.ModuleList` leaves it: those behind it move up, also in the state
+    dict (`Plan.renamed`), and what numbers and counts layers follows, configs included; see
+    `secateur.depth.numbering`. Elsewhere, and where other numbers would change what is computed, something
+    that hands on its input takes its place, and all other modules keep their names.
 
     Args:
         model: Any module; not changed.
@@ -93,7 +102,7 @@ def drop_blocks(
         blocks: Patterns of the names of modules to choose from; None chooses from all blocks found. With
             neither count nor ratio, all that fit are dropped.
         criterion: "l1", "l2", "bn-scale", "random", or a callable from a group's view to scores.
-        protect: Patterns of names of blocks that stay.
+        protect: Patterns of names of blocks that stay, or the blocks themselves.
         check: Prove that the dropped model computes what the original does without the blocks' branches.
         seed: For criteria and checks that draw.
 
@@ -129,7 +138,7 @@ def drop_blocks(
     warn_of_compiled(model)
     if check:
         require_values(model)
-    asked = _Request(count, ratio, blocks, criterion, protect, check, seed)
+    asked = _Request(count, ratio, blocks, criterion, protected_names(model, protect), check, seed)
     return on_any_substrate(lambda substrate: _drop_on(model, example_inputs, substrate, asked), "fake")
 
 
@@ -150,9 +159,9 @@ def _check_on(model: nn.Module, example_inputs: Any, substrate: str, plan: Plan,
     found = dropper.found
     for name in plan.dropped:
         if name not in found.droppable:
-            reason = found.reasons.get(name, "no such block")
+            reason = found.unfit.get(name, "no such block")
             return Verdict(math.inf, 0.0, failure=f"{name} cannot be dropped: {reason}")
-    attempt = dropper.drop([found.droppable[name] for name in plan.dropped])
+    attempt = dropper.judge([found.droppable[name] for name in plan.dropped], plan)
     return attempt.verdict or Verdict(math.inf, 0.0, failure=attempt.problem)
 
 
@@ -185,10 +194,12 @@ def _drop_on(model: nn.Module, example_inputs: Any, substrate: str, asked: _Requ
             break
         reasons.update(dropper.blame(attempt))
     kind, value = ("count", wanted) if asked.ratio is None else ("ratio", asked.ratio)
-    requested = Request(kind=kind, value=value)
+    plan = Plan.of(attempt.model) or attempt.plan
+    plan = plan.model_copy(update={"reasons": reasons, "requested": Request(kind=kind, value=value)})
+    remember(attempt.model, plan)
     return Dropped(
         model=attempt.model,
-        plan=attempt.plan.model_copy(update={"reasons": reasons, "requested": requested}),
+        plan=plan,
         verdict=attempt.verdict,
         before=cost_of(model, dropper.groups),
         after=cost_of(attempt.model, couple_graph(attempt.graph)),
@@ -198,6 +209,7 @@ def _drop_on(model: nn.Module, example_inputs: Any, substrate: str, asked: _Requ
         blocks=tuple(chosen),
         scores=scores,
         reasons=reasons,
+        notes=attempt.notes,
     )
 
 
@@ -274,6 +286,7 @@ class _Attempt:
         graph: Its record.
         problem: What is wrong with it; None if nothing is.
         verdict: The proof by number; None if it was not asked for or not reached.
+        notes: What else there is to say of it.
     """
 
     blocks: tuple[Block, ...]
@@ -282,6 +295,7 @@ class _Attempt:
     graph: Graph
     problem: str | None = None
     verdict: Verdict | None = None
+    notes: tuple[str, ...] = ()
 
 
 def _record(model: nn.Module, example_inputs: Any, substrate: str) -> tuple[Graph, tuple[ModuleCall, ...]]:
@@ -291,6 +305,10 @@ def _record(model: nn.Module, example_inputs: Any, substrate: str) -> tuple[Grap
         substrate = capture(model, example_inputs).substrate
         graph, calls, _ = record_calls(model, example_inputs, substrate)
     return graph, calls
+
+
+_TRIES = 4
+"""How many times two models that draw in training may differ."""
 
 
 class _Dropper:
@@ -306,36 +324,89 @@ class _Dropper:
         graph, calls = _record(*placed(model, example_inputs), substrate)
         self.groups = couple_graph(graph)
         self.found = find_blocks(graph, calls, self.groups)
-        self.trains = has_unused_parameters(graph) and self._training_failure(model) is None
 
-    def _training_failure(self, model: nn.Module) -> Exception | None:
+    @cached_property
+    def trained(self) -> Graph | None:
+        """The record of the original in training mode; None if it does not run."""
+        graph, failure = self._in_training(self.model)
+        return graph if failure is None else None
+
+    def _in_training(self, model: nn.Module) -> tuple[Graph, Exception | None]:
         held, example_inputs = placed(model, self.example_inputs)
-        return record(held, example_inputs, self.groups.graph.substrate, training=True, state=())[1]
+        graph = self.groups.graph
+        return record(held, example_inputs, graph.substrate, training=True, state=graph.state)
+
+    def _training_problem(self, model: nn.Module, plan: Plan) -> Exception | str | None:
+        """What is wrong in training, where parts may run that the record of the eval mode did not show."""
+        if not (plan.lists or has_unused_parameters(self.groups.graph)) or self.trained is None:
+            return None
+        original, problem = self.trained, None
+        for _ in range(_TRIES if any(draws(node) for node in self.trained.nodes) else 1):
+            graph, failure = self._in_training(model)
+            problem = failure or (read_otherwise(original, graph, plan) if plan.lists else None)
+            if problem is None:
+                break
+            original = self._in_training(self.model)[0]  # layers may be left out by chance
+        return problem
 
     def drop(self, blocks: Sequence[Block]) -> _Attempt:
-        """Drop blocks and check the result."""
-        plan = identity_plan(self.model, "", {}).model_copy(
+        """Drop blocks and check the result.
+
+        Where they are items of lists they leave these; should that be wrong, something stands in their place.
+        """
+        standing = self.plan(blocks)
+        lists = leaving(self.model, standing.dropped)
+        if not lists:
+            return replace(self.judge(blocks, standing), notes=self._of_places(standing, lists))
+        numbering = number(self.model, lists)
+        forms = {name: form for name, form in standing.forms.items() if renamed(name, lists) is not None}
+        update = {"forms": forms, "lists": lists, "numbers": numbering.numbers}
+        left = self.judge(blocks, standing.model_copy(update=update))
+        if left.problem is None:
+            return replace(left, notes=(*numbering.notes, *self._of_places(standing, lists)))
+        stood = self.judge(blocks, standing)
+        if stood.problem is not None:
+            return replace(left, problem=f"{left.problem}; with something in its place {stood.problem}")
+        note = f"what was dropped from {', '.join(lists)} leaves a place behind: {left.problem}"
+        return replace(stood, notes=(note, *self._of_places(standing, {})))
+
+    def _of_places(self, plan: Plan, lists: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+        """What to say of blocks that leave a place behind in a model that is saved by its config."""
+        places = [name for name in plan.dropped if renamed(name, lists) is not None]
+        if not places or not hasattr(self.model, "save_pretrained"):
+            return ()
+        where = ", ".join(places)
+        return (f"from_pretrained would put fresh layers in the place of {where}; sc.load does not",)
+
+    def plan(self, blocks: Sequence[Block]) -> Plan:
+        """The plan that puts something in the place of blocks."""
+        return identity_plan(self.model, "", {}).model_copy(
             update={
                 "dropped": tuple(block.name for block in blocks),
                 "forms": {block.name: block.form for block in blocks if block.form != PLAIN},
             }
         )
+
+    def judge(self, blocks: Sequence[Block], plan: Plan) -> _Attempt:
+        """Apply a plan and find what is wrong with the model that it makes."""
         model = plan.apply(self.model)
         held, example_inputs = placed(model, self.example_inputs)
         graph, failure = record(
             held, example_inputs, self.groups.graph.substrate, state=self.groups.graph.state
         )
         attempt = _Attempt(tuple(blocks), plan, model, graph)
-        deviation = compare_dropped(self.groups, blocks, graph, failure)
+        rest, deviation = compare_dropped(self.groups, blocks, plan, graph, failure)
         if deviation is not None:
             return replace(attempt, problem=f"the model does not run without it ({deviation})")
-        # Parts that only run in training may read what the record of the eval mode did not show.
-        failure = self._training_failure(model) if self.trains else None
-        if failure is not None:
-            return replace(attempt, problem=f"the model does not train without it ({failure})")
+        problem = self._training_problem(model, plan)
+        if problem is not None:
+            return replace(attempt, problem=f"the model does not train without it ({problem})")
         if not self.check:
             return attempt
-        verdict = verify_dropped(self.model, model, self.example_inputs, self.groups, blocks, plan, self.seed)
+        verdict = verify_dropped(self.model, model, self.example_inputs, rest, plan, self.seed)
+        if verdict.passed:
+            stepped = verify_steps(self.model, plan, self.plan(blocks), self.example_inputs, self.seed)
+            verdict = replace(verdict, failure=stepped.failure, limits=(*verdict.limits, *stepped.limits))
         return replace(attempt, verdict=verdict, problem=verdict.failure)
 
     def blame(self, attempt: _Attempt) -> dict[str, str]:

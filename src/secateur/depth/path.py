@@ -3,8 +3,8 @@
     y = act(x + f(x))        path: x, add, act
 
 A path goes from a value to another through additions, through operators that hand values on as they are
-(dropout in eval mode, views), and through normalisations and activations. Of several paths the one with the
-fewest of the latter counts: what lies on it stays when the branches f contribute nothing.
+(dropout in eval mode, views, a division by 1), and through normalisations and activations. Of several paths
+the one with the fewest of the latter counts: what lies on it stays when the branches f contribute nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,21 +24,36 @@ class ResidualPath:
     Attributes:
         adds: By index of each adding node: the argument that is the stream.
         changes: The same for normalisations and activations that dropping the block removes from the stream.
+        casts: The same for what brings the stream to another precision; its rounding goes with the block.
     """
 
     adds: Mapping[int, str]
     changes: Mapping[int, str]
+    casts: Mapping[int, str]
 
 
 def _streams(node: Node) -> Iterator[tuple[str, int, str]]:
     """The arguments of a node that may be a stream: name, value, and what the node does to it."""
     traits = traits_of(node)
-    if Trait.ADDS in traits:
+    if _is_neutral(node):
+        yield from _first(node, "hand on")
+    elif Trait.ADDS in traits:
         yield from ((name, node.args[name].value, "add") for name in _addends(node))
     elif Trait.MOVES in traits and traits & (Trait.VIEW | Trait.ROW_MAJOR):
         yield from _first(node, "hand on")  # where else a number then is, the axes of its dims tell
     elif traits & (Trait.NORM | Trait.ACTIVATION):
         yield from _first(node, "change")
+
+
+_NEUTRAL = {"aten.add": 0, "aten.sub": 0, "aten.mul": 1, "aten.div": 1}
+"""The number with which an operator changes nothing: `(x + f(x)) / scale` often has a scale of 1."""
+
+
+def _is_neutral(node: Node) -> bool:
+    """Whether a number is added, or multiplied with, that changes nothing."""
+    number = _NEUTRAL.get(node.op.removesuffix("_"))
+    other = node.args.get("other")
+    return number is not None and isinstance(other, (int, float)) and other == number
 
 
 def _addends(node: Node) -> list[str]:
@@ -99,16 +114,20 @@ class Streams:
     ) -> ResidualPath | None:
         adds: dict[int, str] = {}
         changes: dict[int, str] = {}
+        casts: dict[int, str] = {}
         value = end
         while value != start:
             if value not in came:
                 return None
+            after = self.graph.values[value].dtype
             node, name, value, what = came[value]
+            if what == "hand on" and self.graph.values[value].dtype != after:
+                casts[node.index] = name
             if what == "add":
                 adds[node.index] = name
             elif what == "change" and not self._is_settled(start, node):
                 changes[node.index] = name
-        return ResidualPath(adds, changes) if adds else None
+        return ResidualPath(adds, changes, casts) if adds else None
 
     def _numel(self, value: int) -> int:
         return prod(self.graph.values[value].shape)

@@ -37,7 +37,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Group:
+class Compound:
     """A product (`*`) or a concatenation (`+`) of dims."""
 
     sign: str
@@ -49,7 +49,7 @@ class Dots:
     """Any number of broadcast dims."""
 
 
-Dim: TypeAlias = Letter | Number | Group | Dots
+Dim: TypeAlias = Letter | Number | Compound | Dots
 
 _TOKEN = re.compile(r"\s*(\.\.\.|->|[A-Za-z_]\w*|\d+|[(),+])")
 
@@ -161,14 +161,14 @@ class _Reader:
                 self.take("+")
             parts.append(self.dim())
         self.take(")")
-        return Group(sign, tuple(parts))
+        return Compound(sign, tuple(parts))
 
 
 def letters(dim: Dim) -> Iterator[str]:
     """Name the letters of a dim, one entry an occurrence."""
     if isinstance(dim, Letter):
         yield dim.name
-    elif isinstance(dim, Group):
+    elif isinstance(dim, Compound):
         for part in dim.parts:
             yield from letters(part)
 
@@ -233,7 +233,7 @@ def _missing(dim: Dim, size: int, sizes: Mapping[str, int]) -> int:
     """The size of the one unknown letter of a dim."""
     if isinstance(dim, Letter):
         return size
-    assert isinstance(dim, Group), "numbers hold no letter"
+    assert isinstance(dim, Compound), "numbers hold no letter"
     known = [part for part in dim.parts if all(name in sizes for name in letters(part))]
     part = next(part for part in dim.parts if part not in known)
     others = [size_of(other, sizes) for other in known]
@@ -246,7 +246,7 @@ def size_of(dim: Dim, sizes: Mapping[str, int]) -> int:
         return sizes[dim.name]
     if isinstance(dim, Number):
         return dim.size
-    assert isinstance(dim, Group), "dots have no single size"
+    assert isinstance(dim, Compound), "dots have no single size"
     parts = [size_of(part, sizes) for part in dim.parts]
     return prod(parts) if dim.sign == "*" else sum(parts)
 
@@ -259,6 +259,6 @@ def build(dim: Dim, letters_to: dict[str, Expr], sizes: Mapping[str, int]) -> Ex
         return letters_to[dim.name]
     if isinstance(dim, Number):
         return axis(dim.size, f"a factor of {dim.size} that the operator fixes", structural=True)
-    assert isinstance(dim, Group), "dots are expanded by the caller"
+    assert isinstance(dim, Compound), "dots are expanded by the caller"
     parts = [build(part, letters_to, sizes) for part in dim.parts]
     return product(*parts) if dim.sign == "*" else total(*parts)

@@ -72,7 +72,7 @@ def _keep_mask(expr: Expr, keep: Mapping[Axis, Mask]) -> Mask:
     return result
 
 
-class Places:
+class DimPlaces:
     """Where the axes of one dim lie in it; found out once for all of them.
 
     Args:
@@ -109,7 +109,7 @@ def positions(expr: Expr, leaf: Axis) -> NDArray[np.int64]:
         >>> positions(product(heads, width), width).tolist()
         [[0, 3], [1, 4], [2, 5]]
     """
-    return Places(expr).of(leaf)
+    return DimPlaces(expr).of(leaf)
 
 
 def _positions(expr: Expr, leaf: Axis) -> NDArray[np.int64]:

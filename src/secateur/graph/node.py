@@ -93,6 +93,11 @@ class Graph:
             or "real" ones.
         module_types: Class names of each module, most derived first, by its qualified name.
         state: Names of what the model returns for its next call, which is no output: a cache.
+        unused: Indices of nodes whose results nobody sees: the model asks for a shape of theirs at most.
+        seed: Of the random numbers that were drawn.
+        calls: How many calls came before it.
+        leaves_traces: The run changed what the model or its code holds, so that a later one may differ.
+        training: It is of the training mode.
     """
 
     nodes: tuple[Node, ...]
@@ -103,6 +108,11 @@ class Graph:
     substrate: str = "fake"
     module_types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     state: frozenset[str] = frozenset()
+    unused: frozenset[int] = frozenset()
+    seed: int = 0
+    calls: int = 0
+    leaves_traces: bool = False
+    training: bool = False
 
     @cached_property
     def names(self) -> Mapping[int, tuple[str, ...]]:

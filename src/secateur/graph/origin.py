@@ -73,13 +73,23 @@ def evaluate(origin: Origin, value_of: Callable[[Field | Size], int]) -> int:
     return value_of(origin)
 
 
+def sources_in(origin: Origin) -> Iterator[Field | Size]:
+    """Yield the fields and sizes of an origin, one an occurrence."""
+    if isinstance(origin, Made):
+        yield from sources_in(origin.left)
+        yield from sources_in(origin.right)
+    elif not isinstance(origin, int):
+        yield origin
+
+
 def fields_in(origin: Origin) -> Iterator[Field]:
     """Yield the fields of an origin, one an occurrence."""
-    if isinstance(origin, Field):
-        yield origin
-    elif isinstance(origin, Made):
-        yield from fields_in(origin.left)
-        yield from fields_in(origin.right)
+    return (source for source in sources_in(origin) if isinstance(source, Field))
+
+
+def sizes_in(origin: Origin) -> Iterator[Size]:
+    """Yield the sizes of an origin, one an occurrence."""
+    return (source for source in sources_in(origin) if isinstance(source, Size))
 
 
 def solve_for(

@@ -16,33 +16,19 @@ References:
     https://arxiv.org/abs/1506.02626
 """
 
-import dataclasses
 from dataclasses import dataclass
 from math import log
-from typing import Any
+from typing import Any, Unpack
 
-from secateur.costs import Cost
+from secateur.asking import Ask, Words
 from secateur.errors import RequestError
-from secateur.mask.schedule import schedules
+from secateur.mask.schedule import step_schedules
 from secateur.score.criterion import describe
-from secateur.select.budget import Budget
+from secateur.select import Budget, Floors
 from secateur.train import FitConfig
 
-SCHEDULES = {"linear": "linear", "geometric": "exponential", "agp": "cubic"}
-"""The words for schedules, and the mask schedules whose formulas they are."""
 
-_BUDGETS = {
-    "ratio": "",
-    "macs": "macs",
-    "params": "params",
-    "size_bytes": "size_bytes",
-    "memory": "memory_bytes",
-}
-"""The budgets, and where a cost tells what they count; a ratio counts channels. A latency varies from one
-measurement to the next, so no share of it can be said to be gone."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Recipe:
     """How a model is pruned in steps.
 
@@ -50,20 +36,9 @@ class Recipe:
         finetune: Training after each cut; `iterate` decides where it saves.
         steps: How many cuts.
         schedule: "linear", "geometric" or "agp".
-        ratio: Share of the channels to remove in all; or
-        macs: MACs that may stay, as a share below 1.0, a count or a text such as "50%"; or
-        params: parameters that may stay, likewise; or
-        size_bytes: bytes of parameters and buffers that may stay, likewise, also "2MB"; or
-        memory: bytes that a forward pass on the example inputs may need at once, likewise.
-        criterion: As for `prune`, and so are the arguments that follow.
-        scope: How channels compare.
-        round_to: Kept counts are rounded up to a multiple of this.
-        min_keep: Share of each group that always stays, after all steps together.
-        protect: Patterns of names whose tensors keep their shapes.
-        axes: What is cut where two axes multiply: "heads", "widths" or "both".
-        recover: Recovery steps after each cut; empty for none.
-        check: Prove every cut.
-        seed: For criteria and checks that draw.
+        ask: What is asked for in the end, all steps together.
+        **words: The request as for `prune`, in place of `ask` or of its own words. Floors and caps hold over
+            all steps together, `recover` says what follows each cut: absorb and refit where nothing does.
 
     Raises:
         RequestError: A value makes no sense, the budget is none or several, or the schedule is unknown.
@@ -77,56 +52,39 @@ class Recipe:
     """
 
     finetune: FitConfig
-    steps: int = 5
-    schedule: str = "agp"
-    ratio: float | None = None
-    macs: float | str | None = None
-    params: float | str | None = None
-    size_bytes: float | str | None = None
-    memory: float | str | None = None
-    criterion: Any = "l2"
-    scope: str = "global"
-    round_to: int = 1
-    min_keep: float = 0.1
-    protect: tuple[str, ...] = ()
-    axes: str = "heads"
-    recover: tuple[str, ...] = ("absorb", "refit")
-    check: bool = True
-    seed: int = 0
+    steps: int
+    schedule: str
+    ask: Ask
 
-    def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            known = f"known: {', '.join(SCHEDULES)}"
-            raise RequestError(f"unknown schedule '{self.schedule}'", [known], "choose one of them")
-        if self.steps < 1:
-            raise RequestError(f"steps is {self.steps}", ["allowed: 1 or more"], "pass a number such as 5")
-        given = [kind for kind in _BUDGETS if getattr(self, kind) is not None]
-        if len(given) != 1:
-            what = f"{len(given)} budgets were given: {', '.join(given) or 'none'}"
-            raise RequestError(what, do=f"pass exactly one of {', '.join(_BUDGETS)}")
-        if self.budget.asks_for_nothing:
-            raise RequestError(f"{self.budget} asks for nothing", do="ask for less than the model has")
-        if not 0 <= self.min_keep <= 1:
-            what = f"min_keep is {self.min_keep:g}"
-            raise RequestError(what, ["allowed: 0 to 1"], "pass a share such as 0.1")
-        if self.finetune.save is not None:
-            what = f"the fine-tuning of each step is to be saved in {self.finetune.save}"
+    def __init__(
+        self,
+        finetune: FitConfig,
+        steps: int = 5,
+        schedule: str = "agp",
+        ask: Ask | None = None,
+        **words: Unpack[Words],
+    ) -> None:
+        if ask is None:
+            words.setdefault("recover", ("absorb", "refit"))
+        step_schedules[schedule]
+        if steps < 1:
+            raise RequestError(f"steps is {steps}", ["allowed: 1 or more"], "pass a number such as 5")
+        if finetune.save is not None:
+            what = f"the fine-tuning of each step is to be saved in {finetune.save}"
             raise RequestError(what, do="pass save= to iterate: each step has a folder of its own in it")
+        asked = Ask.of(ask, **words)
+        if asked.budget.not_in_steps:
+            what = f"{asked.budget} cannot be asked for in steps"
+            raise RequestError(what, [asked.budget.not_in_steps], "ask for ratio, macs, params or bytes")
+        if asked.budget.asks_for_nothing:
+            raise RequestError(f"{asked.budget} asks for nothing", do="ask for less than the model has")
+        for name, value in (("finetune", finetune), ("steps", steps), ("schedule", schedule), ("ask", asked)):
+            object.__setattr__(self, name, value)
 
     @property
     def budget(self) -> Budget:
         """What was asked for in the end."""
-        return Budget.of(**{kind: getattr(self, kind) for kind in _BUDGETS})
-
-    def counted(self, cost: Cost, channels: int) -> int:
-        """What the budget counts, of a model.
-
-        Args:
-            cost: What the model costs.
-            channels: How many channels its prunable groups have.
-        """
-        figure = _BUDGETS[self.budget.kind]
-        return getattr(cost, figure) if figure else channels
+        return self.ask.budget
 
     def shares(self, whole: int) -> list[float]:
         """List the share that is gone after each step.
@@ -140,11 +98,11 @@ class Recipe:
         end = 1 - self.budget.target(whole) / whole
         if end <= 0:
             raise RequestError(f"{self.budget} asks for nothing", do="ask for less than the model has")
-        formula = schedules[SCHEDULES[self.schedule]]
+        formula = step_schedules[self.schedule]
         return [formula(step / self.steps, 0.0, end) for step in range(1, self.steps + 1)]
 
-    def floor(self, before: float, after: float, end: float) -> float:
-        """The share of each group that stays in one step, so that `min_keep` of it stays in all.
+    def floors(self, before: float, after: float, end: float) -> Floors:
+        """What stays of each group in one step, so that what was asked for stays in all.
 
         Args:
             before: Share that was gone before the step.
@@ -153,16 +111,20 @@ class Recipe:
 
         Example:
             >>> recipe = Recipe(FitConfig(epochs=1), ratio=0.75, min_keep=0.25)
-            >>> recipe.floor(0.0, 0.5, 0.75), recipe.floor(0.5, 0.75, 0.75)
+            >>> recipe.floors(0.0, 0.5, 0.75).share, recipe.floors(0.5, 0.75, 0.75).share
             (0.5, 0.5)
         """
-        return self.min_keep ** (log((1 - after) / (1 - before)) / log(1 - end))
+        power = log((1 - after) / (1 - before)) / log(1 - end)
+        return self.ask.floors.capped(self.budget.at_most).map(lambda share: share**power)
 
     def as_json(self) -> dict[str, Any]:
         """What decides the result, as it stands in the first line of the rows."""
-        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        finetune = {**self.finetune.recipe(), "keep": self.finetune.keep}
-        for kind in _BUDGETS:
-            del named[kind]
-        named[self.budget.kind] = self.budget.value
-        return {**named, "criterion": describe(self.criterion), "finetune": finetune}
+        return {
+            "steps": self.steps,
+            "schedule": self.schedule,
+            **self.ask.plain(),
+            "criterion": describe(self.ask.criterion),
+            self.budget.kind: self.budget.value,
+            "at most": dict(self.budget.at_most),
+            "finetune": {**self.finetune.recipe(), "keep": self.finetune.keep},
+        }

@@ -25,10 +25,10 @@ class StageRow:
         removed: Share that is gone.
         params: Parameters that are left.
         macs: MACs that are left.
-        accuracy: Share of the validation images that are right.
-        loss: Mean cross entropy on them, in nats.
+        figures: How good the model is on the validation part, the deciding figure first.
         seconds: What the stage took.
         kept_epoch: Of a fine-tuning, the epoch whose weights went on; 0 where all were worse than before it.
+        lower_is_better: Of the deciding figure.
     """
 
     name: str
@@ -38,16 +38,32 @@ class StageRow:
     removed: float
     params: int
     macs: int
-    accuracy: float
-    loss: float
+    figures: dict[str, float]
     seconds: float
     kept_epoch: int | None = None
+    lower_is_better: bool = False
+
+    @property
+    def value(self) -> float:
+        """The deciding figure."""
+        return next(iter(self.figures.values()))
+
+    @property
+    def accuracy(self) -> float:
+        """Of a classifier, the share of the validation images that are right."""
+        return self.figures["accuracy"]
+
+    @property
+    def loss(self) -> float:
+        """On the validation part, where that is a figure: of a classifier the mean cross entropy, in nats."""
+        return self.figures["loss"]
 
     def __str__(self) -> str:
         stayed = " (as before the fine-tuning, which was worse)" if self.kept_epoch == 0 else ""
+        judged = ", ".join(f"{name} {value:.4f}" for name, value in self.figures.items())
         return (
             f"{self.name}: {self.removed * 100:.1f} % gone, {self.params:,} parameters, {self.macs:,} MACs, "
-            f"{self.accuracy * 100:.2f} % of the validation images right{stayed}"
+            f"validation {judged}{stayed}"
         )
 
 

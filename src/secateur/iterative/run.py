@@ -15,25 +15,42 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.capture.copies import copy_module
 from secateur.capture.inputs import as_call
+from secateur.costs import cost_of
 from secateur.errors import EmptyCutError, NoEffectWarning, RequestError
 from secateur.iterative.recipe import Recipe
 from secateur.iterative.rows import ROWS, Iterated, StageRow
-from secateur.pipeline import couple, measure, prune
+from secateur.pipeline import couple, prune
 from secateur.plans.plan import Plan, identity_plan
 from secateur.recovery import choose as choose_steps
 from secateur.result import Result, recover_result
 from secateur.score import require_data
-from secateur.train import Distillation, evaluate, fit, last_folder
-from secateur.train.classifier import Data, Part
+from secateur.select.floors import require_fit
+from secateur.train import Distillation, fit, judge, last_folder
+from secateur.train.device import require_one_process
+from secateur.train.evidence import criterion_of
+from secateur.train.task import Part, Task, tasks
 from secateur.write.checkpoint import load_state, read_saved, save_model, weights_of
 from secateur.write.rows import Rows, fingerprint_of
+
+
+class TrainingData(Protocol):
+    """Data with the parts that a network is trained on and judged by."""
+
+    @property
+    def train(self) -> Part:
+        """What the optimizer sees."""
+
+    @property
+    def validation(self) -> Part:
+        """What the best epoch is chosen by."""
+
 
 _FOLDER = re.compile(r"step-\d{2,}")
 
@@ -41,9 +58,10 @@ _FOLDER = re.compile(r"step-\d{2,}")
 def iterate(
     model: nn.Module,
     example_inputs: Any,
-    data: Data,
+    data: TrainingData,
     recipe: Recipe,
     *,
+    task: Task | None = None,
     calibration: Iterable[Any] | None = None,
     distillation: Distillation | None = None,
     save: Path | str | None = None,
@@ -52,22 +70,26 @@ def iterate(
     plan: Plan | None = None,
     on_row: Callable[[StageRow], None] | None = None,
 ) -> Iterated:
-    """Prune a classifier in steps, with recovery and fine-tuning after each.
+    """Prune a network in steps, with recovery and fine-tuning after each.
 
     With `save` every stage is written down the moment it is known, and a run that was stopped goes on with
     `resume`, within a fine-tuning too.
 
     Args:
-        model: The trained classifier; not changed.
+        model: The trained network; not changed.
         example_inputs: As for `prune`.
         data: Its `train` and `validation` parts, such as `load("digits")`.
         recipe: Budget, schedule, criterion, fine-tuning.
-        calibration: Batches for criteria that need data and for recovery, as for `prune`.
+        task: What the network is for: it judges each stage (default: image classification). Criteria of
+            gradients take those of its loss.
+        calibration: Batches for criteria that need data and for recovery, as for `prune`; of other tasks than
+            classification as `secateur.train.Work.evidence` draws them.
         distillation: A teacher for every fine-tuning; it matches logits alone, as channels change.
         save: Folder for `steps.jsonl` and the models of all steps; None writes nothing.
         resume: Go on with what is in `save`.
         overwrite: Delete the run in `save` first.
-        plan: What the model was cut by before, so that the saved plans lead from its uncut architecture.
+        plan: What the model was cut by before, so that the saved plans lead from its uncut architecture;
+            None for what it remembers.
         on_row: Told every new row.
 
     Returns:
@@ -91,6 +113,7 @@ def iterate(
         >>> [(row.name, round(row.removed, 1)) for row in done.rows if row.stage == "tuned"]
         [('step-01 tuned', 0.5), ('step-02 tuned', 0.8)]
     """
+    require_one_process()
     if distillation is not None and distillation.features:
         what = "features are to be matched over several cuts, and channels change at each"
         raise RequestError(what, do="match logits alone")
@@ -100,16 +123,20 @@ def iterate(
     if resume and overwrite:
         raise RequestError("resume and overwrite were both asked for", do="choose one of them")
     batches = None if calibration is None else list(calibration)
-    require_data(recipe.criterion, batches is not None)
-    if recipe.recover:  # what makes no sense is better refused before the work than after
-        choose_steps(recipe.recover, has_data=batches is not None)
-    start = plan or identity_plan(model, "", {})
+    require_data(recipe.ask.criterion, batches is not None, "calibration")
+    if recipe.ask.recover:  # what makes no sense is better refused before the work than after
+        choose_steps(recipe.ask.recover, has_data=batches is not None, word="calibration")
+    # Each step cuts another model: parts of the first are known by name in all of them.
+    recipe = replace(recipe, ask=recipe.ask.named(model))
+    start = plan or Plan.of(model) or identity_plan(model, "", {})
     folder = None if save is None else Path(save)
-    given = _Given(model, start, example_inputs, data, recipe, batches, distillation)
-    run = _Run(given, folder, _rows(given, folder, resume=resume, overwrite=overwrite), on_row)
-    for step in range(1, recipe.steps + 1):
-        run.step(step)
-    return run.result()
+    task = task or tasks["classification"]
+    given = _Given(model, start, example_inputs, data, recipe, batches, distillation, task)
+    with _rows(given, folder, resume=resume, overwrite=overwrite) as rows:
+        run = _Run(given, folder, rows, on_row)
+        for step in range(1, recipe.steps + 1):
+            run.step(step)
+        return run.result()
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +146,11 @@ class _Given:
     model: nn.Module
     plan: Plan
     example_inputs: Any
-    data: Data
+    data: TrainingData
     recipe: Recipe
     batches: Sequence[Any] | None
     distillation: Distillation | None
+    task: Task
 
     def opening(self) -> dict[str, Any]:
         """What the rows belong to."""
@@ -155,7 +183,7 @@ def _images(part: Part) -> str:
 def _rows(given: _Given, folder: Path | None, *, resume: bool, overwrite: bool) -> Rows:
     """The rows that are known, of a run that may go on."""
     if folder is None:
-        return Rows(None, {}, "name")
+        return Rows(None, {}, "name", StageRow)
     if overwrite:
         (folder / ROWS).unlink(missing_ok=True)
         for entry in folder.iterdir() if folder.is_dir() else ():
@@ -166,7 +194,7 @@ def _rows(given: _Given, folder: Path | None, *, resume: bool, overwrite: bool) 
         raise RequestError(f"{folder} already holds a run ({ROWS})", do=do)
     if not resume:
         (folder / ROWS).unlink(missing_ok=True)  # of a run that was refused before its first row
-    return Rows(folder / ROWS, given.opening(), "name", of="run")
+    return Rows(folder / ROWS, given.opening(), "name", StageRow, of="run")
 
 
 def _has_rows(folder: Path) -> bool:
@@ -182,25 +210,29 @@ class _Run:
         self, given: _Given, folder: Path | None, rows: Rows, on_row: Callable[[StageRow], None] | None
     ) -> None:
         self.given, self.folder, self.rows, self.on_row = given, folder, rows, on_row
-        self.model, self.plan = given.model, given.plan
-        self.groups = {
-            group.name: group.size
-            for group in couple(
-                given.model, given.example_inputs, given.recipe.protect, given.recipe.axes
-            ).prunable
-        }
-        self.before = self.cost = measure(given.model, given.example_inputs)
+        self.model, self.plan, ask = given.model, given.plan, given.recipe.ask
+        self._look_at(given.model)
+        self.before = self.cost
+        self.groups = {group.name: group.size for group in self.coupled.prunable}
+        require_fit(ask.budget.parts, "channels", self.coupled, self.groups)
+        require_fit(ask.floors.by_pattern, "min_keep", self.coupled, self.groups)
         self.whole = self._count()
         self.shares = given.recipe.shares(self.whole)
+
+    def _look_at(self, model: nn.Module) -> None:
+        """Couple and measure a model."""
+        ask = self.given.recipe.ask
+        self.coupled = couple(model, self.given.example_inputs, ask.protect, ask.axes, ask.state, ask.outputs)
+        self.cost = cost_of(model, self.coupled)
 
     def step(self, step: int) -> None:
         """Make one step, or take it from the disk."""
         if self._reopened(step, "tuned", self._folder(step)):
             return
-        came_in = "recovered" if self.given.recipe.recover else "cut"
+        came_in = "recovered" if self.given.recipe.ask.recover else "cut"
         if not self._reopened(step, came_in, self._folder(step, "cut")):
             self._cut(step)
-        self._tune(step, self.rows.known[_name(step, came_in)]["accuracy"])
+        self._tune(step, self.rows.known[_name(step, came_in)]["figures"])
 
     def _folder(self, step: int, *inside: str) -> Path | None:
         return None if self.folder is None else self.folder.joinpath(f"step-{step:02d}", *inside)
@@ -219,7 +251,7 @@ class _Run:
 
     def _take(self, model: nn.Module, plan: Plan) -> None:
         self.model, self.plan = model, plan
-        self.cost = measure(model, self.given.example_inputs)
+        self._look_at(model)
         for link in _links(plan, self.given.plan):
             self.groups |= {group.name: len(group.keep) for group in link.groups}
 
@@ -230,10 +262,10 @@ class _Run:
         if result is not None:
             self._take(result.model, result.plan.after(self.plan))
         rows = [self._row(step, "cut", started)]
-        if recipe.recover:
+        if recipe.ask.recover:
             started = time.perf_counter()
             if result is not None:
-                self.model = recover_result(result, self.given.batches, recipe.recover).model
+                self.model = recover_result(result, self.given.batches, recipe.ask.recover).model
             rows.append(self._row(step, "recovered", started))
         self._save(self._folder(step, "cut"))
         for row in rows:
@@ -245,37 +277,30 @@ class _Run:
         stays = (1 - share) * self.whole
         if round(self._count() - stays) < 1:
             return None
-        kind = recipe.budget.kind
-        budget: dict[str, Any] = {kind: 1 - stays / self._count() if kind == "ratio" else int(stays)}
         gone = self.shares[step - 2] if step > 1 else 0.0
+        floors = recipe.floors(gone, share, self.shares[-1]).fitting(self.coupled.prunable)
+        budget = replace(recipe.budget.leaving(stays, self._count()), at_most={})
+        criterion = criterion_of(self.given.task, self.model, recipe.ask.criterion)
+        bounds = replace(recipe.ask, min_keep=floors, max_ratio=1.0)
+        ask = replace(bounds, budget=budget, criterion=criterion, recover=None)
         try:
-            return prune(
-                self.model,
-                self.given.example_inputs,
-                **budget,
-                criterion=recipe.criterion,
-                scope=recipe.scope,
-                round_to=recipe.round_to,
-                min_keep=recipe.floor(gone, share, self.shares[-1]),
-                protect=recipe.protect,
-                axes=recipe.axes,
-                data=self.given.batches,
-                check=recipe.check,
-                seed=recipe.seed,
-            )
+            return prune(self.model, self.given.example_inputs, ask, data=self.given.batches)
         except RequestError as error:
             # Late steps of AGP are small; what they ask for is left to the next one.
             if step < recipe.steps and isinstance(error, EmptyCutError):
                 return None
             raise RequestError(f"step {step} of {recipe.steps}, towards {recipe.budget}: {error}") from error
 
-    def _tune(self, step: int, came_in: float) -> None:
+    def _tune(self, step: int, came_in: dict[str, float]) -> None:
         """Fine-tune; what comes out goes on unless it is worse than what came in."""
         started, folder, config = time.perf_counter(), self._folder(step), self.given.recipe.finetune
         if folder is not None:
             config = replace(config, save=folder, resume=last_folder(folder) is not None)
-        fitted = fit(self.model, self.given.data, config, distillation=self.given.distillation)
-        kept = fitted.kept_epoch if fitted.kept.val_accuracy >= came_in else 0
+        given = self.given
+        fitted = fit(self.model, given.data, config, distillation=given.distillation, task=given.task)
+        after = fitted.kept.validated
+        is_worse = replace(after, values=came_in).is_better_than(after)
+        kept = 0 if is_worse else fitted.kept_epoch
         self.model = fitted.model if kept else self.model
         self._save(folder)
         self._note(replace(self._row(step, "tuned", started), kept_epoch=kept))
@@ -286,7 +311,13 @@ class _Run:
 
     def _row(self, step: int, stage: str, started: float) -> StageRow:
         config = self.given.recipe.finetune
-        found = evaluate(self.model, self.given.data.validation, device=config.device, threads=config.threads)
+        found = judge(
+            self.model,
+            self.given.data.validation,
+            self.given.task,
+            device=config.device,
+            threads=config.threads,
+        )
         return StageRow(
             name=_name(step, stage),
             step=step,
@@ -295,9 +326,9 @@ class _Run:
             removed=1 - self._count() / self.whole,
             params=self.cost.params,
             macs=self.cost.macs,
-            accuracy=found.accuracy,
-            loss=found.loss,
+            figures=dict(found.values),
             seconds=time.perf_counter() - started,
+            lower_is_better=found.lower_is_better,
         )
 
     def _note(self, row: StageRow) -> None:
@@ -309,7 +340,8 @@ class _Run:
 
     def _count(self) -> int:
         """How much is left of what the budget counts."""
-        return self.given.recipe.counted(self.cost, sum(self.groups.values()))
+        meter = self.given.recipe.budget.meter(self.coupled)
+        return sum(self.groups.values()) if meter is None else round(meter.at({}))
 
     def result(self) -> Iterated:
         """What came out; a copy where it is what came in."""

@@ -16,10 +16,28 @@ class Amount:
         value: A share in [0, 1] or a count.
         is_total: The share or count includes what is masked already; else it is of what is left, as in
             `torch.nn.utils.prune`.
+
+    Raises:
+        RequestError: It is neither.
     """
 
     value: float
     is_total: bool = False
+
+    def __post_init__(self) -> None:
+        name = "sparsity" if self.is_total else "amount"
+        is_number = isinstance(self.value, numbers.Real) and not isinstance(self.value, bool)
+        if not is_number or self.value < 0 or (not self.is_count and not self.value <= 1):
+            raise RequestError(
+                f"{name} is {self.value!r}",
+                ["a share lies in [0, 1], a count is an integer of at least 0"],
+                "pass a share such as 0.2 or a count such as 20",
+            )
+
+    @property
+    def is_count(self) -> bool:
+        """Whether it is a count rather than a share."""
+        return isinstance(self.value, numbers.Integral)
 
     def count(self, units: int, alive: int) -> int:
         """How many of the units that are alive go.
@@ -33,15 +51,14 @@ class Amount:
             >>> Amount(0.8, is_total=True).count(100, 50)
             30
         """
+        wanted = int(self.value) if self.is_count else round(self.value * (units if self.is_total else alive))
         if self.is_total:
-            wanted = self.value if isinstance(self.value, numbers.Integral) else round(self.value * units)
-            return max(int(wanted) - (units - alive), 0)
-        found = self.value if isinstance(self.value, numbers.Integral) else round(self.value * alive)
-        if found > alive:
+            return max(wanted - (units - alive), 0)
+        if wanted > alive:
             raise RequestError(
-                f"amount is {int(found):,}, {alive:,} are left to mask", do="pass a smaller count, or a share"
+                f"amount is {wanted:,}, {alive:,} are left to mask", do="pass a smaller count, or a share"
             )
-        return int(found)
+        return wanted
 
 
 def read_amounts(
@@ -63,35 +80,21 @@ def read_amounts(
     if (amount is None) == (sparsity is None):
         given = "neither amount nor sparsity is" if amount is None else "both amount and sparsity are"
         raise RequestError(f"{given} given", do="pass one of them, such as amount=0.2")
-    asked = amount if sparsity is None else sparsity
-    is_total = sparsity is not None
+    is_total = amount is None
+    asked = sparsity if amount is None else amount
     if not isinstance(asked, Mapping):
         assert asked is not None, "one of the two is given"
-        return [_checked(asked, is_total)] * len(names)
-    for pattern in asked:
-        if not any(_fits(name, pattern) for name in names):
+        return [Amount(asked, is_total)] * len(names)
+    found = dict.fromkeys(names, Amount(0))
+    for pattern, value in asked.items():
+        fitting = [name for name in names if _fits(name, pattern)]
+        if not fitting:
             raise RequestError(
                 f"'{pattern}' in amount fits no chosen tensor", [f"chosen: {', '.join(names[:8])}"], "mend it"
             )
-    found = []
-    for name in names:
-        fitting = [value for pattern, value in asked.items() if _fits(name, pattern)]
-        found.append(_checked(fitting[-1], is_total) if fitting else Amount(0))
-    return found
+        found.update(dict.fromkeys(fitting, Amount(value, is_total)))
+    return [found[name] for name in names]
 
 
 def _fits(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.rpartition(".")[0], pattern)
-
-
-def _checked(value: float, is_total: bool) -> Amount:
-    name = "sparsity" if is_total else "amount"
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise RequestError(f"{name} is {value!r}", do="pass a share such as 0.2 or a count such as 20")
-    if value < 0 or (not isinstance(value, numbers.Integral) and not value <= 1):
-        raise RequestError(
-            f"{name} is {value}",
-            ["a share lies in [0, 1], a count is an integer of at least 0"],
-            "pass a share such as 0.2 or a count such as 20",
-        )
-    return Amount(value, is_total)

@@ -1,7 +1,7 @@
 """Criteria of masks: a score for every entry of a tensor; larger means keep.
 
-Those of `torch.nn.utils.prune` (`l1`, `ln`, `random`) need the weights alone. The others look at data: at the
-norms of a layer's inputs, or at gradients.
+Those of `secateur.score` see channels. Here each entry is by itself, so a formula of one weight is enough;
+what it looks at besides is read by the parts that those criteria use (`evidence.py`).
 """
 
 from collections.abc import Callable
@@ -13,27 +13,31 @@ from secateur.registry import Registry
 
 
 @dataclass(frozen=True)
-class Criterion:
+class MaskCriterion:
     """How entries are scored.
 
     Attributes:
-        score: From a masked weight and what was gathered about it to a score for each entry.
-        needs: "" for the weight alone, "inputs" for the norms of the layer's inputs (in the weight's shape),
-            "gradients" for what `gather` made of gradients (in the weight's shape).
-        gather: Makes of a weight and its gradient on one batch what is summed over the batches.
+        formula: From a masked weight, and what it looks at besides, to a score for each entry.
+        of: What that is: "weights" for nothing, "inputs" for the norms of the layer's inputs, "gradients" for
+            the gradient on one batch; the scores of batches are summed.
         structure: Which structure the authors used.
     """
 
-    score: Callable[[Tensor, Tensor | None], Tensor]
-    needs: str = ""
-    gather: Callable[[Tensor, Tensor], Tensor] | None = None
+    formula: Callable[..., Tensor]
+    of: str = "weights"
     structure: str = "unstructured"
 
 
-def gathered(weight: Tensor, evidence: Tensor | None) -> Tensor:
-    """Score by what was gathered, as it is."""
-    assert evidence is not None, "the criterion says what it needs"
-    return evidence
+criteria: Registry[MaskCriterion] = Registry("mask criterion", "secateur.mask.criteria")
 
 
-criteria: Registry[Criterion] = Registry("mask criterion", "secateur.mask.criteria")
+def criterion(
+    name: str, of: str = "weights", structure: str = "unstructured"
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Register a formula under the word that users choose it by; see `MaskCriterion`."""
+
+    def register(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        criteria.add(name, MaskCriterion(formula, of, structure))
+        return formula
+
+    return register

@@ -24,15 +24,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.capture import Step, cast_inputs, follow
+from secateur.capture import Step, follow
 from secateur.capture.copies import copy_module
-from secateur.capture.inputs import map_inputs
+from secateur.capture.inputs import cloned
 from secateur.coupling import Group, Groups
 from secateur.coupling.rule import traits_of
 from secateur.graph.axes import Expr, leaves
 from secateur.graph.keep import Kept, positions
 from secateur.graph.node import refs_in
 from secateur.graph.trait import Trait
+from secateur.proof.drawing import drawn_inputs, precise
+from secateur.proof.masking import Masker
 
 
 def find_dead(model: nn.Module, example_inputs: Any, groups: Groups, seed: int = 0) -> dict[str, list[int]]:
@@ -57,20 +59,19 @@ def find_dead(model: nn.Module, example_inputs: Any, groups: Groups, seed: int =
         >>> find_dead(net, x, sc.couple(net, x))
         {'0': [1, 3]}
     """
-    copied = copy_module(model).double().eval()
-    inputs = map_inputs(cast_inputs(example_inputs, torch.float64), _generic(seed))
+    copied = precise(copy_module(model), torch.float64).eval()
+    inputs = drawn_inputs(example_inputs, seed + 1, torch.float64)
     free = [group for group in groups.prunable if not group.renormalised]
     dead: dict[str, list[int]] = {}
     while True:
         run = _GenericRun(groups, free, seed)
-        follow(copied, map_inputs(inputs, torch.clone), groups.graph, run)
-        found = {
-            group.name: at for group in free if (at := run.dead[group.name].nonzero().flatten().tolist())
-        }
+        follow(copied, cloned(inputs), groups.graph, run)
+        found = {name: at for name, mask in run.dead.items() if (at := mask.nonzero().flatten().tolist())}
         if found == dead:
             return _leave_enough(groups, dead)
         dead = found
-        _zero(copied, groups, dead)
+        kept = {groups[name].axis: ~np.isin(np.arange(groups[name].size), at) for name, at in dead.items()}
+        Masker(groups, Kept(kept)).mask_parameters(copied)  # nothing depends on those any more
 
 
 class _GenericRun:
@@ -95,22 +96,15 @@ class _GenericRun:
         for tensor in tensors:
             zero = zero & (tensor == 0)
         output = step.run()
-        if not isinstance(output, Tensor):
+        if not tensors or not isinstance(output, Tensor):
             return output
-        return self._generic(output, zero.expand(output.shape) if tensors else None)
-
-    def _generic(self, output: Tensor, zero: Tensor | None) -> Tensor:
-        """Replace what was computed from numbers that are not zero by numbers that are not."""
-        if zero is None:
-            return output
+        # What was computed from numbers that are not zero becomes numbers that are not.
         if output.is_floating_point():
             noise = torch.rand(output.shape, generator=self.generator, dtype=torch.float64) + 0.5
-            value = torch.where(zero, output, noise.to(output))
+            output.copy_(torch.where(zero, output, noise.to(output)))
         elif output.dtype == torch.bool:
-            value = torch.where(zero, output, torch.ones_like(output))
-        else:
-            return output
-        return output.copy_(value)
+            output.logical_or_(~zero)
+        return output
 
     def _note(self, step: Step) -> None:
         """A position stays possible if some factor of every sum over it is zero."""
@@ -123,19 +117,21 @@ class _GenericRun:
         }
         held = list(self._held(step))
         for group in self.free:
-            own = [
-                (name, dim, tensor, expr) for name, dim, tensor, expr in held if group.axis in leaves(expr)
-            ]
-            summed = [one for one in own if (step.node.index, one[0], one[1]) in self.sums]
-            if summed:
-                factors = [*summed, *(one for one in own if one[0] == "input" and one not in summed)]
-                zero = torch.stack([_zero_positions(one[2], one[1], one[3], group) for one in factors]).any(0)
-            elif own and (group.axis not in returned or Trait.MIXES in traits_of(step.node)):
+            zeros = {
+                (name, dim): _zero_positions(tensor, dim, expr, group)
+                for name, dim, tensor, expr in held
+                if group.axis in leaves(expr)
+            }
+            if any((step.node.index, *place) in self.sums for place in zeros):
+                factors = [
+                    zero
+                    for place, zero in zeros.items()
+                    if place[0] == "input" or (step.node.index, *place) in self.sums
+                ]
+                self.dead[group.name] &= torch.stack(factors).any(0)
+            elif zeros and (group.axis not in returned or Trait.MIXES in traits_of(step.node)):
                 # How it is summed is not known: all of it must be zero.
-                zero = torch.stack([_zero_positions(one[2], one[1], one[3], group) for one in own]).all(0)
-            else:
-                continue
-            self.dead[group.name] &= zero
+                self.dead[group.name] &= torch.stack(list(zeros.values())).all(0)
 
     def _held(self, step: Step) -> Iterator[tuple[str, int, Tensor, Expr]]:
         """Every dim of every tensor that an operator is given, by the argument's name."""
@@ -152,29 +148,6 @@ def _zero_positions(tensor: Tensor, dim: int, expr: Expr, group: Group) -> Tenso
     other = [at for at in range(tensor.dim()) if at != dim % tensor.dim()]
     is_zero = (tensor == 0).all(dim=other) if other else tensor == 0
     return is_zero.cpu()[torch.from_numpy(positions(expr, group.axis))].all(1)
-
-
-def _generic(seed: int) -> Any:
-    generator = torch.Generator().manual_seed(seed + 1)
-
-    def fill(leaf: Tensor) -> Tensor:
-        if not leaf.is_floating_point():
-            return leaf
-        return torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf)
-
-    return fill
-
-
-def _zero(model: nn.Module, groups: Groups, dead: Mapping[str, list[int]]) -> None:
-    """Set dead positions to zero in every parameter that has them: nothing depends on those any more."""
-    kept = Kept({groups[name].axis: ~np.isin(np.arange(groups[name].size), at) for name, at in dead.items()})
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.is_floating_point():
-                for place, dim in enumerate(groups.dims(name)):
-                    if kept.cuts(dim):
-                        gone = torch.from_numpy(kept.removed(dim))
-                        parameter.index_fill_(place, gone.to(parameter.device), 0)
 
 
 def _leave_enough(groups: Groups, dead: Mapping[str, list[int]]) -> dict[str, list[int]]:

@@ -1,129 +1,184 @@
-"""What criteria learn from data: norms and second moments of a layer's inputs, and gradients.
+"""What criteria learn from data: sums over the inputs of layers, and gradients.
 
-Inputs are seen as a matrix product sees them: one row for each sample (token, pixel), one column for each
-column of the flattened weight. A convolution's are its patches.
+The data is read as `secateur.prune` reads it (`capture/batches.py`), a layer's inputs are seen as the rows
+that its flattened weight is multiplied with (`coupling/patches.py`), and the loss is differentiated by
+`score/gradients.py`. A copy of the model runs, in eval mode; the model itself keeps its buffers and modes.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.capture.layouts import safe_backward
-from secateur.errors import RequestError
+from secateur.capture.batches import RawSamples, Samples, naming_batch
+from secateur.capture.copies import copy_module
+from secateur.capture.inputs import as_call, cloned
+from secateur.capture.operators import operator_name, schema_arguments
+from secateur.capture.outside import outside_kept
+from secateur.capture.randomness import OwnNumbers
+from secateur.capture.switches import recording_context
+from secateur.coupling.layers import is_transposed
+from secateur.coupling.patches import Patches
+from secateur.coupling.rule import rule_of
+from secateur.errors import CaptureError, RequestError
+from secateur.graph.trait import Trait
 from secateur.mask.criterion import criteria
 from secateur.mask.targets import Selector, Target, choose
+from secateur.score.gates import Gates
+from secateur.score.gradients import Differentiator
 
-Loss = Callable[[nn.Module, Any], Tensor]
+Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
+"""A user's own way to run a model on a batch, and its loss where gradients are asked for."""
 
-
-def run_model(model: nn.Module, batch: Any) -> Any:
-    """Run a model on a batch: a tensor, a dict of keyword inputs, or a tuple that begins with the input."""
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
-
-
-def columns(module: nn.Module, inputs: Tensor) -> Float[Tensor, "groups samples columns"]:
-    """See a layer's input as the matrix that its flattened weight is multiplied with.
-
-    Raises:
-        RequestError: The layer is neither linear nor a one- or two-dimensional convolution.
-
-    Example:
-        >>> columns(nn.Conv2d(4, 2, 3, groups=2), torch.zeros(5, 4, 6, 6)).shape
-        torch.Size([2, 80, 18])
-    """
-    if isinstance(module, nn.Linear):
-        return inputs.reshape(1, -1, inputs.shape[-1])
-    if isinstance(module, nn.Conv1d):
-        parts = functional.pad(inputs, _padding(module), mode=_mode(module)).unsqueeze(2)
-        window = (1, *module.kernel_size), (1, *module.dilation), (1, *module.stride)
-    elif isinstance(module, nn.Conv2d):
-        parts = functional.pad(inputs, _padding(module), mode=_mode(module))
-        window = module.kernel_size, module.dilation, module.stride
-    else:
-        raise RequestError(
-            f"the inputs of a {type(module).__name__} are not understood",
-            ["understood are Linear, Conv1d and Conv2d"],
-            "choose other layers with select=, or a criterion that needs no inputs",
-        )
-    patches = functional.unfold(parts, window[0], window[1], 0, window[2])  # (n, columns, places)
-    grouped = patches.unflatten(1, (module.groups, -1))
-    return grouped.permute(1, 0, 3, 2).flatten(1, 2)
+_ROWS = 1 << 16
+"""Rows of a layer's inputs that are unfolded at once."""
 
 
-def _padding(module: Any) -> list[int]:
-    return list(module._reversed_padding_repeated_twice)
-
-
-def _mode(module: Any) -> str:
-    return "constant" if module.padding_mode == "zeros" else module.padding_mode
-
-
-def gather_inputs(
-    model: nn.Module,
-    targets: Sequence[Target],
-    data: Iterable[Any],
-    make: Callable[[Float[Tensor, "groups samples columns"]], Tensor],
-    loss: Loss | None = None,
-) -> dict[str, Tensor]:
-    """Sum something over the inputs of layers, in eval mode.
+class MaskEvidence:
+    """A model and the data that it is run on.
 
     Args:
-        model: Run on every batch; its modes are restored.
-        targets: The weights whose layers are listened to.
-        data: Batches.
-        make: What is summed, from the inputs of one call in float64.
-        loss: How a batch is run; None for `run_model`.
+        model: Not changed.
+        data: Batches, as for `secateur.prune`; of any kind if the user's own function reads them.
+        loss: That function; None to run the model on its inputs.
+        example_inputs: What the model takes; None for what the first batch and `forward` say.
 
     Raises:
-        RequestError: A layer was never run, or its inputs are not understood.
+        RequestError: The data is one batch rather than a list of them, or the first one makes no sense.
     """
-    found: dict[str, Tensor] = {}
 
-    def listen(target: Target) -> Callable[[nn.Module, Any], None]:
-        def note(module: nn.Module, inputs: Any) -> None:
-            value = make(columns(module, inputs[0].detach()).double())
-            found[target.name] = found[target.name] + value if target.name in found else value
+    def __init__(
+        self, model: nn.Module, data: Iterable[Any], loss: Loss | None = None, example_inputs: Any = None
+    ) -> None:
+        self.model, self.loss = model, loss
+        self.samples = Samples(data, model, example_inputs) if loss is None else RawSamples(data)
+        next(iter(self.samples))  # nonsense is better refused before anything is masked
 
-        return note
+    def sum_inputs(
+        self,
+        targets: Sequence[Target],
+        make: Callable[[Float[Tensor, "groups samples columns"]], Tensor],
+    ) -> dict[str, Tensor]:
+        """Sum something over the inputs of layers.
 
-    modes = {module: module.training for module in model.modules()}
-    with ExitStack() as stack, torch.no_grad():
-        for module, mode in modes.items():
-            stack.callback(setattr, module, "training", mode)
-        model.eval()
+        Args:
+            targets: Their weights.
+            make: What is summed, from some rows of inputs in float64.
+
+        Raises:
+            RequestError: A layer was never run, or is none whose inputs are understood.
+            CaptureError: The model does not run on a batch, or a layer gets NaN or infinity.
+        """
+        found: dict[str, Tensor] = {}
+
+        def note(target: Target, named: Mapping[str, Any]) -> None:
+            patches = Patches(named, named["input"])
+            for rows in torch.arange(patches.rows).split(_ROWS):
+                value = make(patches.take(rows, 0, patches.channels))
+                found[target.name] = found[target.name] + value if target.name in found else value
+                if not bool(value.isfinite().all()):
+                    raise CaptureError(
+                        f"the inputs of {target.name} hold NaN or infinity",
+                        do="mend the weights of the layers before it, or the data",
+                    )
+
+        held = copy_module(self.model, {id(parameter): parameter for parameter in self.model.parameters()})
+        run = (held if self.loss is None else _Run(held, self.loss)).eval()
+        for sample in self.samples:
+            args, kwargs = as_call(cloned(sample.inputs))
+            listener = _Listener(targets, note)
+            with naming_batch(sample.number), outside_kept(held), recording_context(), OwnNumbers(), listener:
+                run(*args, **kwargs)
+        unseen = [target.name for target in targets if target.name not in found]
+        if unseen:
+            raise RequestError(
+                f"the data never reaches {unseen[0]}",
+                [f"{len(unseen)} of {len(targets)} chosen layers were not run"],
+                "pass batches that run them, or leave them out with select=",
+            )
+        return found
+
+    def input_norms(self, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The L2 norm of each input over all samples, in the shape of the weight."""
+        sums = self.sum_inputs(targets, lambda rows: rows.square().sum(1))
+        norms = {}
         for target in targets:
-            for module, _ in target.places:
-                stack.callback(module.register_forward_pre_hook(listen(target)).remove)
-        for batch in data:
-            (loss or run_model)(model, batch)
-    unseen = [target.name for target in targets if target.name not in found]
-    if unseen:
-        raise RequestError(
-            f"the data never reaches {unseen[0]}",
-            [f"{len(unseen)} of {len(targets)} chosen layers were not run"],
-            "pass batches that run them, or leave them out with select=",
-        )
-    return found
+            weight, found = target.orig, sums[target.name].sqrt()
+            rows = found.repeat_interleave(weight.shape[0] // len(found), 0)
+            norms[target.name] = rows.view(weight.shape).to(weight)
+        return norms
+
+    def sum_gradients(self, name: str, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Sum a criterion's scores over batches while the weights stay.
+
+        Raises:
+            RequestError: There is neither a loss nor labels.
+            CaptureError: The model does not run on a batch, or gives no gradients.
+        """
+        run, loss = self.model, None
+        if self.loss is not None:
+            run, loss = _Run(self.model, self.loss), lambda output, _: output
+        names = {id(parameter): name for name, parameter in run.named_parameters()}
+        gathering = Gathering(name, self.model, [target.places[0] for target in targets])
+        for sample, gradients, _ in Differentiator(run, Gates({}, {}), loss).by_batch(self.samples):
+            if loss is None and sample.target is None:
+                raise RequestError(
+                    f"'{name}' needs a loss, batch {sample.number} of the data has no labels",
+                    do="pass loss=, from model and batch, or batches with labels",
+                )
+            for target in gathering.targets:
+                gathering.add(target, gradients[names[id(target.orig)]])
+        return {target.name: gathering.scores[target.name] for target in targets}
 
 
-def input_norms(
-    model: nn.Module, targets: Sequence[Target], data: Iterable[Any], loss: Loss | None = None
-) -> dict[str, Tensor]:
-    """The L2 norm of each input over all samples, in a shape that broadcasts with the weight."""
-    sums = gather_inputs(model, targets, data, lambda matrix: (matrix**2).sum(1), loss)
-    norms = {}
-    for target in targets:
-        weight, found = target.orig, sums[target.name].sqrt()
-        rows = found.repeat_interleave(weight.shape[0] // len(found), 0)
-        norms[target.name] = rows.view(weight.shape).to(weight)
-    return norms
+class _Run(nn.Module):
+    """A model inside of the user's function that runs it on a batch."""
+
+    def __init__(self, model: nn.Module, function: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self.function = lambda *given: function(
+            *given
+        )  # copies of the module go on sharing all that it holds
+
+    def forward(self, number: Tensor, batch: Any) -> Any:
+        """Run it; the batch's number is of no use."""
+        return self.function(self.model, batch)
+
+
+class _Listener(TorchDispatchMode):
+    """Notes calls of layers whose weight is watched, or computed from such a one entry by entry."""
+
+    def __init__(self, targets: Sequence[Target], note: Callable[[Target, Mapping[str, Any]], None]) -> None:
+        super().__init__()
+        self.note = note
+        self.known = {id(target.orig): target for target in targets}
+        self.held: list[Tensor] = []  # a tensor that is gone would give its id to another
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        given = (self.known.get(id(leaf)) for leaf in (*args, *kwargs.values()))
+        target = next((one for one in given if one is not None), None)
+        rule = None if target is None else rule_of(operator_name(func))
+        if target is None or rule is None:
+            return output
+        if Trait.LAYER in rule.traits:
+            named = dict(schema_arguments(func, args, kwargs))
+            if self.known.get(id(named.get("weight"))) is not target or is_transposed(named):
+                raise RequestError(
+                    f"the inputs of {target.name} are not understood, {operator_name(func)} reads it",
+                    ["understood are linear layers and convolutions with the outputs in dim 0 of the weight"],
+                    "choose other layers with select=, or a criterion that needs no inputs",
+                )
+            self.note(target, named)
+        elif Trait.POINTWISE in rule.traits and output.shape == target.orig.shape:
+            self.known[id(output)] = target
+            self.held.append(output)
+        return output
 
 
 class Gathering:
@@ -151,10 +206,10 @@ class Gathering:
         select: Selector = None,
         parameters: Sequence[str] = ("weight",),
     ) -> None:
-        gather = criteria[criterion].gather
-        if gather is None:
+        found = criteria[criterion]
+        if found.of != "gradients":
             raise RequestError(f"'{criterion}' needs no gradients", do="pass 'movement' or 'taylor'")
-        self._gather = gather
+        self._formula = found.formula
         self.targets = choose(model, select, parameters)
         self.scores = {target.name: torch.zeros_like(target.orig.detach()) for target in self.targets}
 
@@ -166,20 +221,4 @@ class Gathering:
 
     def add(self, target: Target, gradient: Tensor) -> None:
         """Add what one gradient says of one tensor."""
-        self.scores[target.name] += self._gather(target.value, gradient.detach())
-
-
-def gather_gradients(
-    criterion: str, model: nn.Module, targets: Sequence[Target], data: Iterable[Any], loss: Loss
-) -> dict[str, Tensor]:
-    """Sum a criterion over batches while the weights stay; `.grad` of the parameters is not touched."""
-    gathering = Gathering(criterion, model, [place for target in targets for place in target.places])
-    by_name = {target.name: target for target in targets}
-    for batch in data:
-        origs = [target.orig for target in gathering.targets]
-        with safe_backward(model):
-            gradients = torch.autograd.grad(loss(model, batch), origs, allow_unused=True)
-        for target, gradient in zip(gathering.targets, gradients, strict=True):
-            if gradient is not None:
-                gathering.add(target, gradient)
-    return {name: gathering.scores[name] for name in by_name}
+        self.scores[target.name] += self._formula(target.value, gradient.detach())

@@ -146,32 +146,64 @@ class _Refresh:
 
 
 @dataclass(frozen=True, eq=False)
-class Masked:
-    """A tensor that has a mask.
+class Target:
+    """A parameter that has a mask, or may get one.
 
     Attributes:
-        name: Its qualified name without the mask, "conv1.weight".
-        module: The module that holds it.
-        parameter: Its name in that module, "weight".
+        name: Qualified name, "conv1.weight", with or without a mask.
+        places: Every module that holds the parameter, with its name there; several if it is tied.
     """
 
     name: str
-    module: nn.Module
-    parameter: str
+    places: tuple[tuple[nn.Module, str], ...]
+
+    @property
+    def module(self) -> nn.Module:
+        """The first module that holds it."""
+        return self.places[0][0]
+
+    @property
+    def parameter(self) -> str:
+        """Its name in that module."""
+        return self.places[0][1]
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether it has a mask."""
+        return hook_of(self.module, self.parameter) is not None
 
     @property
     def orig(self) -> nn.Parameter:
         """The parameter that is trained."""
-        found = self.module._parameters[self.parameter + ORIG]
-        assert found is not None, "a masked tensor has its parameter"
-        return found
+        return trained(self.module, self.parameter)
 
     @property
     def mask(self) -> Tensor:
-        """Zeros and ones, in the parameter's shape and type."""
-        found = self.module._buffers[self.parameter + MASK]
-        assert found is not None, "a masked tensor has its mask"
-        return found
+        """Zeros and ones, in the parameter's shape and type; ones if it has no mask yet."""
+        if not self.is_masked:
+            return torch.ones_like(self.orig.detach(), memory_format=torch.contiguous_format)
+        return self.module.get_buffer(self.parameter + MASK)
+
+    @property
+    def value(self) -> Tensor:
+        """The parameter with its mask applied."""
+        return self.orig.detach() * self.mask
+
+    def write(self, mask: Tensor, method: torch_prune.BasePruningMethod) -> None:
+        """Put a mask on it, or replace the one that it has, at every place.
+
+        Args:
+            mask: Zeros and ones in the parameter's shape.
+            method: What made it, for the record.
+        """
+        for module, parameter in self.places:
+            attach(module, parameter, mask, [copy.copy(method)])
+
+
+def trained(module: nn.Module, parameter: str) -> nn.Parameter:
+    """The parameter behind a name, with or without a mask."""
+    is_masked = hook_of(module, parameter) is not None
+    return module.get_parameter(parameter + ORIG if is_masked else parameter)
 
 
 def hook_of(module: nn.Module, parameter: str) -> torch_prune.BasePruningMethod | None:
@@ -183,14 +215,14 @@ def hook_of(module: nn.Module, parameter: str) -> torch_prune.BasePruningMethod 
     return None
 
 
-def masked_tensors(model: nn.Module) -> Iterator[Masked]:
+def masked_tensors(model: nn.Module) -> Iterator[Target]:
     """Every tensor with a mask, in the order of the modules; tied ones once for each place."""
     for name, module in model.named_modules():
         release_fused(module)
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, torch_prune.BasePruningMethod):
                 tensor = hook._tensor_name
-                yield Masked(f"{name}.{tensor}" if name else tensor, module, tensor)
+                yield Target(f"{name}.{tensor}" if name else tensor, ((module, tensor),))
 
 
 def is_masked(model: nn.Module) -> bool:
@@ -244,8 +276,7 @@ def attach(
         The hook.
     """
     if hook_of(module, parameter) is None:
-        orig = module._parameters[parameter]
-        assert orig is not None, "the caller chose an existing parameter"
+        orig = module.get_parameter(parameter)
         with in_order(module):
             module.register_parameter(parameter + ORIG, orig)
             del module._parameters[parameter]
@@ -256,9 +287,7 @@ def attach(
     else:
         hook = own(module, parameter)
         hook.extend(methods)
-        held = module._buffers[parameter + MASK]
-        assert held is not None, "a masked tensor has its mask"
-        held.copy_(mask)
+        module.get_buffer(parameter + MASK).copy_(mask)
     setattr(module, parameter, hook.apply_mask(module))
     return hook
 

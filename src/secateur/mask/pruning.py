@@ -1,37 +1,39 @@
 """Prune by masks: one entry to everything, in place, as `torch.nn.utils.prune` does.
 
-What that module has is done by that module (`native.py`), so the masks are the same to the last tie. Other
+What that module has is computed by it (`native.py`), so the masks are the same to the last tie. Other
 structures, scopes and criteria are composed: a criterion scores entries, a structure groups them into units,
 a scope says how many units of each tensor go.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import prune as torch_prune
 
+from secateur.capture.randomness import OwnNumbers
+from secateur.capture.unwrap import require_whole
 from secateur.errors import RequestError
-from secateur.mask import native
 from secateur.mask.amount import Amount, read_amounts
 from secateur.mask.criterion import criteria
-from secateur.mask.evidence import Loss, gather_gradients, input_norms
-from secateur.mask.hook import attach, hook_of, in_order, renew_uncalled
+from secateur.mask.evidence import Loss, MaskEvidence
+from secateur.mask.hook import in_order, renew_uncalled
+from secateur.mask.native import masks_by, method_class
 from secateur.mask.reporting import Sparsity, sparsity_of
 from secateur.mask.scope import scopes
 from secateur.mask.sparsegpt import sweep_layers
-from secateur.mask.structure import Structure, read_structure
+from secateur.mask.structure import read_structure
 from secateur.mask.targets import Selector, Target, choose, parameters_of
 
 Method: TypeAlias = str | type[torch_prune.BasePruningMethod] | Callable[[str, Tensor], Tensor]
 """A name, a method class of `torch.nn.utils.prune` or of the user, or a function from a tensor's name and
 value to a score for each entry."""
 
-_SPECIAL = ("identity", "custom", "ln", "sparsegpt")
+_SPECIAL = ("identity", "custom", "sparsegpt")
+_LOCAL = ("local", "uniform")
 
 
 class Written(torch_prune.BasePruningMethod):
@@ -68,6 +70,7 @@ def prune(
     masks: Mapping[Any, Tensor] | Tensor | None = None,
     data: Iterable[Any] | None = None,
     loss: Loss | None = None,
+    example_inputs: Any = None,
     seed: int | None = None,
     **options: Any,
 ) -> Sparsity:
@@ -92,9 +95,11 @@ def prune(
         with_bias: Of structured pruning of outputs: mask the bias of a masked channel, too.
         importance_scores: Scores to use in place of the weights, by parameter name or (module, name).
         masks: For "custom": by parameter name or (module, name), or one for the only parameter chosen.
-        data: For criteria that look at data: batches, as tensors, dicts of keyword inputs, or tuples whose
-            first item is the input.
-        loss: From model and batch to a scalar; needed for gradients, optional to run a batch otherwise.
+        data: For criteria that look at data: batches, in the forms that `secateur.prune` takes.
+        loss: From model and batch to a scalar, for gradients; None for the default of `secateur.prune`, which
+            asks for labels here. Where inputs are looked at: how to run the model on a batch. The batches may
+            then be of any form.
+        example_inputs: What the model takes, as for `secateur.prune`; None to read it off the first batch.
         seed: For methods that draw; None goes on with PyTorch's generator.
         **options: Arguments of a method class; for "sparsegpt" `damp` and `block`.
 
@@ -105,6 +110,7 @@ def prune(
         RequestError: The request makes no sense, or nothing fits it.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
         >>> print(prune(net, method="l1", scope="global", amount=0.25))
@@ -113,18 +119,19 @@ def prune(
         2.weight  4x8        7  32    21.88%
         all                 24  96    25.00%
     """
-    request = _Request(method, scope, structure, dim, n, loss=loss, options=options)
-    request.data = None if data is None else list(data)
+    require_whole(model)
+    evidence = None if data is None else MaskEvidence(model, data, loss, example_inputs)
+    request = _Request(method, scope, structure, dim, n, evidence, options)
     targets, left_alone = request.fitting(choose(model, select, parameters))
-    with in_order(model), _seeded(seed):
+    with in_order(model), OwnNumbers(seed) if seed is not None else nullcontext():
         if method == "custom":
-            native.custom(targets, _by_name(targets, masks, "masks"))
+            given = _by_name(targets, masks, "masks")
+            request.write([(target, target.mask * given[target.name].to(target.mask)) for target in targets])
         elif method == "identity":
-            native.identity(targets)
+            request.write([(target, target.mask) for target in targets])
         else:
             scores = _by_name(targets, importance_scores, "importance_scores") if importance_scores else None
-            amounts = request.amounts(amount, sparsity, targets)
-            request.apply(model, targets, amounts, scores)
+            request.apply(targets, request.amounts(amount, sparsity, targets), scores)
         if with_bias and request.word == "structured":
             _mask_biases(targets, dim)
     renew_uncalled(model)
@@ -140,26 +147,20 @@ class _Request:
     word: Any
     dim: int
     n: float | str
-    loss: Loss | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    data: list[Any] | None = None
+    evidence: MaskEvidence | None
+    options: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         is_known = isinstance(self.method, str) and self.method not in _SPECIAL
-        known = criteria[self.method] if is_known and isinstance(self.method, str) else None
-        self.word = self.word or (known.structure if known else "unstructured")
-        self.structure: Structure = read_structure(self.word, self.dim)
+        self.criterion = criteria[str(self.method)] if is_known else None
+        self.word = self.word or (self.criterion.structure if self.criterion else "unstructured")
+        self.structure = read_structure(self.word, self.dim)
         scopes[self.scope]
         if self.options and not isinstance(self.method, type) and self.method != "sparsegpt":
             raise RequestError(
                 f"unknown argument '{next(iter(self.options))}'",
                 do="further arguments go to method classes and to 'sparsegpt'",
             )
-
-    @property
-    def is_native(self) -> bool:
-        """Whether `torch.nn.utils.prune` does it."""
-        return native.covers(self.method, self.scope, self.word)
 
     def fitting(self, targets: list[Target]) -> tuple[list[Target], dict[str, str]]:
         """The tensors that can have the structure, and why the others cannot."""
@@ -184,7 +185,7 @@ class _Request:
             return None
         if isinstance(self.method, type) and amount is None and sparsity is None:
             return None
-        if self.scope not in ("local", "uniform") and isinstance(amount or sparsity, Mapping):
+        if self.scope not in _LOCAL and isinstance(amount or sparsity, Mapping):
             raise RequestError(
                 f"amounts by pattern and scope '{self.scope}' contradict each other",
                 do="pass one amount, or scope='local'",
@@ -192,76 +193,73 @@ class _Request:
         return read_amounts(amount, sparsity, [target.name for target in targets])
 
     def apply(
-        self,
-        model: nn.Module,
-        targets: list[Target],
-        amounts: list[Amount] | None,
-        scores: dict[str, Tensor] | None,
+        self, targets: list[Target], amounts: list[Amount] | None, scores: dict[str, Tensor] | None
     ) -> None:
-        """Write the masks."""
+        """Compute the masks and write them."""
         if self.method == "sparsegpt":
-            self._sweep(model, targets, amounts)
-        elif self.is_native:
-            kind, given = native.method_class(self.method, self.word, self.dim, self.n)
-            run = native.everywhere if self.scope == "global" else native.local
-            run(targets, kind, amounts, scores, {**given, **self.options})
-        else:
-            found = scores or self._scores(model, targets)
-            units = [self.structure.units(target.name, found[target.name], target.mask) for target in targets]
-            keeps = [one.alive for one in units] if amounts is None else scopes[self.scope](units, amounts)
-            for target, keep in zip(targets, keeps, strict=True):
-                self._write(target, self.structure.spread(keep, tuple(target.orig.shape)))
+            for swept in self._sweep(targets, amounts):
+                self.write([swept])
+            return
+        native = method_class(self.method, self.scope, self.word, self.dim, self.n)
+        if native is not None:
+            values = scores or {target.name: target.value for target in targets}
+            made = masks_by(native[0], {**native[1], **self.options}, targets, amounts, values, self.scope)
+            for target, (mask, method) in zip(targets, made, strict=True):
+                target.write(mask, method)
+            return
+        found = scores or self._scores(targets)
+        units = [self.structure.units(target.name, found[target.name], target.mask) for target in targets]
+        keeps = [one.alive for one in units] if amounts is None else scopes[self.scope](units, amounts)
+        spread = [self.structure.spread(keep, one.shape) for keep, one in zip(keeps, units, strict=True)]
+        self.write([(target, target.mask * keep) for target, keep in zip(targets, spread, strict=True)])
 
-    def _write(self, target: Target, keep: Tensor) -> None:
+    def write(self, masks: Iterable[tuple[Target, Tensor]]) -> None:
+        """Put masks on tensors."""
         name = self.method if isinstance(self.method, str) else getattr(self.method, "__name__", "scores")
-        mask = target.mask * keep.to(target.orig.dtype)
-        for module, parameter in target.places:
-            attach(module, parameter, mask, [Written(f"{name}, {self.word}, {self.scope}")])
+        for target, mask in masks:
+            target.write(mask, Written(f"{name}, {self.word}, {self.scope}"))
 
-    def _scores(self, model: nn.Module, targets: Sequence[Target]) -> dict[str, Tensor]:
-        if not isinstance(self.method, str):
-            return {target.name: self._called(target) for target in targets}
-        if self.method == "ln":
-            order = float(self.n) if self.n != "fro" else 2.0
-            return {target.name: target.value.abs() ** order for target in targets}
-        criterion = criteria[self.method]
-        evidence: dict[str, Tensor] = {}
-        if criterion.needs == "inputs":
-            evidence = input_norms(model, targets, self._needed_data(), self.loss)
-        elif criterion.needs == "gradients":
-            if self.loss is None:
-                raise RequestError(f"'{self.method}' needs a loss", do="pass loss=, from model and batch")
-            evidence = gather_gradients(self.method, model, targets, self._needed_data(), self.loss)
-        return {target.name: criterion.score(target.value, evidence.get(target.name)) for target in targets}
-
-    def _called(self, target: Target) -> Tensor:
-        function: Any = self.method
-        found = function(target.name, target.value)
-        if tuple(found.shape) != tuple(target.orig.shape):
-            raise RequestError(
-                f"the scores of {target.name} are {list(found.shape)}, "
-                f"the parameter {list(target.orig.shape)}",
-                do="return one score for each entry",
-            )
+    def _scores(self, targets: Sequence[Target]) -> dict[str, Tensor]:
+        found = dict(self._scored(targets))
+        for target in targets:
+            scores = found[target.name]
+            if scores.shape != target.orig.shape:
+                raise RequestError(
+                    f"the scores of {target.name} are {list(scores.shape)}, "
+                    f"the parameter {list(target.orig.shape)}",
+                    do="return one score for each entry",
+                )
+            if bool(scores.isnan().any()):
+                raise RequestError(f"the scores of {target.name} hold NaN", do="mend the weights or the data")
         return found
 
-    def _needed_data(self) -> list[Any]:
-        if not self.data:
-            raise RequestError(f"'{self.method}' needs data", do="pass data=, a list of batches or a loader")
-        return self.data
+    def _scored(self, targets: Sequence[Target]) -> Iterable[tuple[str, Tensor]]:
+        if self.criterion is None:
+            function: Any = self.method
+            return [(target.name, function(target.name, target.value)) for target in targets]
+        if self.criterion.of == "gradients":
+            return self._needed_data().sum_gradients(str(self.method), targets).items()
+        looked: Mapping[str, tuple[Any, ...]] = {}
+        if self.criterion.of == "inputs":
+            looked = {name: (norms,) for name, norms in self._needed_data().input_norms(targets).items()}
+        elif self.method == "ln":
+            looked = {target.name: (self.n,) for target in targets}
+        formula = self.criterion.formula
+        return [(target.name, formula(target.value, *looked.get(target.name, ()))) for target in targets]
 
-    def _sweep(self, model: nn.Module, targets: list[Target], amounts: list[Amount] | None) -> None:
-        if self.word not in ("unstructured",) and not self.structure.is_fixed:
+    def _needed_data(self) -> MaskEvidence:
+        if self.evidence is None:
+            raise RequestError(f"'{self.method}' needs data", do="pass data=, a list of batches or a loader")
+        return self.evidence
+
+    def _sweep(self, targets: list[Target], amounts: list[Amount] | None) -> Iterable[tuple[Target, Tensor]]:
+        if self.word != "unstructured" and not self.structure.is_fixed:
             raise RequestError(
                 f"'sparsegpt' cannot be {self.word}", do="pass 'unstructured' or n:m such as '2:4'"
             )
-        if self.scope not in ("local", "uniform"):
+        if self.scope not in _LOCAL:
             raise RequestError(f"'sparsegpt' cannot be {self.scope}", do="pass scope='local'")
-        swept = sweep_layers(
-            model, targets, amounts, self.structure, self._needed_data(), loss=self.loss, **self.options
-        )
-        for target, keep in swept:
-            self._write(target, keep)
+        return sweep_layers(targets, amounts, self.structure, self._needed_data(), **self.options)
 
 
 def _by_name(targets: Sequence[Target], given: Any, what: str) -> dict[str, Tensor]:
@@ -300,17 +298,5 @@ def _mask_biases(targets: Sequence[Target], dim: int) -> None:
                 continue
             kept = (target.mask.movedim(outputs, 0).flatten(1) != 0).any(1)
             bias = Target("bias", ((module, "bias"),))
-            if len(kept) == bias.orig.numel() and hook_of(module, parameter) is not None:
-                mask = bias.mask * kept.to(bias.orig.dtype)
-                attach(module, "bias", mask, [Written("the channels of its weight")])
-
-
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """Draw from a seed and leave PyTorch's generator as it was; None draws from that generator."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
+            if len(kept) == bias.orig.numel():
+                bias.write(bias.mask * kept, Written("the channels of its weight"))

@@ -8,7 +8,6 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from secateur.mask.hook import hook_of
 from secateur.mask.targets import Selector, Target, choose
 from secateur.tables import printed
 
@@ -102,7 +101,7 @@ def sparsity_of(
             target.name,
             tuple(target.orig.shape),
             int(((target.mask if of_masks else target.value) == 0).sum()),
-            hook_of(target.module, target.parameter) is not None,
+            target.is_masked,
         )
         for target in targets
     ]
@@ -131,11 +130,7 @@ def report(
     """
     targets = choose(model, select, parameters)
     if select is None:
-        targets = [
-            target
-            for target in targets
-            if target.orig.dim() >= 2 or hook_of(target.module, target.parameter) is not None
-        ]
+        targets = [target for target in targets if target.orig.dim() >= 2 or target.is_masked]
     return sparsity_of(targets)
 
 

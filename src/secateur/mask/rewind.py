@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from secateur.errors import RequestError
-from secateur.mask.hook import MASK, ORIG, refresh
+from secateur.mask.hook import refresh
 from secateur.mask.pruning import prune
 from secateur.mask.reporting import Sparsity
+from secateur.mask.state import trained_keys
 
 
 class Snapshot:
@@ -37,12 +38,8 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.values = {
-            name.removesuffix(ORIG) if name.removesuffix(ORIG) + MASK in state else name: value.clone()
-            for state in [model.state_dict()]
-            for name, value in state.items()
-            if not (name.endswith(MASK) and name.removesuffix(MASK) + ORIG in state)
-        }
+        state = model.state_dict()
+        self.values = {name: state[key].clone() for name, key in trained_keys(state).items()}
 
     def rewind(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Set a model back to the snapshot; its masks stay.
@@ -58,15 +55,15 @@ class Snapshot:
             RequestError: The model has other tensors.
         """
         state = model.state_dict()
-        with torch.no_grad():
-            for name, value in self.values.items():
-                key = name if name in state else name + ORIG
-                if key not in state or state[key].shape != value.shape:
-                    raise RequestError(
-                        f"the snapshot has {name} {list(value.shape)}, {type(model).__name__} does not",
-                        do="rewind the model that the snapshot was taken of",
-                    )
-                state[key].copy_(value)
+        keys = trained_keys(state)
+        for name, value in self.values.items():
+            if name not in keys or state[keys[name]].shape != value.shape:
+                raise RequestError(
+                    f"the snapshot has {name} {list(value.shape)}, {type(model).__name__} does not",
+                    do="rewind the model that the snapshot was taken of",
+                )
+        for name, value in self.values.items():
+            state[keys[name]].copy_(value)
         if optimizer is not None:
             optimizer.state.clear()
         refresh(model)

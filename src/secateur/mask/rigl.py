@@ -19,7 +19,7 @@ from secateur.errors import RequestError
 from secateur.mask.hook import attach, own
 from secateur.mask.pruning import prune
 from secateur.mask.reporting import Sparsity, sparsity_of
-from secateur.mask.state import forget_masked
+from secateur.mask.state import forget_masked, zero_in
 from secateur.mask.targets import Selector, Target, choose
 
 
@@ -123,11 +123,7 @@ class RigL:
         grown.view(-1)[growth.topk(count).indices] = True
         new = kept | grown
         fresh = grown & ~mask
-        with torch.no_grad():
-            target.orig.masked_fill_(fresh, 0)
-            for value in self.optimizer.state.get(target.orig, {}).values():
-                if isinstance(value, Tensor) and value.shape == fresh.shape:
-                    value.masked_fill_(fresh, 0)
+        zero_in(target.orig, self.optimizer, fresh)
         for module, parameter in target.places:
             attach(module, parameter, new.to(target.orig.dtype))
 

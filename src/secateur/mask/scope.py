@@ -16,8 +16,15 @@ Scope: TypeAlias = Callable[[Sequence[Units], Sequence[Amount]], list[Tensor]]
 scopes: Registry[Scope] = Registry("scope", "secateur.mask.scopes")
 
 
+def count_of_all(units: Sequence[Units], amount: Amount) -> int:
+    """How many of the units of all tensors together go."""
+    return amount.count(sum(len(one.scores) for one in units), sum(int(one.alive.sum()) for one in units))
+
+
 def lowest_of_all(units: Sequence[Units], scores: Sequence[Tensor], count: int) -> list[Tensor]:
     """Mask the lowest of all tensors together.
+
+    Where units are channels the best of each tensor stays: without it the network would be cut in two.
 
     Args:
         units: The units of each tensor.
@@ -27,19 +34,13 @@ def lowest_of_all(units: Sequence[Units], scores: Sequence[Tensor], count: int) 
     Returns:
         For each tensor which units stay.
     """
-    alive = torch.cat([one.alive for one in units])
-    flat = torch.cat([one.double().cpu() for one in scores])
-    free = alive.cpu().clone()
-    start = 0
-    for one in units:
+    keep = torch.cat([one.alive for one in units]).cpu()
+    free = [one.alive.clone() for one in units]
+    for one, left in zip(units, free, strict=True):
         if one.must_keep_one and bool(one.alive.any()):
-            best = one.scores.masked_fill(~one.alive, -torch.inf).argmax()
-            free[start + best.cpu()] = False
-        start += len(one.scores)
-    keep = alive.cpu().clone()
-    at = free.nonzero().flatten()
-    count = min(count, len(at))
-    if count:
-        keep[at[torch.topk(flat[at], count, largest=False).indices]] = False
+            left[one.scores.masked_fill(~one.alive, -torch.inf).argmax()] = False
+    at = torch.cat(free).cpu().nonzero().flatten()
+    flat = torch.cat([one.double().cpu() for one in scores])
+    keep[at[torch.topk(flat[at], min(count, len(at)), largest=False).indices]] = False
     parts = keep.split([len(one.scores) for one in units])
     return [part.to(one.alive.device) for part, one in zip(parts, units, strict=True)]

@@ -5,18 +5,15 @@ compressed sparse rows (CSR); that pays only above a sparsity which depends on t
 it is measured, not assumed (`break_even`). GPUs from Ampere on have kernels for 2:4 matrices.
 """
 
-import statistics
-import time
 import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from secateur.capture.copies import copy_module
+from secateur.costs.stopwatch import latency
 from secateur.errors import RequestError
 from secateur.mask.hook import is_masked
 from secateur.mask.state import remove
@@ -83,6 +80,11 @@ def _csr(weight: Tensor) -> Tensor:
         return weight.to_sparse_csr()
 
 
+def _baked(model: nn.Module) -> nn.Module:
+    result = copy_module(model)
+    return remove(result) if is_masked(result) else result
+
+
 def use_sparse_kernels(model: nn.Module, above: float) -> nn.Module:
     """Make a model whose sparse linear layers leave their zeros out; for inference on the CPU.
 
@@ -103,9 +105,7 @@ def use_sparse_kernels(model: nn.Module, above: float) -> nn.Module:
         >>> use_sparse_kernels(net, above=0.7)[0]
         SparseLinear(16 -> 16, 75.00% zeros left out)
     """
-    result = copy_module(model)
-    if is_masked(result):
-        remove(result)
+    result = _baked(model)
     found = [
         (parent, name, child)
         for parent in result.modules()
@@ -137,7 +137,7 @@ def break_even(
         out_features: Rows.
         batch: Rows of the input.
         sparsities: What is tried, ascending.
-        repeats: Timed runs of each; medians compare.
+        repeats: Timed runs of each, at least three; medians compare.
         seed: Of the random weights.
 
     Returns:
@@ -147,29 +147,15 @@ def break_even(
     linear = nn.Linear(in_features, out_features)
     x = torch.randn(batch, in_features, generator=generator)
     found: float | None = None
-    with torch.inference_mode():
-        dense = _median(lambda: functional.linear(x, linear.weight, linear.bias), repeats)
+    dense = latency(linear, x, repeats=repeats, threads=None)
     for sparsity in sorted(sparsities, reverse=True):
         with torch.no_grad():
             weight = torch.randn(out_features, in_features, generator=generator)
             linear.weight.copy_(weight * (torch.rand(weight.shape, generator=generator) >= sparsity))
-        sparse = SparseLinear(linear)
-        with torch.inference_mode():
-            if _median(partial(sparse, x), repeats) >= dense:
-                break
+        if latency(SparseLinear(linear), x, repeats=repeats, threads=None).median_ms >= dense.median_ms:
+            break
         found = sparsity
     return found
-
-
-def _median(run: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(3):
-        run()
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def use_semi_structured(model: nn.Module) -> nn.Module:
@@ -194,9 +180,7 @@ def use_semi_structured(model: nn.Module) -> nn.Module:
             f"{capability[1]})",
             do="move it to such a GPU, or use use_sparse_kernels on the CPU",
         )
-    result = copy_module(model)
-    if is_masked(result):
-        remove(result)
+    result = _baked(model)
     count = 0
     for module in result.modules():
         if type(module) is nn.Linear and is_two_of_four(module.weight):

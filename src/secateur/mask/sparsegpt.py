@@ -11,15 +11,14 @@ References:
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from secateur.errors import RequestError
 from secateur.mask.amount import Amount
-from secateur.mask.evidence import Loss, gather_inputs
+from secateur.mask.evidence import MaskEvidence
 from secateur.mask.structure import Structure
 from secateur.mask.targets import Target
 
@@ -32,13 +31,11 @@ narrow layer a block of 128 would be all of it, and half of those columns go.
 
 
 def sweep_layers(
-    model: nn.Module,
     targets: Sequence[Target],
     amounts: Sequence[Amount] | None,
     structure: Structure,
-    data: Sequence[Any],
+    evidence: MaskEvidence,
     *,
-    loss: Loss | None = None,
     damp: float = 0.01,
     block: int | None = None,
 ) -> Iterable[tuple[Target, Tensor]]:
@@ -48,12 +45,10 @@ def sweep_layers(
     layer costs one pass over the data.
 
     Args:
-        model: Changed in place.
-        targets: Weights of linear and convolutional layers, in the order of the network.
+        targets: Changed in place: weights of linear and convolutional layers, in the order of the network.
         amounts: For each; None for n:m.
         structure: Unstructured or n:m.
-        data: Batches.
-        loss: How a batch is run.
+        evidence: The model and the data.
         damp: Share of the mean diagonal that is added to H.
         block: Columns among which the masked entries are chosen; None for an eighth of them, at most 128.
 
@@ -68,15 +63,14 @@ def sweep_layers(
                 ["n:m by sparsegpt is for linear layers and 1x1 convolutions"],
                 "leave it out with select=, or use another method",
             )
-        moments = gather_inputs(model, [target], data, lambda matrix: matrix.mT @ matrix, loss)[target.name]
+        moments = evidence.sum_inputs([target], lambda rows: rows.mT @ rows)[target.name]
         rows = weight.detach().flatten(1).double().unflatten(0, (len(moments), -1))
         alive = (mask != 0).flatten(1).unflatten(0, (len(moments), -1))
-        parts = []
-        for group, moment in enumerate(moments):
-            share = _share(amounts[at], alive[group]) if amounts is not None else 0.0
-            parts.append(
-                sweep(rows[group], moment, alive[group], share, structure=structure, damp=damp, block=block)
-            )
+        shares = [0.0 if amounts is None else _share(amounts[at], group) for group in alive]
+        parts = [
+            sweep(*group, structure=structure, damp=damp, block=block)
+            for group in zip(rows, moments, alive, shares, strict=True)
+        ]
         values = torch.cat([value for value, _ in parts]).view(weight.shape)
         keep = torch.cat([kept for _, kept in parts]).view(weight.shape)
         with torch.no_grad():
@@ -135,15 +129,14 @@ def sweep(
         diagonal = factor.diagonal()[start:end]
         if not structure.is_fixed:
             due = round(share * int(alive[:, :end].sum())) - gone  # rounded over all blocks so far
-            keep[:, start:end] = _keep_block(weight[:, start:end] / diagonal, keep[:, start:end], due)
+            keep[:, start:end] = _chosen(structure, weight[:, start:end] / diagonal, keep[:, start:end], due)
             gone += due
         errors = torch.zeros_like(weight[:, start:end])
         for at in range(start, end):
             if structure.is_fixed and (at - start) % structure.group == 0:
                 group = slice(at, at + structure.group)
-                scores = (weight[:, group] / factor.diagonal()[group]) ** 2
-                units = structure.units("", scores, keep[:, group])
-                keep[:, group] = structure.spread(units.alive, tuple(scores.shape))
+                relative = weight[:, group] / factor.diagonal()[group]
+                keep[:, group] = _chosen(structure, relative, keep[:, group])
             held = torch.where(keep[:, at], weight[:, at], 0.0)
             errors[:, at - start] = (weight[:, at] - held) / factor[at, at]
             weight[:, at] = held
@@ -163,11 +156,7 @@ def _factor(moment: Tensor, weight: Tensor, damp: float) -> Float[Tensor, "colum
     return torch.linalg.cholesky(inverse, upper=True)
 
 
-def _keep_block(relative: Tensor, alive: Tensor, count: int) -> Tensor:
-    """Which entries of a block stay: all but the lowest `count` of those that are left."""
-    keep = alive.clone()
-    count = min(count, int(alive.sum()))
-    if count:
-        scores = (relative**2).masked_fill(~alive, torch.inf)
-        keep.view(-1)[torch.topk(scores.flatten(), count, largest=False).indices] = False
-    return keep
+def _chosen(structure: Structure, relative: Tensor, alive: Tensor, count: int = 0) -> Tensor:
+    """Which of some entries stay: those that the structure leaves, without the lowest `count`."""
+    units = structure.units("", relative**2, alive)
+    return structure.spread(units.lowest(min(count, int(units.alive.sum()))), tuple(alive.shape))

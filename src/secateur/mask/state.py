@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from secateur.errors import RequestError
-from secateur.mask.hook import MASK, ORIG, Masked, attach, in_order, masked_tensors, refresh, renew_uncalled
-from secateur.mask.targets import Selector, choose
+from secateur.mask.hook import MASK, ORIG, attach, in_order, masked_tensors, refresh, renew_uncalled
+from secateur.mask.targets import Selector, choose, parameters_of
 
 
 def remove(
@@ -69,14 +70,16 @@ def forget_masked(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         model: Its `weight_orig` are changed in place.
         optimizer: Its state tensors of a parameter's shape are changed in place.
     """
-    with torch.no_grad():
-        for one in masked_tensors(model):
-            gone = one.mask == 0
-            one.orig.masked_fill_(gone, 0)
-            state: Mapping[str, Any] = optimizer.state.get(one.orig, {})
-            for value in state.values():
-                if isinstance(value, Tensor) and value.shape == gone.shape:
-                    value.masked_fill_(gone, 0)
+    for one in masked_tensors(model):
+        zero_in(one.orig, optimizer, one.mask == 0)
+
+
+def zero_in(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, where: Bool[Tensor, "..."]) -> None:
+    """Set entries of a parameter to zero, and all that an optimizer remembers of them."""
+    remembered: Mapping[str, Any] = optimizer.state.get(parameter, {})
+    for held in (parameter.detach(), *remembered.values()):
+        if isinstance(held, Tensor) and held.shape == where.shape:
+            held.masked_fill_(where, 0)
 
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:
@@ -123,15 +126,61 @@ def baked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         >>> baked(state)
         {'weight': tensor([0., 2.])}
     """
-    result: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        bare = name.removesuffix(ORIG)
-        if bare != name and bare + MASK in state:
-            mask = state[bare + MASK]
-            result[bare] = tensor * mask.to(tensor.dtype) + 0.0  # no -0.0
-        elif not (name.endswith(MASK) and name.removesuffix(MASK) + ORIG in state):
-            result[name] = tensor
+    result = {name: state[key] for name, key in trained_keys(state).items()}
+    for name, tensor in result.items():
+        if name not in state:
+            result[name] = tensor * state[name + MASK].to(tensor.dtype) + 0.0  # no -0.0
     return result
+
+
+def masked_names(state: Mapping[str, Tensor]) -> list[str]:
+    """The parameters of which a state dict holds value and mask.
+
+    Example:
+        >>> one = torch.ones(1)
+        >>> masked_names({"a.weight_orig": one, "a.weight_mask": one, "b_mask": one})
+        ['a.weight']
+    """
+    found = (name.removesuffix(MASK) for name in state if name.endswith(MASK))
+    return [name for name in found if name + ORIG in state]
+
+
+def put_masks(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Put the masks of a state dict on a model that lacks them, so that it can be loaded.
+
+    Args:
+        model: Changed in place.
+        state: The state dict.
+
+    Returns:
+        The names of parameters that the model does not have.
+    """
+    modules = dict(model.named_modules())
+    there = {one.name for one in masked_tensors(model)}
+    lost = []
+    for name in masked_names(state):
+        path, _, parameter = name.rpartition(".")
+        if path not in modules or parameter not in parameters_of(modules[path]):
+            lost.append(name)
+        elif name not in there:
+            attach(modules[path], parameter, state[name + MASK])
+    renew_uncalled(model)
+    return lost
+
+
+def trained_keys(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """By the name that a tensor has without a mask, the key of what is trained: "weight_orig" for "weight".
+
+    Example:
+        >>> trained_keys(nn.utils.prune.identity(nn.Linear(4, 2), "weight").state_dict())
+        {'bias': 'bias', 'weight': 'weight_orig'}
+    """
+    masked = set(masked_names(state))
+    return {
+        name if (name := key.removesuffix(ORIG)) in masked else key: key
+        for key in state
+        if key.removesuffix(MASK) not in masked
+    }
 
 
 def load_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
@@ -158,33 +207,12 @@ def load_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         if one.name + MASK not in state:
             with in_order(one.module):
                 torch_prune.remove(one.module, one.parameter)
-    modules = dict(model.named_modules())
-    there = {one.name for one in masked_tensors(model)}
-    for name, mask in state.items():
-        bare = name.removesuffix(MASK)
-        if bare != name and bare + ORIG in state and bare not in there:
-            path, _, parameter = bare.rpartition(".")
-            if path not in modules or modules[path]._parameters.get(parameter) is None:
-                raise RequestError(
-                    f"the state dict masks {bare}, and {type(model).__name__} has no such parameter",
-                    do="build the architecture that it was saved from",
-                )
-            attach(modules[path], parameter, mask)
+    lost = put_masks(model, state)
+    if lost:
+        raise RequestError(
+            f"the state dict masks {lost[0]}, and {type(model).__name__} has no such parameter",
+            do="build the architecture that it was saved from",
+        )
     model.load_state_dict(dict(state))
-    renew_uncalled(model)
     refresh(model)
     return model
-
-
-def require_masks(model: nn.Module) -> list[Masked]:
-    """List the masked tensors of a model.
-
-    Raises:
-        RequestError: There are none.
-    """
-    found = list(masked_tensors(model))
-    if not found:
-        raise RequestError(
-            f"{type(model).__name__} has no masks", do="mask it first with secateur.mask.prune"
-        )
-    return found

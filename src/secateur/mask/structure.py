@@ -6,9 +6,9 @@ such as "2:4" (n of each m consecutive inputs stay).
 """
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -47,14 +47,24 @@ class Units:
         return keep
 
 
-class Structure(ABC):
-    """How the entries of a tensor belong together."""
+class Structure:
+    """How the entries of a tensor belong together; here every entry is by itself.
+
+    Example:
+        >>> scores = torch.tensor([[3.0, 1.0], [2.0, 4.0]])
+        >>> units = Structure().units("w", scores, torch.ones(2, 2))
+        >>> Structure().spread(units.lowest(2), (2, 2)).int().tolist()
+        [[1, 0], [0, 1]]
+    """
 
     rank = 1
     """How many dims a tensor must have at least."""
 
     group = 0
     """How many consecutive inputs compare, where the structure itself says how many stay, as 2:4 does."""
+
+    must_keep_one = False
+    """Whether a tensor without any unit would cut the network."""
 
     @property
     def is_fixed(self) -> bool:
@@ -65,7 +75,10 @@ class Structure(ABC):
         """Say why a tensor cannot have this structure; None if it can."""
         return None if len(shape) >= self.rank else f"it has {len(shape)} dims, {self.rank} are needed"
 
-    @abstractmethod
+    def rows(self, tensor: Tensor) -> Float[Tensor, "units entries"]:
+        """Show a tensor with one row for each unit; what fills rows up is zero."""
+        return tensor.reshape(-1, 1)
+
     def units(self, name: str, scores: Tensor, mask: Tensor) -> Units:
         """Group the scores of a tensor's entries.
 
@@ -74,15 +87,22 @@ class Structure(ABC):
             scores: One for each entry, in the tensor's shape.
             mask: The mask so far.
         """
+        rows = self.rows(scores)
+        entries = rows.shape[1]
+        means = rows.flatten()
+        if entries > 1:
+            means = rows.double().sum(1) / self.rows(torch.ones_like(scores)).sum(1)
+        alive = (self.rows(mask) != 0).any(1)
+        return Units(name, means, alive, entries, tuple(scores.shape), self.must_keep_one)
 
-    @abstractmethod
     def spread(self, keep: Bool[Tensor, " units"], shape: tuple[int, ...]) -> Bool[Tensor, "..."]:
         """Say of each entry whether its unit stays."""
+        return keep.view(shape)
 
 
-structures: Registry[Callable[[re.Match[str], int], Structure]] = Registry(
-    "structure", "secateur.mask.structures"
-)
+Make: TypeAlias = Callable[[re.Match[str], int], Structure]
+
+structures: Registry[Make] = Registry("structure", "secateur.mask.structures")
 """By the pattern of its word: what makes the structure from the match and `dim`."""
 
 
@@ -98,7 +118,7 @@ def read_structure(word: str, dim: int = 0) -> Structure:
 
     Example:
         >>> type(read_structure("2:4")).__name__, type(read_structure("16x16")).__name__
-        ('NOfM', 'Block')
+        ('NOfM', 'BlockStructure')
         >>> read_structure("diagonal")
         Traceback (most recent call last):
         ...

@@ -1,15 +1,13 @@
 """Which tensors get a mask: by name pattern, by module type, by a predicate, or listed one by one."""
 
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.errors import RequestError
-from secateur.mask.hook import MASK, ORIG, Masked, hook_of
+from secateur.mask.hook import MASK, ORIG, Target, trained
 
 Selector: TypeAlias = (
     str
@@ -19,54 +17,6 @@ Selector: TypeAlias = (
     | None
 )
 """Patterns of parameter or module names, module types, a predicate, or (module, name) pairs."""
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """A parameter that may get a mask, or has one.
-
-    Attributes:
-        name: Qualified name, "conv1.weight", with or without a mask.
-        places: Every module that holds the parameter, with its name there; several if it is tied.
-    """
-
-    name: str
-    places: tuple[tuple[nn.Module, str], ...]
-
-    @property
-    def module(self) -> nn.Module:
-        """The first module that holds it."""
-        return self.places[0][0]
-
-    @property
-    def parameter(self) -> str:
-        """Its name in that module."""
-        return self.places[0][1]
-
-    @property
-    def orig(self) -> nn.Parameter:
-        """The parameter that is trained."""
-        return trained(self.module, self.parameter)
-
-    @property
-    def mask(self) -> Tensor:
-        """Its mask; ones if it has none yet."""
-        if hook_of(self.module, self.parameter) is None:
-            return torch.ones_like(self.orig.detach(), memory_format=torch.contiguous_format)
-        return Masked(self.name, self.module, self.parameter).mask
-
-    @property
-    def value(self) -> Tensor:
-        """The parameter with its mask applied."""
-        return self.orig.detach() * self.mask
-
-
-def trained(module: nn.Module, parameter: str) -> nn.Parameter:
-    """The parameter behind a name, with or without a mask."""
-    masked = hook_of(module, parameter) is not None
-    found = module._parameters[parameter + ORIG if masked else parameter]
-    assert found is not None, "the caller chose an existing parameter"
-    return found
 
 
 def parameters_of(module: nn.Module) -> list[str]:
@@ -109,44 +59,32 @@ def choose(
         ['0.bias', '1.bias', '2.bias']
     """
     parameters = [parameters] if isinstance(parameters, str) else list(parameters)
-    tests = _tests(select, parameters)
-    used = [False] * len(tests)
-    chosen: dict[int, Target] = {}
-    places = _places(model)
+    is_list = isinstance(select, (list, tuple)) and not _is_pair(select)
+    items: list[Any] = list(select) if is_list else [select]  # type: ignore[arg-type]
+    used: set[int] = set()
+    names: dict[int, str] = {}
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
     for prefix, module in model.named_modules():
         for parameter in parameters_of(module):
             held = trained(module, parameter)
             name = f"{prefix}.{parameter}" if prefix else parameter
-            fits = [test(name, module, parameter) for test in tests]
-            used = [before or now for before, now in zip(used, fits, strict=True)]
-            if any(fits) and id(held) not in chosen and held.is_floating_point():
-                chosen[id(held)] = Target(name, tuple(places[id(held)]))
-    _require_all_used(model, select, used)
-    if not chosen:
+            places.setdefault(id(held), []).append((module, parameter))
+            fitting = {
+                at for at, item in enumerate(items) if _fits(item, name, module, parameter, parameters)
+            }
+            used |= fitting
+            if fitting and held.is_floating_point():
+                names.setdefault(id(held), name)
+    for at, item in enumerate(items):
+        if at not in used and (is_list or isinstance(item, (str, type))):
+            raise _unused(item, model)
+    if not names:
         raise RequestError(
             f"no parameter of {type(model).__name__} is chosen",
             [f"asked for parameters named {', '.join(parameters)}"],
             "name parameters or modules with select=",
         )
-    return list(chosen.values())
-
-
-def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    found: dict[int, list[tuple[nn.Module, str]]] = {}
-    for module in model.modules():
-        for parameter in parameters_of(module):
-            found.setdefault(id(trained(module, parameter)), []).append((module, parameter))
-    return found
-
-
-_Test: TypeAlias = Callable[[str, nn.Module, str], bool]
-
-
-def _tests(select: Selector, parameters: Sequence[str]) -> list[_Test]:
-    if select is None:
-        return [lambda name, module, parameter: parameter in parameters and _is_usual(module, parameter)]
-    items: Iterable[Any] = select if isinstance(select, (list, tuple)) and not _is_pair(select) else [select]
-    return [_test(item, parameters) for item in items]
+    return [Target(name, tuple(places[held])) for held, name in names.items()]
 
 
 def _is_pair(item: Any) -> bool:
@@ -162,43 +100,33 @@ def _is_usual(module: nn.Module, parameter: str) -> bool:
     return "weight" in parameters_of(module) and trained(module, "weight").dim() >= 2
 
 
-def _test(item: Any, parameters: Sequence[str]) -> _Test:
-    if isinstance(item, str):
-        return _pattern_test(item, parameters)
+def _fits(item: Any, name: str, module: nn.Module, parameter: str, parameters: Sequence[str]) -> bool:
+    """Whether one of the things that were selected is a parameter, or its module."""
     if _is_pair(item):
-        return lambda name, module, parameter: module is item[0] and parameter == item[1]
+        return module is item[0] and parameter == item[1]
+    if isinstance(item, str) and item.rpartition(".")[2] == parameter and fnmatch.fnmatchcase(name, item):
+        return True
+    if parameter not in parameters:
+        return False
+    if item is None:
+        return _is_usual(module, parameter)
+    if isinstance(item, str):
+        is_exact = not set(item) & set("*?[")
+        fits = fnmatch.fnmatchcase(name.rpartition(".")[0], item)
+        return fits and (is_exact or _is_usual(module, parameter))
     if isinstance(item, type) and issubclass(item, nn.Module):
-        return lambda name, module, parameter: parameter in parameters and isinstance(module, item)
+        return isinstance(module, item)
     if callable(item):
-        return lambda name, module, parameter: parameter in parameters and bool(item(name, module))
+        return bool(item(name, module))
     raise RequestError(
         f"select holds {item!r}", do="pass name patterns, module types, a predicate or (module, name) pairs"
     )
 
 
-def _pattern_test(pattern: str, parameters: Sequence[str]) -> _Test:
-    """Test by a pattern of parameter names, if its last word is one, or else of module names."""
-    last = pattern.rpartition(".")[2]
-    is_exact = not set(pattern) & set("*?[")
-
-    def test(name: str, module: nn.Module, parameter: str) -> bool:
-        if parameter == last and fnmatch.fnmatchcase(name, pattern):
-            return True
-        fits = parameter in parameters and fnmatch.fnmatchcase(name.rpartition(".")[0], pattern)
-        return fits and (is_exact or _is_usual(module, parameter))
-
-    return test
-
-
-def _require_all_used(model: nn.Module, select: Selector, used: Sequence[bool]) -> None:
-    is_predicate = callable(select) and not isinstance(select, type)
-    if select is None or is_predicate or all(used):
-        return
-    items = list(select) if isinstance(select, (list, tuple)) and not _is_pair(select) else [select]
-    unused = next(item for item, was_used in zip(items, used, strict=True) if not was_used)
-    shown = unused if isinstance(unused, str) else getattr(unused, "__name__", repr(unused))
+def _unused(item: Any, model: nn.Module) -> RequestError:
+    shown = item if isinstance(item, str) else getattr(item, "__name__", repr(item))
     names = [name for name, _ in model.named_parameters()]
-    raise RequestError(
+    return RequestError(
         f"'{shown}' in select fits no parameter of {type(model).__name__}",
         [f"it has: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"],
         "write a pattern such as 'layer1.*' or '*.bias', or a type of module that it holds",

@@ -4,6 +4,7 @@
 
 A batch-norm scale multiplies a whole channel, so a sparse gamma is a sparse set of channels. The L1 norm
 pulls equally hard at any distance from zero; scales that the task needs resist, the others arrive and stay.
+A schedule (`penalise/schedules.py`) may weaken the pull late in the run, or on the largest scales.
 
 References:
     Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, equation 1.
@@ -15,12 +16,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.coupling import Groups
 from secateur.errors import RequestError
 from secateur.penalise import penalties
 from secateur.penalise.scales import penalised_scales, require_all_channels
+from secateur.penalise.schedules import schedules
 from secateur.penalise.slices import require_strength
 
 
@@ -36,9 +38,10 @@ class BnL1:
     Args:
         scales: The batch-norm weights to penalise, one entry per channel.
         strength: The paper's lambda, `--s` on the command line: loss per unit of gamma, at least 0.
+        schedule: "constant", "global-decay" or "local-decay".
 
     Raises:
-        RequestError: The strength makes no sense, or a scale is frozen.
+        RequestError: The strength makes no sense, a scale is frozen, or the schedule is unknown.
 
     Example:
         >>> gamma = nn.Parameter(torch.tensor([0.5, -0.2, 0.0]))
@@ -56,10 +59,12 @@ class BnL1:
 
     scales: Sequence[nn.Parameter]
     strength: float
+    schedule: str = "constant"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))
         require_strength("bn-l1", self.strength)
+        schedules[self.schedule]  # an unknown name shall be refused here, not an epoch later
         frozen = sum(not scale.requires_grad for scale in self.scales)
         if frozen:
             raise RequestError(
@@ -88,20 +93,28 @@ class BnL1:
         """The scales: nothing else is penalised."""
         return self.scales
 
+    def _factors(self, progress: float) -> list[Tensor]:
+        """The share of the strength that each entry of each scale is pulled with."""
+        flat = torch.cat([scale.detach().flatten() for scale in self.scales])
+        factors = schedules[self.schedule](flat, progress)
+        return list(factors.split([scale.numel() for scale in self.scales]))
+
     @torch.no_grad()
     def step(self, progress: float = 1.0) -> None:
-        """Add `strength * sign(gamma)` to the unscaled gradient of every scale."""
-        for scale in self.scales:
+        """Add `strength * sign(gamma)`, as scheduled, to the unscaled gradient of every scale."""
+        for scale, factor in zip(self.scales, self._factors(progress), strict=True):
             if scale.grad is None:
                 scale.grad = torch.zeros_like(scale)
-            scale.grad.add_(scale.sign(), alpha=self.strength)
+            scale.grad.addcmul_(scale.sign(), factor.to(scale.dtype), value=self.strength)
 
     @torch.no_grad()
     def value(self, progress: float = 1.0) -> float:
-        """Compute `strength * sum |gamma|`, in units of the loss."""
-        return self.strength * sum(scale.abs().sum().item() for scale in self.scales)
+        """Compute `sum strength * |gamma|`, as scheduled, in units of the loss."""
+        pairs = zip(self.scales, self._factors(progress), strict=True)
+        return self.strength * sum((scale.abs() * factor).sum().item() for scale, factor in pairs)
 
     def recipe(self) -> dict[str, Any]:
-        """The kind, the strength and how many scales."""
+        """The kind, the strength, how many scales, the schedule."""
         count = sum(scale.numel() for scale in self.scales)
-        return {"penalty": type(self).__name__, "s": self.strength, "penalised scales": count}
+        told = {"penalty": type(self).__name__, "s": self.strength, "penalised scales": count}
+        return told | {"penalty schedule": self.schedule}

@@ -26,7 +26,7 @@ from torch import nn
 from secateur.coupling import Groups
 from secateur.penalise import penalties
 from secateur.penalise.scales import prunable_scales, require_all_channels
-from secateur.penalise.slices import Channels, coupled_slices, distinct, require_strength
+from secateur.penalise.slices import GroupSlices, coupled_slices, distinct, require_strength
 
 
 @penalties("group-lasso")
@@ -58,7 +58,7 @@ class GroupLasso:
     default_strength: ClassVar[float] = 1e-4
     needs_keep: ClassVar[bool] = False
 
-    channels: tuple[Channels, ...]
+    channels: tuple[GroupSlices, ...]
     strength: float
     scales: tuple[nn.Parameter, ...] = field(default=(), repr=False)
 

@@ -27,7 +27,7 @@ from secateur.coupling import Groups
 from secateur.errors import RequestError
 from secateur.penalise import penalties
 from secateur.penalise.scales import prunable_scales
-from secateur.penalise.slices import Channels, coupled_slices, distinct, require_strength, wide
+from secateur.penalise.slices import GroupSlices, coupled_slices, distinct, require_strength, wide
 
 GROWTH = 0.75
 """Share of the run over which the strength grows; then it is held."""
@@ -64,7 +64,7 @@ class GrowingL2:
     default_strength: ClassVar[float] = 1.0
     needs_keep: ClassVar[bool] = True
 
-    channels: tuple[Channels, ...]
+    channels: tuple[GroupSlices, ...]
     going: tuple[Tensor, ...]
     strength: float
     scales: tuple[nn.Parameter, ...] = field(default=(), repr=False)
@@ -145,7 +145,7 @@ class GrowingL2:
         return {"penalty": type(self).__name__, "s": self.strength, "penalised channels": channels}
 
 
-def _require_known(keep: Mapping[str, Sequence[int]], channels: Sequence[Channels]) -> None:
+def _require_known(keep: Mapping[str, Sequence[int]], channels: Sequence[GroupSlices]) -> None:
     known = {one.name: one.size for one in channels}
     for name, indices in keep.items():
         if name not in known:
@@ -159,7 +159,7 @@ def _require_known(keep: Mapping[str, Sequence[int]], channels: Sequence[Channel
             )
 
 
-def _going(channels: Channels, kept: Sequence[int]) -> Tensor:
+def _going(channels: GroupSlices, kept: Sequence[int]) -> Tensor:
     going = torch.ones(channels.size)
     going[list(kept)] = 0
     return going

@@ -18,7 +18,7 @@ from secateur.errors import RequestError
 
 
 @dataclass(frozen=True, eq=False)
-class Channels:
+class GroupSlices:
     """The channels of one prunable group with all that goes with them.
 
     Attributes:
@@ -64,7 +64,7 @@ class Channels:
 
 def coupled_slices(
     model: nn.Module, groups: Groups, only: Collection[str] | None = None
-) -> tuple[Channels, ...]:
+) -> tuple[GroupSlices, ...]:
     """List the channels of the prunable groups with all their slices.
 
     Args:
@@ -86,11 +86,11 @@ def coupled_slices(
         0 8 7
     """
     named = dict(model.named_parameters(remove_duplicate=False))
-    found: list[Channels] = []
+    found: list[GroupSlices] = []
     for group in groups.prunable:
         shares = tuple((named[name], shares) for name, shares in shares_in(group, named).items())
         if shares:
-            found.append(Channels(group.name, group.size, shares))
+            found.append(GroupSlices(group.name, group.size, shares))
     if not found:
         raise RequestError(
             "a penalty has nothing to act on: no group of the model can be cut",
@@ -115,7 +115,7 @@ def wide(tensor: Tensor) -> Tensor:
     return values if values.element_size() >= 4 else values.float()
 
 
-def distinct(channels: Sequence[Channels]) -> tuple[nn.Parameter, ...]:
+def distinct(channels: Sequence[GroupSlices]) -> tuple[nn.Parameter, ...]:
     """List the parameters of some groups, each once, in the order of the network."""
     held = {id(parameter): parameter for group in channels for parameter, _ in group.shares}
     return tuple(held.values())

@@ -1,10 +1,8 @@
-"""What a plan is made of: expressions over groups, the request, what each group keeps, and why."""
+"""What a plan is made of: expressions over groups, what each group keeps, and why."""
 
-import re
-from collections.abc import Mapping
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Frozen(BaseModel):
@@ -26,61 +24,6 @@ class Terms(Frozen):
 
 
 Spec: TypeAlias = int | str | Factors | Terms
-
-
-class Request(Frozen):
-    """What was asked for.
-
-    Plans that were written before it was data hold it as it is printed, and are read too.
-
-    Attributes:
-        kind: The budget, as in `Account`; "count" for a number of blocks; "keep"; else words.
-        value: For "ratio" the share of channels to remove, for "count" the blocks to drop, else what may
-            stay; None for words.
-        is_share: What may stay is a share of what the uncut model has.
-        parts: For "channels" the share to remove by group pattern, for "keep" how many stay by group.
-
-    Example:
-        >>> print(Request(kind="macs", value=0.5, is_share=True), Request(kind="nothing"))
-        macs=0.5 nothing
-        >>> Request.model_validate("latency_ms=40%").value
-        0.4
-    """
-
-    kind: str = ""
-    value: float | None = None
-    is_share: bool = False
-    parts: Mapping[str, float] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_text(cls, given: Any) -> Any:
-        return _as_data(given) if isinstance(given, str) else given
-
-    def __str__(self) -> str:
-        if self.kind == "channels":
-            return f"channels={dict(self.parts)}"
-        if self.kind == "keep":
-            return f"keep={{{', '.join(f'{name}: {kept:g}' for name, kept in self.parts.items())}}}"
-        if self.value is None:
-            return self.kind
-        if self.kind == "latency_ms" and self.is_share:
-            return f"latency_ms={100 * self.value:g}%"
-        return f"{self.kind}={self.value:,.0f}" if self.value > 1e5 else f"{self.kind}={self.value:g}"
-
-
-def _as_data(text: str) -> dict[str, Any]:
-    """Read a request as older plans hold it, printed."""
-    kind, _, rest = text.partition("=")
-    if kind in ("channels", "keep"):
-        parts = re.findall(r"'?([^{ ][^,]*?)'?: ([\d.e-]+)[,}]", rest)
-        return {"kind": kind, "parts": {name: float(value) for name, value in parts}}
-    number = re.fullmatch(r"([\d,]+(?:\.\d+)?(?:e[+-]\d+)?)(%?)", rest)
-    if number is None:
-        return {"kind": text}
-    value = float(number[1].replace(",", "")) / (100 if number[2] else 1)
-    is_share = bool(number[2]) or (value <= 1 and kind not in ("ratio", "count", "latency_ms"))
-    return {"kind": kind, "value": value, "is_share": is_share}
 
 
 class Why(Frozen):
@@ -115,7 +58,7 @@ class Account(Frozen):
     """How a budget was met.
 
     Attributes:
-        kind: The budget: "ratio", "macs", "params", "size_bytes", "memory", "latency_ms" or "channels".
+        kind: The budget, the word it was asked for by: "macs".
         whole: What the uncut model has, in the budget's units.
         wanted: What should stay.
         reached: What stays, as it was counted or predicted.

@@ -12,18 +12,22 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError, ValidationInfo, model_validator
 from torch import nn
 
 from secateur.architecture import fingerprint, tensor_shapes, tied_names, unsaved_names
+from secateur.asking.request import Request
 from secateur.capture.unwrap import unwrap
 from secateur.coupling import Groups
 from secateur.cut import Correction, Followed, attributes_of, slice_model
+from secateur.cut.shorten import renamed
 from secateur.cut.skip import CallForm, drop
-from secateur.errors import CheckpointError, RequestError
+from secateur.errors import CheckpointError, RequestError, prefix_hint
 from secateur.graph.axes import Axis, Expr, Product, axis, leaves, product, resolve, total
 from secateur.graph.keep import Kept, Mask, count, keep_mask
-from secateur.plans.parts import Account, Factors, Frozen, PlanGroup, Request, Spec, Terms, Why
+from secateur.plans.consistency import require_consistent
+from secateur.plans.memory import recalled, remember
+from secateur.plans.parts import Account, Factors, Frozen, PlanGroup, Spec, Terms, Why
 
 # fmt: off
 __all__ = [
@@ -31,6 +35,10 @@ __all__ = [
     "identity_plan", "make_plan", "tensor_shapes", "tied_names", "unsaved_names",
 ]
 # fmt: on
+
+
+_MAKING = ("model", "shapes", "tensors", "attributes", "corrections", "dropped", "forms", "lists", "numbers")
+"""What of a plan, beside what its groups keep, decides about the model that it makes."""
 
 
 class Plan(Frozen):
@@ -46,7 +54,7 @@ class Plan(Frozen):
         tensors: For each tensor that shrinks, its dims as expressions.
         attributes: For each module, the attributes that are sizes, as expressions; dots lead into objects
             (a config) and tuples.
-        corrections: For each module, the numbers that its forward must pass otherwise than it computes them.
+        corrections: For each module, the numbers that its code must pass otherwise than it computes them.
         requested: What was asked for.
         achieved: Share of the channels of the groups that is removed.
         command: The command line or call that made it.
@@ -55,8 +63,12 @@ class Plan(Frozen):
         previous: The plan that made the model which this one cuts further.
         ties: Further names of a tensor, each with the name that comes first.
         unsaved: Buffers that a state dict leaves out.
-        dropped: Blocks that hand on what they are given, by name; dropped before any tensor is cut.
-        forms: For each of them that is not called with one tensor to return one: how it is called.
+        dropped: Blocks that are gone, by name; dropped before any tensor is cut.
+        forms: For each of them that is not called with one tensor to return one, and that does not leave its
+            list: how it is called. What stands in its place hands on what it is given.
+        lists: By the name of each list that blocks leave, the positions that stay.
+        numbers: By module of the new model, the attributes that number and count the layers of such lists,
+            as `attributes`; or the fields of configs that say its widths.
         account: How the budget was met; None where there was none.
 
     Example:
@@ -89,7 +101,20 @@ class Plan(Frozen):
     unsaved: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     forms: Mapping[str, CallForm] = {}
+    lists: Mapping[str, tuple[int, ...]] = {}
+    numbers: Mapping[str, Mapping[str, JsonValue]] = {}
     account: Account | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_architecture(cls, given: Any, info: ValidationInfo) -> Any:
+        if info.mode == "python" and isinstance(given, Mapping) and not {"shapes", "groups"} <= given.keys():
+            raise RequestError(
+                f"a plan cannot be made of {', '.join(map(str, given)) or 'nothing'} alone",
+                ["it also holds the names, shapes and groups of its architecture"],
+                "sc.plan(model, example_inputs, keep={...}) makes one, and so does sc.prune",
+            )
+        return given
 
     @property
     def first(self) -> "Plan":
@@ -101,12 +126,62 @@ class Plan(Frozen):
         """The indices to keep, by group."""
         return {group.name: group.keep for group in self.groups}
 
+    @classmethod
+    def of(cls, model: nn.Module) -> "Plan | None":
+        """The plan that a model remembers: of all cuts that made it from its uncut architecture.
+
+        Copies of a cut model remember it too, and so does one that was trained, pickled or loaded since.
+
+        Args:
+            model: Any module, not a wrapper of one.
+
+        Returns:
+            The plan, None for a model that no cut made.
+
+        Example:
+            >>> import torch, secateur as sc
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+            >>> result = sc.prune(model, torch.zeros(1, 4), ratio=0.5)
+            >>> sc.Plan.of(result.model) == result.plan, sc.Plan.of(model)
+            (True, None)
+        """
+        held = recalled(model)
+        return held if held is None or isinstance(held, Plan) else cls.from_json(held, "the model's plan")
+
+    @property
+    def changes_model(self) -> bool:
+        """Whether this plan, those before it left aside, is more than the identity of an uncut model."""
+        return bool(self.groups or self.dropped)
+
+    def makes_what(self, other: "Plan") -> bool:
+        """Whether another plan makes the same model of the same architecture, whoever asked for it."""
+        if self is other:
+            return True
+        if self.keep != other.keep or any(getattr(self, name) != getattr(other, name) for name in _MAKING):
+            return False
+        if self.previous is None or other.previous is None:
+            return self.previous is other.previous
+        return self.previous.makes_what(other.previous)
+
+    @property
+    def chain(self) -> tuple["Plan", ...]:
+        """This plan and all before it, the first one first."""
+        return (self,) if self.previous is None else (*self.previous.chain, self)
+
     def after(self, previous: "Plan") -> "Plan":
         """This plan as one that cuts the model which another plan made, or the uncut one of an identity."""
-        if previous.groups or previous.dropped:
+        if self.previous is not None:
+            same = self.previous.makes_what(previous)
+            return self.model_copy(update={"previous": previous if same else self.previous.after(previous)})
+        if previous.changes_model or previous.previous is not None:
             return self.model_copy(update={"previous": previous})
-        source = {"source": previous.source, "source_arguments": previous.source_arguments}
-        return self.model_copy(update=source)
+        return self.built_by(previous.source, previous.source_arguments) if previous.source else self
+
+    def built_by(self, source: str, arguments: Mapping[str, str | int | float | bool]) -> "Plan":
+        """This plan with another word for what builds its uncut architecture, and the arguments of that."""
+        if self.previous is not None:
+            return self.model_copy(update={"previous": self.previous.built_by(source, arguments)})
+        return self.model_copy(update={"source": source, "source_arguments": dict(arguments)})
 
     def to_json(self) -> str:
         """The plan as JSON text."""
@@ -117,44 +192,69 @@ class Plan(Frozen):
         """Read a plan.
 
         Raises:
-            CheckpointError: The text is no plan of a version this library reads.
+            CheckpointError: The text is no plan of a version this library reads, or contradicts itself.
         """
         try:
             plan = cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
+            is_older = "corrections" in first["loc"]
             raise CheckpointError(
                 f"cannot read {origin}: {first['msg']}",
                 [f"at {'.'.join(map(str, first['loc'])) or 'the top'}, {error.error_count()} errors in all"],
-                "pass a plan.json that secateur wrote",
+                "it corrects calls as older versions did: cut the model anew"
+                if is_older
+                else "pass a plan.json that secateur wrote",
             ) from error
-        for group in plan.groups:
-            if not group.keep or list(group.keep) != sorted(set(group.keep)) or group.keep[-1] >= group.size:
-                raise CheckpointError(
-                    f"cannot read {origin}: group {group.name} has {group.size} channels and keeps "
-                    f"{list(group.keep[:3])}...{list(group.keep[-3:])}",
-                    do="keep must be ascending, without repeats, and not empty",
-                )
+        require_consistent(plan, origin)
         return plan
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Cut a model of the same architecture, whatever values its tensors hold.
 
         Args:
-            model: The uncut architecture; not changed.
+            model: The uncut architecture, or what the plans before this one have made of it; not changed.
 
         Returns:
-            A new model.
+            A new model, which remembers the plan: see `of`.
 
         Raises:
             CheckpointError: The plan was made for another architecture.
         """
         model = unwrap(model)
-        if self.previous is not None:
-            model = self.previous.apply(model)
+        links, made = self.links_for(model), Plan.of(model)
+        for link in links:
+            model = link._cut(model)
+            step = link.model_copy(update={"previous": None})
+            made = step if made is None else step.after(made) if step.changes_model else made
+        assert made is not None, "one link at least"
+        remember(model, made)
+        return model
+
+    def links_for(self, model: nn.Module) -> tuple["Plan", ...]:
+        """The plans of this chain that have not cut a model yet, the next one first.
+
+        Args:
+            model: The uncut architecture, or what some of these plans have made of it.
+        """
+        chain, known, shapes = self.chain, Plan.of(model), tensor_shapes(model)
+        done = next((at for at, link in enumerate(chain[:-1], 1) if link == known), None)
+        fit = next((at for at, link in enumerate(chain) if dict(link.shapes) == shapes), 0)
+        return chain[fit if done is None else done :]
+
+    def rest_for(self, model: nn.Module) -> "Plan":
+        """This plan without those before it that have cut a model already: see `links_for`."""
+        links = self.links_for(model)
+        rest = links[0].model_copy(update={"previous": None})
+        for link in links[1:]:
+            rest = link.model_copy(update={"previous": rest})
+        return rest
+
+    def _cut(self, model: nn.Module) -> nn.Module:
+        """Cut a model by this plan alone."""
         self.require_fit(model)
         if self.dropped:
-            model = drop(model, self.dropped, self.forms)
+            model = drop(model, self.dropped, self.forms, self.lists, self.numbers)
             if not (self.tensors or self.attributes or self.corrections):
                 return model
         masks = {name: self._own_masks(name) for name in self.tensors}
@@ -162,7 +262,7 @@ class Plan(Frozen):
             module: {name: self._size(spec) for name, spec in sizes.items()}
             for module, sizes in self.attributes.items()
         }
-        return slice_model(model, masks, attributes, self.corrections)
+        return slice_model(model, masks, attributes, self.corrections, {} if self.dropped else self.numbers)
 
     def drops(self, name: str) -> bool:
         """Whether a tensor or module of the uncut architecture goes with a dropped block.
@@ -174,8 +274,28 @@ class Plan(Frozen):
             >>> plan.model_copy(update={"dropped": ("1",)}).drops("1.weight")
             True
         """
-        here = any(name == block or name.startswith(f"{block}.") for block in self.dropped)
-        return here or (self.previous is not None and self.previous.drops(name))
+        return self.renamed(name) is None
+
+    def renamed(self, name: str) -> str | None:
+        """The name that a tensor or module of the uncut architecture has in the cut one.
+
+        Args:
+            name: Its qualified name.
+
+        Returns:
+            The same name, unless a block before it has left its list; None for what goes with a block.
+
+        Example:
+            >>> import torch, secateur as sc
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+            >>> plan = sc.prune(model, torch.zeros(1, 4), ratio=0.5).plan
+            >>> plan.model_copy(update={"dropped": ("0",), "lists": {"": (1,)}}).renamed("1.weight")
+            '0.weight'
+        """
+        here = name if self.previous is None else self.previous.renamed(name)
+        if here is None or any(here == block or here.startswith(f"{block}.") for block in self.dropped):
+            return None
+        return renamed(here, self.lists)
 
     def restricted_to(self, names: Collection[str]) -> "Plan":
         """This plan with only some of its groups cut, the others whole."""
@@ -184,7 +304,8 @@ class Plan(Frozen):
             group.model_copy(update={"keep": tuple(range(group.size))}) if group.name in whole else group
             for group in self.groups
         )
-        return self.model_copy(update={"groups": groups})
+        numbers = self.numbers if self.dropped else {}  # what a config says holds for the whole cut alone
+        return self.model_copy(update={"groups": groups, "numbers": numbers})
 
     def following(self, followed: Followed) -> "Plan":
         """This plan with the integers of the model's Python following it."""
@@ -214,18 +335,19 @@ class Plan(Frozen):
             >>> [int(mask.sum()) for mask in plan.masks("1.weight")]
             [2, 4]
         """
-        if name not in self.shapes:
+        if name not in self.first.shapes:
             raise RequestError(
                 f"the plan for {self.model} knows no tensor '{name}'",
-                [f"it has: {', '.join(list(self.shapes)[:8])}, ..."],
+                [f"it has: {', '.join(list(self.first.shapes)[:8])}, ..."],
                 "give the full name of a parameter or buffer",
             )
-        masks = self._own_masks(name)
         if self.previous is None:
-            return masks
-        for whole, mask in zip(before := self.previous.masks(name), masks, strict=True):
-            whole[whole] = mask
-        return before
+            return self._own_masks(name)
+        masks, here = self.previous.masks(name), self.previous.renamed(name)
+        if here is not None:
+            for whole, mask in zip(masks, self._own_masks(here), strict=True):
+                whole[whole] = mask
+        return masks
 
     def _own_masks(self, name: str) -> list[Mask]:
         specs = self.tensors.get(name, self.shapes[name])
@@ -249,7 +371,8 @@ class Plan(Frozen):
             f"got {type(model).__name__} ({params:,})",
             [
                 f"first difference: {name} is {list(got) if got is not None else 'missing'}, "
-                f"the plan expects {list(expected) if expected is not None else 'no such tensor'}"
+                f"the plan expects {list(expected) if expected is not None else 'no such tensor'}",
+                *prefix_hint(self.shapes, shapes, "the plan"),
             ],
             "build the architecture that the plan names, uncut",
         )
@@ -283,6 +406,18 @@ class Plan(Frozen):
         if isinstance(spec, Factors):
             return product(*map(self._expr, spec.product))
         return total(*map(self._expr, spec.sum))
+
+    @property
+    def widths(self) -> dict[str, dict[str, int]]:
+        """The integers that the cut sets, by module and attribute; those inside of tuples left out."""
+        found: dict[str, dict[str, int]] = {}
+        for module, sizes in self.attributes.items():
+            counted = {name: self._size(spec) for name, spec in sizes.items()}
+            found[module] = {name: number for name, number in counted.items() if isinstance(number, int)}
+        for module, held in self.numbers.items():
+            numbers = {name: number for name, number in held.items() if isinstance(number, int)}
+            found.setdefault(module, {}).update(numbers)
+        return found
 
     def _size(self, spec: Spec | tuple[Spec, ...]) -> int | tuple[int, ...]:
         if isinstance(spec, tuple):

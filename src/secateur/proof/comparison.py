@@ -13,14 +13,17 @@ tolerance is allowed.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from secateur.capture import Step
+from secateur.capture.foreign import require_own
+from secateur.capture.inputs import as_real
 from secateur.graph.node import Node
 from secateur.proof.draws import UNWRITTEN, is_random, run
 from secateur.proof.lockstep import Stopped
@@ -76,6 +79,7 @@ class Comparison:
     Args:
         masker: Knows what is kept of each recorded value.
         on_step: Computes an operator of the reference.
+        foreign: The memory of the user's own model, which neither may compute with.
 
     Attributes:
         worst: The operator nearest to its tolerance; None if nothing could be compared.
@@ -86,9 +90,13 @@ class Comparison:
         loose: The first operator that computed in less than float64, with its bytes; None if all did.
     """
 
-    def __init__(self, masker: Masker, on_step: Callable[[Step], Any]) -> None:
-        self.masker = masker
-        self.on_step = on_step
+    def __init__(
+        self,
+        masker: Masker,
+        on_step: Callable[[Step], Any],
+        foreign: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
+        self.masker, self.on_step, self.foreign = masker, on_step, foreign
         self.worst: Difference | None = None
         self.difference: Difference | None = None
         self.compared: set[int] = set()
@@ -117,8 +125,12 @@ class Comparison:
 
         Raises:
             Stopped: They differ.
+            ForeignTensorError: The cut model is given a tensor of the user's model.
         """
         node = leader.node
+        require_own(_tensors(step), self.foreign, str(node))
+        if node.index in self.masker.groups.graph.unused:
+            return
         if not _same_reals(leader, step):
             self._differ(Difference(node, math.inf, 0.0))
         ours, theirs = results_of(expected), results_of(output)
@@ -146,10 +158,10 @@ class Comparison:
         if not is_number or not kept.numel() or value not in self.masker.groups.graph.from_tensors:
             return known  # a constant counts where it meets numbers
         is_cut = self.masker.cut_dims(value)
-        measured = measure(_real(kept), _real(two), is_cut[0] if is_cut else _channel_of(kept))
+        measured = measure(as_real(kept), as_real(two), is_cut[0] if is_cut else _channel_of(kept))
         is_constant = measured.is_constant and bool(is_cut) and not self._is_blank(node, two)
         self._note(node, is_constant=is_constant, has_nan=measured.has_nan)
-        level = known if measured.error == 0 else min(known, max(_real(one).dtype.itemsize, 2))
+        level = known if measured.error == 0 else min(known, max(as_real(one).dtype.itemsize, 2))
         if level < 8 and self.loose is None:
             self.loose = (node, level)
         found = Difference(node, measured.error, TOLERANCES[level])
@@ -197,7 +209,7 @@ class Comparison:
             args=_moved(leader.args, _JITTER[level], generator),
             kwargs={name: _moved(arg, _JITTER[level], generator) for name, arg in leader.kwargs.items()},
         )
-        again = _real(self.masker.kept_of(value, results_of(self.on_step(moved))[at]))
+        again = as_real(self.masker.kept_of(value, results_of(self.on_step(moved))[at]))
         shown = measure(again, measured.expected, measured.channel).apart
         share = TOLERANCES[level]
         if bool((shown > 100 * _JITTER[level] * measured.scale).any()):
@@ -306,10 +318,6 @@ def _channel_of(tensor: Tensor) -> int:
     return 1 if tensor.dim() == 4 else max(tensor.dim() - 1, 0)
 
 
-def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-
-
 def _moved(arg: Any, by: float, generator: torch.Generator) -> Any:
     """An argument with every real number moved by a share of itself and of the middle one."""
     if isinstance(arg, (list, tuple)):
@@ -322,9 +330,13 @@ def _moved(arg: Any, by: float, generator: torch.Generator) -> Any:
 
 
 def _same_reals(one: Step, two: Step) -> bool:
-    """Whether two calls pass the same real numbers: no size that a cut changes is one."""
+    """Whether two calls pass the same real numbers, up to rounding: no size that a cut changes is one."""
+    kinds = [tensor.dtype for tensor in _tensors(one) if tensor.is_floating_point() or tensor.is_complex()]
+    tolerance = TOLERANCES[min((min(max(kind.itemsize, 2), 8) for kind in kinds), default=8)]
     return all(
-        not isinstance(first, float) or first == second or first != first
+        not isinstance(first, float)
+        or first != first
+        or (isinstance(second, (int, float)) and math.isclose(first, second, rel_tol=tolerance))
         for first, second in (
             *zip(one.args, two.args, strict=False),
             *((value, two.kwargs.get(name)) for name, value in one.kwargs.items()),

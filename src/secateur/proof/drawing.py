@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from secateur.capture import cast_inputs
 from secateur.capture.copies import copy_module
-from secateur.capture.inputs import map_inputs
+from secateur.capture.inputs import cast_type, map_inputs
 
 
-def drawn_inputs(example_inputs: Any, seed: int | None, dtype: torch.dtype) -> Any:
-    """Random inputs like the example; without a seed the example itself, in another precision."""
-    inputs = cast_inputs(example_inputs, dtype)
+def drawn_inputs(example_inputs: Any, seed: int | None, dtype: torch.dtype | None) -> Any:
+    """Random inputs like the example; without a seed the example itself, in another precision or its own."""
+    inputs = example_inputs if dtype is None else cast_inputs(example_inputs, dtype)
     if seed is None:
         return inputs
     generator = torch.Generator().manual_seed(seed)
@@ -25,27 +25,21 @@ def drawn_inputs(example_inputs: Any, seed: int | None, dtype: torch.dtype) -> A
 
 
 def random_like(leaf: Tensor, generator: torch.Generator) -> Tensor:
-    """Random numbers in float64 in place of a floating tensor; others stay."""
-    if not leaf.is_floating_point():
+    """Random numbers in float64 or complex128 in place of a real or complex tensor; others stay."""
+    if not leaf.is_floating_point() and not leaf.is_complex():
         return leaf
-    return torch.randn(leaf.shape, generator=generator, dtype=torch.float64, device="cpu").to(leaf.device)
+    kind = cast_type(leaf, torch.float64)
+    return torch.randn(leaf.shape, generator=generator, dtype=kind, device="cpu").to(leaf.device)
 
 
-def precise(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def precise(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     """Bring the real and complex tensors of a model of ours to a precision, in place; integers stay.
 
     Args:
         model: A copy; changed.
-        dtype: A real type; complex tensors get the complex type of its precision.
+        dtype: A real type; complex tensors get the complex type of its precision. None leaves each its own.
     """
-    return model._apply(lambda tensor: tensor.to(cast_type(tensor, dtype)))
-
-
-def cast_type(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """The type that a tensor has in a precision: a complex one stays complex, integers stay."""
-    if tensor.is_complex():
-        return torch.complex128 if dtype == torch.float64 else torch.complex64
-    return dtype if tensor.is_floating_point() else tensor.dtype
+    return model if dtype is None else model._apply(lambda tensor: tensor.to(cast_type(tensor, dtype)))
 
 
 STYLES = ("signed", "positive", "near")
@@ -53,8 +47,17 @@ STYLES = ("signed", "positive", "near")
 their roots; near the values that they have, for models that are defined nowhere else."""
 
 
+HELD = ("nothing", "marks", "vectors")
+"""What keeps its own numbers, as the model may take them for positions and not run with others: nothing;
+tensors of zeros and one other number, which mark positions; or all vectors."""
+
+
 def randomised(
-    model: nn.Module, seed: int, style: str = "signed", dtype: torch.dtype = torch.float64
+    model: nn.Module,
+    seed: int,
+    style: str = "signed",
+    dtype: torch.dtype | None = torch.float64,
+    held: str = "nothing",
 ) -> nn.Module:
     """Copy a model with random parameters and buffers.
 
@@ -67,7 +70,8 @@ def randomised(
         model: The model; not changed.
         seed: For the draw.
         style: One of `STYLES`.
-        dtype: The precision of the copy.
+        dtype: The precision of the copy; None for that which each tensor has.
+        held: One of `HELD`.
 
     Example:
         >>> drawn = randomised(nn.LayerNorm(64), 0)
@@ -77,13 +81,23 @@ def randomised(
     generator = torch.Generator().manual_seed(seed)
     memo: dict[int, Any] = {}
     with torch.inference_mode(False), torch.no_grad():
-        for held in [*model.parameters(), *model.buffers()]:
-            if id(held) not in memo and held.numel() and (held.is_floating_point() or held.is_complex()):
-                memo[id(held)] = _drawn(held, generator, style, dtype)
+        for tensor in [*model.parameters(), *model.buffers()]:
+            is_number = tensor.is_floating_point() or tensor.is_complex()
+            if id(tensor) in memo or not tensor.numel() or not is_number or _is_held(tensor, held):
+                continue
+            memo[id(tensor)] = _drawn(tensor, generator, style, dtype)
     return precise(copy_module(model, memo), dtype)
 
 
-def _drawn(held: Tensor, generator: torch.Generator, style: str, dtype: torch.dtype) -> Tensor:
+def _is_held(tensor: Tensor, held: str) -> bool:
+    if held == "marks":
+        zeros = tensor == 0
+        others = tensor[~zeros]
+        return bool(zeros.any()) and bool(others.numel()) and bool((others == others[0]).all())
+    return held == "vectors" and _is_vector(tensor)
+
+
+def _drawn(held: Tensor, generator: torch.Generator, style: str, dtype: torch.dtype | None) -> Tensor:
     """Numbers for one parameter or buffer; its own are copied only where they count."""
     is_parameter = isinstance(held, nn.Parameter)
     is_weight = is_parameter and style != "near" and not _is_vector(held)

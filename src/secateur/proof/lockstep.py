@@ -20,14 +20,19 @@ import torch
 from torch import nn
 
 from secateur.capture import Step, follow
+from secateur.capture.follower import DENSE
 from secateur.capture.inputs import map_inputs
-from secateur.capture.recorder import recording_context
-from secateur.errors import PathError
+from secateur.capture.switches import recording_context
+from secateur.errors import PathError, SecateurError
 from secateur.graph.node import Graph, Node
+from secateur.proof.draws import run
 
 _POLL_SECONDS = 1.0
 _STILL = 3
 """So many times in a row the cut model has computed nothing."""
+
+ALONE = -1
+"""The index of a call that the cut model makes and the reference does not."""
 
 OnStep = Callable[[Step], Any]
 
@@ -38,6 +43,10 @@ class Stopped(BaseException):
 
 class EntangledError(Exception):
     """The cut model waits for a lock that the reference holds; models in turn do not."""
+
+
+class FailedError(RuntimeError):
+    """The reference does not run: on the numbers of a proof, or in its precision. The cause is chained."""
 
 
 class Judge(Protocol):
@@ -57,7 +66,7 @@ class Side:
     Attributes:
         model: In the mode and the precision to run in; its run may change it.
         graph: The record that it must follow. Operators of the reference that the record of the cut model
-            leaves out, by their index, run alone.
+            leaves out, by their index, run alone, as do those of the cut model of the index `ALONE`.
     """
 
     model: nn.Module
@@ -93,9 +102,19 @@ def run_in_step(reference: Side, on_step: OnStep, cut: Side, judge: Judge, input
 
     Raises:
         PathError: The reference takes another path than in its record.
-        Exception: Whatever the reference or `judge.compare` raised.
+        FailedError: The reference does not run.
+        Exception: Whatever `judge.compare` raised.
     """
     return _Pair(reference, on_step, cut, judge).run(inputs)
+
+
+def _run_reference(reference: Side, inputs: Any, on_step: OnStep) -> Any:
+    try:
+        return follow(reference.model, cloned(inputs), reference.graph, on_step)
+    except SecateurError:
+        raise
+    except Exception as error:
+        raise FailedError(str(error) or type(error).__name__) from error
 
 
 class _Pair:
@@ -123,7 +142,7 @@ class _Pair:
         with recording_context():
             self.thread.start()
             try:
-                expected = follow(self.reference.model, cloned(inputs), self.reference.graph, self._lead)
+                expected = _run_reference(self.reference, inputs, self._lead)
             except Stopped:
                 pass
             finally:
@@ -141,7 +160,7 @@ class _Pair:
             return output
         self.node = step.node
         if self.cut_ended:
-            if step.node.op == "aten.contiguous":
+            if step.node.op == DENSE:
                 return output
             self.failure = PathError(f"the cut model ends before {step.node}")
             raise Stopped
@@ -168,7 +187,7 @@ class _Pair:
         self.cut_moves.acquire()
         try:
             if self.made is not None:
-                self.got = follow(self.cut.model, inputs, self.cut.graph, self._second, may_be_dense=True)
+                self.got = follow(self.cut.model, inputs, self.cut.graph, self._second, on_dense=_leave_out)
         except Stopped:
             pass
         except Exception as error:  # noqa: BLE001 - a foreign model may raise anything
@@ -181,6 +200,8 @@ class _Pair:
 
     def _second(self, step: Step) -> Any:
         """One operator of the cut model, then the next of the reference before this returns."""
+        if step.node.index == ALONE:
+            return run(step)
         while self.made is not None and self.made[0].node.index < step.node.index:
             self._hand_over()  # a call that the cut model leaves out
         if self.made is None:
@@ -228,6 +249,7 @@ def run_in_turn(reference: Side, on_step: OnStep, cut: Side, judge: Judge, input
 
     Raises:
         PathError: The reference takes another path than in its record.
+        FailedError: The reference does not run.
     """
     made: dict[int, tuple[Step, Any]] = {}
     node: Node | None = None
@@ -239,6 +261,8 @@ def run_in_turn(reference: Side, on_step: OnStep, cut: Side, judge: Judge, input
 
     def second(step: Step) -> Any:
         nonlocal node
+        if step.node.index == ALONE:
+            return run(step)
         node = step.node
         leader, expected = made.pop(node.index)
         output = judge.compute(step, leader, expected)
@@ -246,14 +270,18 @@ def run_in_turn(reference: Side, on_step: OnStep, cut: Side, judge: Judge, input
         return output
 
     with recording_context():
-        expected = follow(reference.model, cloned(inputs), reference.graph, lead)
+        expected = _run_reference(reference, inputs, lead)
         try:
-            got = follow(cut.model, cloned(inputs), cut.graph, second, may_be_dense=True)
+            got = follow(cut.model, cloned(inputs), cut.graph, second, on_dense=_leave_out)
         except Stopped:
             return Ran(expected, None, None, None)
         except Exception as error:  # noqa: BLE001 - a foreign model may raise anything
             return Ran(expected, None, error, node)
     return Ran(expected, got, None, None)
+
+
+def _leave_out(node: Node) -> None:
+    """Nothing is computed where the numbers lie in a row already."""
 
 
 def cloned(inputs: Any) -> Any:

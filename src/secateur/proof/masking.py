@@ -5,6 +5,7 @@ after every operator the removed positions are set to zero, so that no consumer 
 take statistics over a cut axis see the kept positions only.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -94,24 +95,45 @@ class Masker:
     def _over_kept(self, step: Step) -> Any:
         """Run an operator on the kept positions alone and put its results back in place."""
         named = {name: self._slice(name, value, step) for name, value in step.named().items()}
-        output = step.func(**named)
+        written = {name: named[name].clone() for name in _written_beside(step)}
+        output = step.func(**{**named, **written})
+        if written:
+            step.run()  # gives what it writes into the shape of all positions
+            for name, part in written.items():
+                self._put(
+                    part, step.named()[name], self._dims_alike(step, step.named()[name].shape, part.shape)
+                )
         full = []
         for ref, tensor in zip(step.node.outputs, results_of(output), strict=True):
             assert ref is not None, "operators with statistics return tensors"
             dims = self.groups.findings.dims[ref.value]
-            cut = [self.kept.cuts(dim) for dim in dims]
             sizes = [
-                dim.size if is_cut else size
-                for dim, is_cut, size in zip(dims, cut, tensor.shape, strict=True)
+                dim.size if self.kept.cuts(dim) else size
+                for dim, size in zip(dims, tensor.shape, strict=True)
             ]
-            places = [
-                self._index(dim, tensor.device)[0] if is_cut else torch.arange(size, device=tensor.device)
-                for dim, is_cut, size in zip(dims, cut, tensor.shape, strict=True)
-            ]
-            place = tensor.new_zeros(sizes)
-            place[torch.meshgrid(*places, indexing="ij") if places else ()] = tensor
-            full.append(place)
+            full.append(self._put(tensor, tensor.new_zeros(sizes), dims))
         return type(output)(full) if isinstance(output, (tuple, list)) else full[0]
+
+    def _put(self, part: Tensor, whole: Tensor, dims: Sequence[Expr | None]) -> Tensor:
+        """Write the kept positions of a tensor."""
+        places = [
+            self._index(dim, part.device)[0]
+            if dim is not None and self.kept.cuts(dim)
+            else torch.arange(size, device=part.device)
+            for dim, size in zip(dims, part.shape, strict=True)
+        ]
+        whole[torch.meshgrid(*places, indexing="ij") if places else ()] = part
+        return whole
+
+    def _dims_alike(self, step: Step, whole: Sequence[int], part: Sequence[int]) -> list[Expr | None]:
+        """For each dim of what a call writes beside its result, the dim that it reads and that shrinks so."""
+        read = [dim for value in step.node.reads for dim in self.groups.findings.dims[value]]
+        return [
+            next((dim for dim in read if dim.size == before and self.kept.count(dim) == after), None)
+            if before != after
+            else None
+            for before, after in zip(whole, part, strict=True)
+        ]
 
     def _slice(self, name: str, value: Any, step: Step) -> Any:
         if isinstance(value, Tensor):
@@ -125,6 +147,14 @@ class Masker:
     def _size(self, path: tuple[Any, ...], value: Any, step: Step) -> Any:
         expr = self.groups.findings.literals.get((step.node.index, path))
         return self.kept.count(expr) if expr is not None and self.kept.cuts(expr) else value
+
+
+def _written_beside(step: Step) -> list[str]:
+    """The arguments that a call writes into beside its result, such as the ranges that an observer keeps."""
+    if step.node.op.endswith("_"):
+        return []
+    marks = ((argument.name, argument.alias_info) for argument in step.func._schema.arguments)
+    return [name for name, mark in marks if mark is not None and mark.is_write and name in step.named()]
 
 
 def results_of(output: Any) -> list[Any]:

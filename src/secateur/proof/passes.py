@@ -1,6 +1,6 @@
 """One pass of a proof: the masked original and the cut model in step, compared at every operator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from secateur.capture import Step
 from secateur.capture.inputs import output_tensors
-from secateur.coupling import Groups
+from secateur.capture.recorder import Moment
+from secateur.coupling import Groups, Recorded
 from secateur.errors import PathError
 from secateur.graph.keep import Kept
 from secateur.graph.node import Graph, Node
 from secateur.proof.comparison import TOLERANCES, Comparison, Difference, measure
-from secateur.proof.draws import draw, is_random
+from secateur.proof.draws import is_random
 from secateur.proof.lockstep import Side, run_in_step, run_in_turn
 from secateur.proof.masking import Masker
 from secateur.proof.regrouping import regroup
@@ -30,12 +31,16 @@ class Reference:
         kept: What stays of them.
         rest: The record that the cut model follows; None for the original's own.
         on_step: Computes an operator of the original; None for the masked one.
+        foreign: The memory of the user's own model, of which both run copies.
+        recorded: The original with its other paths; None if those do not count.
     """
 
     groups: Groups
     kept: Kept
     rest: Graph | None = None
     on_step: Callable[[Step], Any] | None = None
+    foreign: Mapping[int, str] = field(default_factory=dict)
+    recorded: Recorded | None = None
     masker: Masker = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,14 +62,14 @@ class Reference:
             return None
         self.masker.mask_parameters(model)
         found, _ = regroup(model, inputs, self.groups, self.kept)
-        return None if found is None else Reference(*found)
+        return None if found is None else Reference(*found, foreign=self.foreign)
 
     def elsewhere(
-        self, model: nn.Module, inputs: Any, *, training: bool
+        self, model: nn.Module, inputs: Any, *, training: bool = False, moment: Moment | None = None
     ) -> "tuple[Reference | None, Exception | None]":
-        """The same for inputs of another size or for training mode, and why it cannot be had."""
-        found, failure = regroup(model, inputs, self.groups, self.kept, training=training)
-        return (None if found is None else Reference(*found)), failure
+        """The same for inputs of another size, for training mode or other luck, and why it cannot be had."""
+        found, failure = regroup(model, inputs, self.groups, self.kept, training=training, moment=moment)
+        return (None if found is None else Reference(*found, foreign=self.foreign)), failure
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +94,7 @@ class Pass:
 
 
 def run_pass(
-    reference: Reference, model: nn.Module, cut: nn.Module, inputs: Any, seed: int, *, in_turn: bool = False
+    reference: Reference, model: nn.Module, cut: nn.Module, inputs: Any, *, in_turn: bool = False
 ) -> Pass:
     """Run both models in step and compare them.
 
@@ -98,7 +103,6 @@ def run_pass(
         model: The original, in the mode and the precision to run in; it is masked and run.
         cut: What the plan made of it, likewise; it is run.
         inputs: Inputs of both.
-        seed: For what the models draw while they run.
         in_turn: Run one after the other, for models that hold a lock.
 
     Raises:
@@ -111,9 +115,9 @@ def run_pass(
         on_step = reference.masker
 
     def computed(step: Step) -> Any:
-        return draw(step, seed) if is_random(step) else on_step(step)
+        return step.run() if is_random(step) else on_step(step)
 
-    comparison = Comparison(reference.masker, computed)
+    comparison = Comparison(reference.masker, computed, reference.foreign)
     sides = Side(model, reference.graph), Side(cut, reference.rest or reference.graph)
     ran = (run_in_turn if in_turn else run_in_step)(sides[0], computed, sides[1], comparison, inputs)
     if comparison.difference is not None:
@@ -124,7 +128,7 @@ def run_pass(
         return Pass(comparison, _fails(ran.failure), ran.node, suspects, has_crashed=has_crashed)
     state = reference.graph.state
     outputs = output_tensors(ran.expected, state), output_tensors(ran.got, state)
-    failure, limits = _compare_outputs(
+    failure, limits = compare_outputs(
         *outputs, None if _knows_outputs(reference, comparison) else _loosest(comparison)
     )
     return Pass(comparison, failure, None, reference.suspects(None) if failure else (), limits)
@@ -145,7 +149,9 @@ def _fails(failure: Exception) -> str:
 
 
 def _knows_outputs(reference: Reference, comparison: Comparison) -> bool:
-    """Whether all that the model returns was compared where it was made."""
+    """Whether all that the model returns was compared where it was made, and is returned in its place."""
+    if reference.on_step is not None:
+        return False  # without some layers a model may return what others make
     nodes = reference.graph.nodes
     made = {ref.value for node in nodes if node.index in comparison.compared for ref in node.outputs if ref}
     return made.issuperset(reference.graph.outputs)
@@ -155,7 +161,7 @@ def _loosest(comparison: Comparison) -> float:
     return TOLERANCES[8 if comparison.loose is None else comparison.loose[1]]
 
 
-def _compare_outputs(
+def compare_outputs(
     expected: list[Tensor], got: list[Tensor], tolerance: float | None
 ) -> tuple[str | None, tuple[str, ...]]:
     """Compare what the models return.

@@ -2,25 +2,31 @@
 
 The record of the original tells nothing of the path that a cut model takes where numbers decide it (boxes
 that survive, experts that get tokens), but the masked original computes the same numbers as the cut one, so
-it takes the same path: it is recorded on the very numbers of a proof. Groups have the same names in every
-record.
+it takes the same path: it is recorded on the very numbers of a proof. What stays is known by the parameters.
 """
 
-from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from secateur.capture.recorder import record
+from secateur.capture.recorder import Moment, record
 from secateur.coupling import Groups, couple_graph
+from secateur.coupling.training import without_noise
 from secateur.errors import CaptureError
-from secateur.graph.axes import Axis
+from secateur.graph.axes import Axis, leaves
 from secateur.graph.keep import Kept, Mask
-from secateur.graph.node import Graph, Node
+from secateur.graph.node import Graph
 
 
 def regroup(
-    reference: nn.Module, inputs: Any, groups: Groups, kept: Kept, *, training: bool = False
+    reference: nn.Module,
+    inputs: Any,
+    groups: Groups,
+    kept: Kept,
+    *,
+    training: bool = False,
+    moment: Moment | None = None,
 ) -> tuple[tuple[Groups, Kept] | None, Exception | None]:
     """Record and couple the masked original.
 
@@ -30,12 +36,14 @@ def regroup(
         groups: The groups of the original.
         kept: What stays of each axis.
         training: Record the training mode.
+        moment: At which call, with which random numbers; None is the next call.
 
     Returns:
         Its groups and what stays of them; None where it does not run so, or holds other groups. And what it
         failed with.
     """
-    graph, failure = record(reference, inputs, "real", training=training, state=groups.graph.state)
+    options: dict[str, Any] = {"training": training, "state": groups.graph.state, "moment": moment}
+    graph, failure = record(reference, inputs, "real", **options)
     if failure is not None:
         return None, failure
     found = carried_over(groups, kept, graph)
@@ -48,25 +56,22 @@ def carried_over(groups: Groups, kept: Kept, graph: Graph) -> tuple[Groups, Kept
     Args:
         groups: The groups of the first record.
         kept: What stays of them.
-        graph: The other record. Dropout that is on counts as if it were off: a proof gives both models the
-            same noise.
+        graph: The other record. Dropout that is on counts as if it were off.
 
     Returns:
-        The other groups and what stays of them; None where a group is missing or has another size.
+        The other groups and what stays of them; None where they cut a tensor otherwise.
     """
-    again = couple_graph(replace(graph, nodes=tuple(map(_quiet, graph.nodes))))
+    again = couple_graph(without_noise(graph))
     masks: dict[Axis, Mask] = {}
-    for held, mask in kept.masks.items():
-        name = groups.name_of[held]
-        if name not in again.by_name or again[name].size != len(mask):
-            return None
-        masks[again[name].axis] = mask
+    for name in [one for one in groups.graph.tensors if one in graph.tensors]:
+        for ours, theirs in zip(groups.dims(name), again.dims(name), strict=True):
+            mine, others = leaves(ours), leaves(theirs)
+            if [leaf.size for leaf in mine] != [leaf.size for leaf in others]:
+                if kept.cuts(ours):
+                    return None
+                continue
+            for leaf, other in zip(mine, others, strict=True):
+                mask = kept.masks.get(leaf)
+                if mask is not None and not np.array_equal(masks.setdefault(other, mask), mask):
+                    return None
     return again, Kept(masks)
-
-
-def _quiet(node: Node) -> Node:
-    """An operator of the training mode with its noise off."""
-    if "dropout" not in node.op and "rrelu" not in node.op:
-        return node
-    off = {name: False for name in ("train", "training") if name in node.args}
-    return replace(node, args={**node.args, **off})

@@ -5,12 +5,13 @@ scalar argument unchanged unless it is such a size. The first deviation names th
 argument and the axes.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any
 
+from secateur.capture.follower import DENSE
 from secateur.coupling import Groups
-from secateur.cut import predict
+from secateur.cut import INFERRING, predict
 from secateur.graph.axes import Axis, Expr, leaves
 from secateur.graph.keep import Kept
 from secateur.graph.node import Graph, Node, Path, refs_in, scalars_in
@@ -56,8 +57,9 @@ def compare_records(
     Returns:
         The first deviation; None if every node is as predicted.
     """
-    for node, other in zip_longest(groups.graph.nodes, cut.nodes):
+    for node, other in pairs(groups.graph.nodes, cut.nodes):
         if node is None:
+            assert other is not None, "one of the two goes on"
             return Deviation(None, f"the cut model goes on with {other.op}", tuple(kept.changed), True)
         if other is None:
             what = f"the cut model stops: {type(failure).__name__}: {failure}".split("\n")[0]
@@ -68,6 +70,23 @@ def compare_records(
     if failure is not None:
         return Deviation(None, f"the cut model fails: {failure}", tuple(kept.changed))
     return None
+
+
+def pairs(nodes: Sequence[Node], others: Sequence[Node]) -> Iterator[tuple[Node | None, Node | None]]:
+    """The calls of two records beside each other.
+
+    PyTorch does not call what would bring the numbers of a tensor into a row if they lie in one, and where
+    they lie says nothing of what is computed: such a call has no partner where the other record lacks it.
+    """
+    at = beside = 0
+    while at < len(nodes) or beside < len(others):
+        node = nodes[at] if at < len(nodes) else None
+        other = others[beside] if beside < len(others) else None
+        is_dense, is_other_dense = (one is not None and one.op == DENSE for one in (node, other))
+        if is_dense == is_other_dense:
+            yield node, other
+        at += is_dense or not is_other_dense
+        beside += is_other_dense or not is_dense
 
 
 def scalars_that_differ(
@@ -84,8 +103,8 @@ def scalars_that_differ(
         By node index and argument path: the number before and after, where no dim's size was expected.
     """
     found: dict[tuple[int, Path], tuple[Any, Any]] = {}
-    for node, other in zip(groups.graph.nodes, cut.nodes, strict=False):
-        if node.op != other.op:
+    for node, other in pairs(groups.graph.nodes, cut.nodes):
+        if node is None or other is None or node.op != other.op:
             break
         theirs = scalars_in(other)
         for path, value in scalars_in(node).items():
@@ -109,7 +128,8 @@ def _compare(
             continue
         expr = literals.get((node.index, path))
         predicted: Any = value if expr is None else predict(expr, value, kept)
-        if theirs.get(path) != predicted:
+        is_inferred = theirs.get(path) == -1 and node.op in INFERRING  # its shape is compared below
+        if theirs.get(path) != predicted and not is_inferred:
             what = f"argument {'.'.join(map(str, path))} is {theirs.get(path)} where {predicted} is predicted"
             suspects = _cut_leaves([expr], kept) if expr is not None else ()
             return Deviation(node, what, suspects or suspects_of(groups, node, kept))

@@ -10,9 +10,10 @@ and those are compared as they are.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,15 +21,19 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture.copies import copy_module
-from secateur.coupling import Groups
-from secateur.errors import PathError, SecateurError
+from secateur.capture.foreign import memory_of
+from secateur.capture.reach import reach
+from secateur.capture.variants import Variant, variants_of
+from secateur.coupling import Groups, Recorded
+from secateur.coupling.situations import Situation
+from secateur.coupling.training import trains_alike
+from secateur.errors import CaptureError, CheckError, PathError, SecateurError
 from secateur.graph.keep import Kept
 from secateur.plans.plan import Plan
 from secateur.proof.comparison import TOLERANCE, TOLERANCES
-from secateur.proof.drawing import STYLES, drawn_inputs, precise, randomised
-from secateur.proof.draws import generators_kept
+from secateur.proof.drawing import HELD, STYLES, drawn_inputs, precise, randomised
 from secateur.proof.elsewhere import other_inputs, shapes_of, trains_otherwise
-from secateur.proof.lockstep import EntangledError
+from secateur.proof.lockstep import EntangledError, FailedError
 from secateur.proof.passes import Pass, Reference, run_pass
 from secateur.proof.verdict import Verdict
 
@@ -47,7 +52,13 @@ def kept_by(plan: Plan, groups: Groups) -> Kept:
 
 
 def verify(
-    model: nn.Module, cut: nn.Module, example_inputs: Any, groups: Groups, plan: Plan, seed: int = 0
+    model: nn.Module,
+    cut: nn.Module,
+    example_inputs: Any,
+    groups: Groups,
+    plan: Plan,
+    seed: int = 0,
+    recorded: Recorded | None = None,
 ) -> Verdict:
     """Prove by numbers that a cut model computes what the masked original does.
 
@@ -58,6 +69,7 @@ def verify(
         groups: The groups of the original.
         plan: What was kept.
         seed: For the random inputs and parameters.
+        recorded: The original with its training mode and its other paths; None if those do not count.
 
     Raises:
         PathError: On real tensors the original takes another path than in its record of fake ones.
@@ -66,7 +78,8 @@ def verify(
     renormalised = {
         group.renormalised for group in groups if group.axis in kept.changed and group.renormalised
     }
-    proof = Proof(model, plan, Reference(groups, kept), example_inputs, seed)
+    reference = Reference(groups, kept, foreign=memory_of(model), recorded=recorded)
+    proof = Proof(model, plan, reference, example_inputs, seed)
     return proof.verdict(cut, tuple(sorted(renormalised)))
 
 
@@ -93,8 +106,9 @@ class Proof:
     ) -> None:
         self.model, self.plan, self.reference, self.styles = model, plan, reference, styles
         self.example_inputs, self.seed = example_inputs, seed
-        self.dtype = torch.float64
-        self.in_turn = False
+        self.dtype: torch.dtype | None = torch.float64
+        self.in_turn = reach(model).is_shared
+        self.held = HELD[0]
         self.limits: list[str] = []
         self.passes: list[Pass] = []
         self.sides: tuple[nn.Module, nn.Module] | None = None
@@ -123,9 +137,9 @@ class Proof:
         """Passes until nothing hides; each is remembered."""
         for style in self.styles:
             try:
-                yield self._pass(partial(randomised, self.model, self.seed, style), self.seed)
-            except PathError as error:
-                if self.reference.graph.substrate != "real":
+                yield self._drawn_pass(style)
+            except (PathError, FailedError) as error:
+                if not self._may_be_by_numbers(error):
                     raise
                 self.limits.append(f"not proven with randomised parameters: {error}".partition("\n")[0])
                 is_same = False
@@ -136,60 +150,146 @@ class Proof:
             if self.styles and self.dtype == torch.float64:  # such as what overflows in a mask of float64
                 self.dtype = torch.float32
                 self.limits.append("proven in float32, as it computes NaN in float64")
-                yield self._pass(partial(randomised, self.model, self.seed), self.seed)
+                yield self._pass(self._random(self.seed), self.seed)
         for again in range(1, _DRAWS if self.passes else 0):
             if not self._silent():
                 break
             with contextlib.suppress(PathError):
                 seed = self.seed + again
-                yield self._pass(partial(randomised, self.model, seed), seed)
+                yield self._pass(self._random(seed), seed)
         for again in range(1 if self.styles else _DRAWS):
             if not (is_same and self.styles):
-                yield self._pass(partial(copy_module, self.model), self.seed + again, cut)
+                try:
+                    yield self._pass(partial(copy_module, self.model), self.seed + again, cut)
+                except FailedError as error:
+                    raise CheckError(
+                        f"the original does not run for the proof: {error}".partition("\n")[0],
+                        [f"it ran in eval mode, without gradients, in {_word(self.dtype)}"],
+                        "pass check=False if you trust the cut, or example inputs that it runs on",
+                    ) from error
         if self.styles and self.reference.on_step is None:
-            with generators_kept():
-                yield from self._elsewhere()
+            yield from self._elsewhere()
+
+    def _drawn_pass(self, style: str) -> Pass:
+        """A pass with random parameters; where the model does not run with them, with less that is random."""
+        dtype, limits = self.dtype, list(self.limits)
+        for held in HELD[HELD.index(self.held) :]:
+            self.held, self.dtype, self.limits = held, dtype, list(limits)
+            try:
+                done = self._pass(self._random(self.seed, style), self.seed)
+            except (PathError, FailedError) as error:
+                if held == HELD[-1] or not self._may_be_by_numbers(error):
+                    raise
+                continue
+            if held != HELD[0]:
+                self.limits.append(
+                    f"proven with the {held} that the model holds as they are: it does not run with others"
+                )
+            return done
+        raise AssertionError("the last is not passed over")
+
+    def _may_be_by_numbers(self, error: Exception) -> bool:
+        """Whether the original may have failed for the numbers that were drawn, as it runs with its own."""
+        return isinstance(error, FailedError) or self.reference.graph.substrate == "real"
 
     def _elsewhere(self) -> Iterator[Pass]:
-        """A pass with the same models on inputs of another size, in training mode if that differs."""
+        """Passes on inputs of another size, in training mode if that differs, and on other paths."""
         assert self.sides is not None, "a pass was made"
-        trains = trains_otherwise(self.reference.graph)
+        graph, recorded = self.reference.graph, self.reference.recorded
+        trained = None if recorded is None else recorded.trained
         sides, self.sides = self.sides, None
-        for inputs in other_inputs(self.example_inputs, training=trains):
-            drawn = drawn_inputs(inputs, self.seed + 1, self.dtype)
-            found, failure = self.reference.elsewhere(sides[0], drawn, training=trains)
-            if found is None:
-                continue
-            where = f"on inputs of {shapes_of(inputs)}" + " in training mode" * trains
-            try:
-                done = run_pass(
-                    found,
-                    sides[0].train(trains),
-                    sides[1].train(trains),
-                    drawn,
-                    self.seed,
-                    in_turn=self.in_turn,
-                )
-            except (PathError, RuntimeError, EntangledError) as error:
-                self.limits.append(f"not proven {where}: {error}".partition("\n")[0][:200])
+        can_train = trained is None or trained.failure is None
+        trains = trains_otherwise(graph) and can_train
+        if trained is not None:
+            self.limits.extend(trained.limits())
+        given = iter(()) if trained is None else self._drawn(iter((trained.inputs,)), as_given=True)
+        if trained is not None and can_train and not trains and not trains_alike(graph, trained.graph):
+            tries = chain(self._drawn(other_inputs(self.example_inputs, training=True)), given)
+            yield from self._first(sides, tries, training=True)
+        tries = chain(
+            self._drawn(other_inputs(self.example_inputs, training=trains)), given if trains else ()
+        )
+        yield from self._first(sides, tries, training=trains)
+        for variant in [*variants_of(self.model, self.example_inputs)][-1:]:
+            yield from self._varied(sides, variant)
+        del sides
+        for situation, _ in () if recorded is None else recorded.situations:
+            yield from self._in(situation)
+
+    def _drawn(self, tries: Iterator[Any], *, as_given: bool = False) -> Iterator[Any]:
+        """Inputs with random numbers, then perhaps those that they hold: boxes of targets have an order."""
+        for inputs in tries:
+            yield drawn_inputs(inputs, self.seed + 1, self.dtype)
+            if as_given:
+                yield drawn_inputs(inputs, None, self.dtype)
+
+    def _first(
+        self, sides: tuple[nn.Module, nn.Module], tries: Iterator[Any], *, training: bool
+    ) -> Iterator[Pass]:
+        """A pass on the first inputs that the original takes; says so if a model trains on none."""
+        failure: Exception | None = None
+        for inputs in tries:
+            found, failure = self.reference.elsewhere(sides[0], inputs, training=training)
+            if found is not None:
+                where = f"on inputs of {shapes_of(inputs)}" + " in training mode" * training
+                sides[0].train(training), sides[1].train(training)
+                yield from self._beside(found, sides, inputs, where)
                 return
-            is_odd = done.failure is not None and not done.has_crashed
-            if is_odd and self._is_restless(sides[0], found, drawn):
-                self.limits.append(f"not proven {where}: the model draws numbers of its own")
-                return
-            self.passes.append(
-                done if done.failure is None else replace(done, failure=f"{where}: {done.failure}")
-            )
-            yield self.passes[-1]
-            return
-        if trains:
+        if training:
             self.limits.append(f"training mode is not proven: {failure}".partition("\n")[0][:200])
+
+    def _varied(self, sides: tuple[nn.Module, nn.Module], variant: Variant) -> Iterator[Pass]:
+        """A pass with models that are called otherwise; none where they cannot be."""
+        try:
+            prepared = variant.prepare(sides[0].eval()), variant.prepare(sides[1].eval())
+        except CaptureError:
+            return
+        inputs = drawn_inputs(variant.inputs, self.seed + 1, self.dtype)
+        found, _ = self.reference.elsewhere(prepared[0], inputs)
+        if found is not None:
+            yield from self._beside(found, prepared, inputs, f"with {variant.name}")
+
+    def _in(self, situation: Situation) -> Iterator[Pass]:
+        """A pass in a situation in which the original takes another path."""
+        model = self._made(self._random(self.seed))
+        sides = model, self.plan.apply(model).eval()
+        inputs = drawn_inputs(situation.inputs, self.seed if situation.is_drawn else None, self.dtype)
+        options: dict[str, Any] = {"training": situation.training, "moment": situation.moment}
+        found, failure = self.reference.elsewhere(sides[0], inputs, **options)
+        for one in sides:
+            one.train(situation.training)
+        self.limits.append(f"its path is another one {situation.words}, which is proven, too")
+        if found is None:
+            text = f"not proven {situation.words}, where its path is another one: {failure}"
+            self.limits[-1] = text.partition("\n")[0][:200]
+        else:
+            yield from self._beside(found, sides, inputs, situation.words)
+
+    def _beside(
+        self, found: Reference, sides: tuple[nn.Module, nn.Module], inputs: Any, where: str
+    ) -> Iterator[Pass]:
+        """A pass beside the first ones, remembered with its place."""
+        try:
+            done = run_pass(found, *sides, inputs, in_turn=self.in_turn)
+        except (PathError, RuntimeError, EntangledError) as error:
+            self.limits.append(f"not proven {where}: {error}".partition("\n")[0][:200])
+            return
+        is_odd = done.failure is not None and not done.has_crashed
+        if is_odd and self._is_restless(sides[0], found, inputs):
+            self.limits.append(f"not proven {where}: the model draws numbers of its own")
+            return
+        if done.failure is not None:
+            cut = self.reference.suspects(None)  # another record may have other names for groups
+            suspects = done.suspects if set(done.suspects) <= set(cut) else cut
+            done = replace(done, failure=f"{where}: {done.failure}", suspects=suspects)
+        self.passes.append(done)
+        yield self.passes[-1]
 
     def _is_restless(self, model: nn.Module, reference: Reference, inputs: Any) -> bool:
         """Whether a model differs from itself: it draws by other means than PyTorch's operators."""
         twins = [copy_module(model) for _ in range(2)]
         control = Reference(reference.groups, Kept({}))
-        done = run_pass(control, twins[0], twins[1], inputs, self.seed, in_turn=self.in_turn)
+        done = run_pass(control, twins[0], twins[1], inputs, in_turn=self.in_turn)
         return done.failure is not None
 
     def _silent(self) -> frozenset[int]:
@@ -209,18 +309,44 @@ class Proof:
             PathError: The model takes another path than in its record, on the example itself too.
         """
         try:
-            try:
-                done = self._on(make, drawn_inputs(self.example_inputs, seed, self.dtype), cut)
-            except PathError:
-                done = self._on(make, drawn_inputs(self.example_inputs, None, self.dtype), cut)
-        except (RuntimeError, TypeError, NotImplementedError) as error:
-            if isinstance(error, SecateurError) or self.dtype == torch.float32:
-                raise
-            self.dtype = torch.float32
-            self.limits.append(f"proven in float32, as in float64: {error}".partition("\n")[0][:200])
-            return self._pass(make, seed, cut)
+            done = self._run_once(make, seed, cut)
+        except Exception as error:  # noqa: BLE001 - a model that looks at its type may raise anything
+            done = self._lowered(make, seed, cut, error)
         self.passes.append(done)
         return done
+
+    def _lowered(self, make: Make, seed: int, cut: nn.Module | None, error: Exception) -> Pass:
+        """The same in float32, then in the precision of the model's tensors, for what fails in a higher one.
+
+        Raises:
+            Exception: The error itself, where all fail.
+        """
+        before = self.dtype
+        for self.dtype in _LOWER[before] if _is_of_precision(error) else ():
+            try:
+                done = self._run_once(make, seed, cut)
+            except Exception as again:  # as above
+                if not _is_of_precision(again):
+                    raise
+                continue
+            why = "it takes another path there" if isinstance(error, PathError) else error
+            text = f"proven in {_word(self.dtype)}, as in {_word(before)}: {why}"
+            self.limits.append(text.partition("\n")[0][:200])
+            return done
+        self.dtype = before
+        raise error
+
+    def _run_once(self, make: Make, seed: int, cut: nn.Module | None) -> Pass:
+        try:
+            return self._on(make, drawn_inputs(self.example_inputs, seed, self.dtype), cut)
+        except PathError:
+            return self._on(make, drawn_inputs(self.example_inputs, None, self.dtype), cut)
+
+    def _random(self, seed: int, style: str = "signed") -> Make:
+        """Makes the original with random parameters, in the precision that holds when it is called."""
+        return lambda: randomised(
+            self.model, seed, style, None if self.dtype is None else torch.float64, self.held
+        )
 
     def _on(self, make: Make, inputs: Any, cut: nn.Module | None) -> Pass:
         try:
@@ -236,7 +362,7 @@ class Proof:
         model = self._made(make)
         second = self.plan.apply(model).eval() if cut is None else self._made(partial(copy_module, cut))
         try:
-            done = run_pass(reference, model, second, inputs, self.seed, in_turn=self.in_turn)
+            done = run_pass(reference, model, second, inputs, in_turn=self.in_turn)
         except EntangledError:
             self.in_turn = True
             return self._compare(make, inputs, reference, cut)
@@ -253,8 +379,10 @@ class Proof:
         """
         masker, groups = self.reference.masker, self.reference.groups
         named = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        origin = {self.plan.renamed(name): name for name in groups.graph.tensors}
         wrong, is_known = [], True
-        for name, held in (*cut.named_parameters(), *cut.named_buffers()):
+        for own, held in (*cut.named_parameters(), *cut.named_buffers()):
+            name = origin.get(own, own)
             value = groups.graph.tensors.get(name)
             if value is None or name not in named:
                 is_known = False
@@ -303,6 +431,23 @@ class Proof:
         for text in self.passes[0].outputs:
             if all(text in done.outputs for done in self.passes):
                 yield text
+
+
+_LOWER: Mapping[torch.dtype | None, tuple[torch.dtype | None, ...]] = {
+    torch.float64: (torch.float32, None),
+    torch.float32: (None,),
+    None: (),
+}
+"""The precisions to try after one; None is that which the model's tensors have."""
+
+
+def _is_of_precision(error: Exception) -> bool:
+    """Whether a run may have failed for its precision: errors of ours say more, paths excepted."""
+    return isinstance(error, PathError) or not isinstance(error, SecateurError)
+
+
+def _word(dtype: torch.dtype | None) -> str:
+    return "the precision of its tensors" if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _same_bits(one: Tensor, two: Tensor) -> bool:

@@ -8,17 +8,46 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from secateur.coupling.layers import Layer
+from secateur.coupling.layers import LayerCall, layer_of
 from secateur.coupling.rule import traits_of
+from secateur.graph.axes import leaves
 from secateur.graph.node import Graph, Node, Ref, first_operand
 from secateur.graph.trait import Trait
 from secateur.recovery.step import Subject
 
 
-def has_lost(subject: Subject, layer: Layer) -> bool:
+def has_lost(subject: Subject, layer: LayerCall) -> bool:
     """Whether positions that a layer reads are gone."""
     channels = subject.groups.findings.dims[layer.input][layer.channels_at]
     return subject.kept.cuts(channels)
+
+
+def is_complex(graph: Graph, layer: LayerCall) -> bool:
+    """Whether a layer computes with complex numbers, for which no step has a solution."""
+    return any(graph.values[value].dtype.startswith("complex") for value in (layer.input, layer.weight))
+
+
+def unknown_layers(subject: Subject) -> list[tuple[str, str]]:
+    """What weighs removed positions and is no layer that a step knows: name and reason.
+
+    Args:
+        subject: The cut model and where it comes from.
+    """
+    graph, findings, changed = subject.groups.graph, subject.groups.findings, subject.kept.changed
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.index not in findings.macs or layer_of(graph, node) is not None:
+            continue
+        axes = {
+            value: {leaf for dim in findings.dims[value] for leaf in leaves(dim)} & set(changed)
+            for value in node.reads
+        }
+        weights = [value for value in node.reads if value not in graph.from_inputs]
+        inputs = [value for value in node.reads if value in graph.from_inputs]
+        if any(axes[one] & axes[two] for one in weights for two in inputs):
+            name = node.modules[-1] if node.modules and node.modules[-1] else str(node)
+            found.setdefault(name, f"{node.op} with a weight is no layer that can be solved for")
+    return list(found.items())
 
 
 class Readers:
@@ -36,13 +65,24 @@ class Readers:
         readers = self.graph.readers[value]
         return readers[0] if len(readers) == 1 and value not in self.graph.outputs else None
 
-    def norm_behind(self, layer: Layer) -> Node | None:
+    def norm_behind(self, layer: LayerCall) -> Node | None:
         """The batch norm of a layer's channels, with statistics that are buffers, which alone reads it."""
         reader = self.only(layer.output)
         if reader is None or not is_batch_norm(self.graph, reader):
             return None
         # Dim 1 is what it normalises; behind a linear layer on tokens that is not the channels.
         return reader if len(self.graph.values[layer.output].shape) + layer.channels_at == 1 else None
+
+    def bias_behind(self, layer: LayerCall) -> tuple[Node, int] | None:
+        """The addition of a parameter, one number for each output, which alone reads a layer's output."""
+        reader = self.only(layer.output)
+        if reader is None or not is_sum(reader) or layer.spatial:
+            return None
+        other = other_operand(reader, layer.output)
+        if other is None or other not in self.graph.names:
+            return None
+        is_bias = self.graph.values[other].shape == self.graph.values[layer.output].shape[-1:]
+        return (reader, other) if is_bias else None
 
     def is_entrywise(self, value: int) -> bool:
         """Whether each entry of a tensor is held, or computed from single entries of others: by a mask, say.
@@ -55,7 +95,7 @@ class Readers:
         is_kept = Trait.POINTWISE in traits_of(node) or is_move(node)
         return is_kept and all(map(self.is_entrywise, node.reads))
 
-    def path_to_sum(self, layer: Layer) -> tuple[Node, ...]:
+    def path_to_sum(self, layer: LayerCall) -> tuple[Node, ...]:
         """The calls from a layer to the last addition behind it, each the only reader of the one before.
 
         On the way the output may be scaled by batch norms and parameters and moved about; nothing else.
@@ -125,7 +165,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return parameters | dict(model.named_buffers(remove_duplicate=False))
 
 
-def own_place(readers: Readers, cut: nn.Module, layer: Layer) -> tuple[Tensor, int, str] | None:
+def own_place(readers: Readers, cut: nn.Module, layer: LayerCall) -> tuple[Tensor, int, str] | None:
     """Where one call of the cut model can hold a constant, if no other call minds.
 
     Returns:
@@ -134,6 +174,9 @@ def own_place(readers: Readers, cut: nn.Module, layer: Layer) -> tuple[Tensor, i
     graph, named = readers.graph, tensors_of(cut)
     if layer.bias is not None:
         return named[graph.names[layer.bias][0]], 1, "its bias"
+    added = readers.bias_behind(layer)
+    if added is not None:
+        return named[graph.names[added[1]][0]], 1, "the bias behind it"
     norm = readers.norm_behind(layer)
     if norm is None:
         return None
@@ -142,7 +185,7 @@ def own_place(readers: Readers, cut: nn.Module, layer: Layer) -> tuple[Tensor, i
 
 
 def constant_place(
-    readers: Readers, cut: nn.Module, calls: Sequence[Layer]
+    readers: Readers, cut: nn.Module, calls: Sequence[LayerCall]
 ) -> tuple[Tensor, int, str] | None:
     """Where calls of the cut model can together hold a constant.
 
@@ -160,6 +203,7 @@ def constant_place(
         return None
     nodes = {call.node.index for call in calls}
     nodes |= {norm.index for call in calls if (norm := readers.norm_behind(call)) is not None}
+    nodes |= {added[0].index for call in calls if (added := readers.bias_behind(call)) is not None}
     tensors = readers.graph.tensors
     values = {tensors[name] for name, tensor in tensors_of(cut).items() if tensor is first[0]}
     users = {node.index for value in values for node in readers.graph.readers[value]}

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.capture.batches import naming_batch
-from secateur.capture.recorder import shadow
 from secateur.capture.replay import Replay, Tape, record_tape
+from secateur.capture.shadow import shadow
 from secateur.recovery.step import Subject
 
 

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture.batches import naming_batch
-from secateur.capture.inputs import as_call, map_inputs, output_tensors
-from secateur.capture.recorder import recording_context, shadow
+from secateur.capture.inputs import as_call, cast_type, map_inputs, output_tensors
+from secateur.capture.outside import outside_kept
+from secateur.capture.randomness import OwnNumbers
+from secateur.capture.shadow import shadow
+from secateur.capture.switches import recording_context
 
 
 def outputs_of(model: nn.Module, batch: Any, number: int = 0, state: Collection[str] = ()) -> list[Tensor]:
@@ -30,8 +33,7 @@ def outputs_of(model: nn.Module, batch: Any, number: int = 0, state: Collection[
         CaptureError: The model does not run on the batch.
     """
     args, kwargs = as_call(map_inputs(batch, torch.clone))
-    with naming_batch(number), torch.random.fork_rng(), recording_context():
-        torch.manual_seed(0)  # for models that draw in eval mode: both draw the same
+    with naming_batch(number), outside_kept(model), recording_context(), OwnNumbers():
         return output_tensors(shadow(model).eval()(*args, **kwargs), state)
 
 
@@ -53,10 +55,11 @@ def output_error(dense: Sequence[Tensor], cut: Sequence[Tensor]) -> float:
     """
     wrong, size, compared = 0.0, 0.0, False
     for one, two in zip(dense, cut, strict=False):
-        if one.shape == two.shape and one.is_floating_point():
+        if one.shape == two.shape and (one.is_floating_point() or one.is_complex()):
             compared = True
-            wrong += float((two.double() - one.double()).square().sum())
-            size += float(one.double().square().sum())
+            first, second = (tensor.to(cast_type(tensor, torch.float64)) for tensor in (one, two))
+            wrong += float((second - first).abs().square().sum())
+            size += float(first.abs().square().sum())
     if not compared:
         return float("nan")
     if wrong == 0:

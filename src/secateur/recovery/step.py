@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+import torch
 from rich.table import Table
 from torch import nn
 
@@ -107,7 +108,7 @@ class Recovered:
 
 
 @dataclass(frozen=True)
-class Step:
+class RecoveryStep:
     """A recovery step as it is registered.
 
     Attributes:
@@ -123,7 +124,7 @@ class Step:
 
 Run: TypeAlias = Callable[[Subject], tuple[nn.Module, list[Recovery]]]
 
-steps: Registry[Step] = Registry("recovery step", "secateur.recovery.steps")
+steps: Registry[RecoveryStep] = Registry("recovery step", "secateur.recovery.steps")
 
 DEFAULT = ("absorb", "refit")
 """The steps that run if none are named, in this order; without data those that need none.
@@ -142,19 +143,22 @@ def step(name: str, *, needs_data: bool = False, needs_fresh: bool = False) -> C
     """
 
     def register(run: Run) -> Run:
-        steps.add(name, Step(run, needs_data, needs_fresh))
+        steps.add(name, RecoveryStep(run, needs_data, needs_fresh))
         return run
 
     return register
 
 
-def choose(names: str | Sequence[str] | None, *, has_data: bool, changed: str = "") -> tuple[str, ...]:
+def choose(
+    names: str | Sequence[str] | None, *, has_data: bool, changed: str = "", word: str = "data"
+) -> tuple[str, ...]:
     """The steps that are asked for.
 
     Args:
         names: Registered names, or one; None for all that can run.
         has_data: Whether there are batches.
         changed: A tensor of the model that differs from the fresh cut's; empty for a fresh cut.
+        word: The argument that takes batches, for messages.
 
     Raises:
         RequestError: A step is unknown, needs data and there are none, or is for a fresh cut and the model
@@ -182,7 +186,7 @@ def choose(names: str | Sequence[str] | None, *, has_data: bool, changed: str = 
         raise RequestError(
             f"recovery step '{needing[0]}' needs data",
             ["it learns from what flows through the network"],
-            "pass data=, batches of inputs without labels; a few hundred samples do",
+            f"pass {word}=, batches of inputs without labels; a few hundred samples do",
         )
     for at, name in enumerate(chosen):
         if steps[name].needs_fresh and changed:
@@ -214,7 +218,13 @@ def recover(
     Raises:
         RequestError: As `choose`.
     """
-    chosen = choose(names, has_data=subject.data is not None)
+    with torch.inference_mode(False):  # what is made in inference mode cannot be trained
+        return _recover(subject, choose(names, has_data=subject.data is not None))
+
+
+def _recover(
+    subject: Subject, chosen: Sequence[str]
+) -> tuple[nn.Module, tuple[Recovery, ...], tuple[Recovered, ...]]:
     done: list[Recovery] = []
     brought: list[Recovered] = []
     judge = None if subject.data is None else _Judge(subject)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.capture.replay import Replay
-from secateur.coupling.layers import Layer
+from secateur.coupling.layers import LayerCall
 from secateur.graph.node import Node, Ref, first_operand
 from secateur.recovery.layers import (
     Readers,
@@ -27,7 +27,7 @@ _FAINTEST = 1e-2
 """Scales below this share of the mean scale carry nothing back: the weights would have to be huge."""
 
 
-class Target:
+class LayerTarget:
     """What one layer of the cut model should put out.
 
     Args:
@@ -36,7 +36,7 @@ class Target:
         layer: The layer.
     """
 
-    def __init__(self, subject: Subject, readers: Readers, layer: Layer) -> None:
+    def __init__(self, subject: Subject, readers: Readers, layer: LayerCall) -> None:
         self.subject = subject
         self.layer = layer
         self.readers = readers
@@ -93,7 +93,8 @@ class Target:
             if is_sum(node):
                 assert other is not None, "the path was chosen so"
                 gap = self._gap(pair, other)
-                if gap is not None and gap.shape == index.shape:
+                if gap is not None and _fits(gap, index):
+                    gap = gap.expand_as(index)
                     clear = scale.abs() > _FAINTEST * scale.abs().mean()
                     lost[index[clear]] += gap[clear] / scale[clear]
             elif is_scale(node):
@@ -129,6 +130,12 @@ class Target:
             return None
         held = self._seen(replay, source)
         return None if held is None else replay.call(node.index, {source: held})
+
+
+def _fits(smaller: Tensor, larger: Tensor) -> bool:
+    """Whether a tensor is broadcast to the shape of another one, as a bias is."""
+    sizes = zip(reversed(smaller.shape), reversed(larger.shape), strict=False)
+    return smaller.dim() <= larger.dim() and all(one in (1, two) for one, two in sizes)
 
 
 def kept(tensor: Tensor, value: int, subject: Subject) -> Tensor:

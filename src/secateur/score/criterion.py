@@ -19,6 +19,7 @@ from secateur.registry import Registry
 from secateur.score.aggregate import aggregates
 from secateur.score.loss import Loss
 from secateur.score.normalise import normalisers
+from secateur.score.observations import evidence
 from secateur.score.view import GroupView
 
 Scorer: TypeAlias = Callable[[GroupView], Tensor]
@@ -87,8 +88,12 @@ class _Source:
 _SOURCES = {
     "weights": _Source("a weight", "weights", lambda view: view.weights),
     "norm-scales": _Source("a batch-norm scale", "weights", lambda view: view.norm_scales),
-    "activations": _Source("an activation that a layer reads", "activations", lambda view: view.activations),
-    "ranks": _Source("feature maps of height and width", "activations", lambda view: view.ranks),
+    "consumers": _Source(
+        "a layer that reads it",
+        "activations",
+        lambda view: [view.consumers] if view.consumers else [],
+        has_several=False,
+    ),
     "gradients": _Source(
         "a parameter",
         "gradients",
@@ -98,19 +103,27 @@ _SOURCES = {
 }
 
 
+def _source(of: str) -> _Source:
+    """What a formula reads: parameters, gradients, or a kind of evidence."""
+    if of in _SOURCES:
+        return _SOURCES[of]
+    return _Source(evidence[of].reads, "activations", lambda view: view.evidence(of))
+
+
 def criterion(name: str, *, of: str, normalise: str, is_by_row: bool = False) -> Callable[[Any], Any]:
     """Register a formula; a group's score is by default the mean over its members.
 
     Args:
         name: The word that users choose it by.
-        of: What it reads of a group: "weights" or "norm-scales" (one row for each channel), "activations"
-            (`Moments`), "ranks" (one for each channel) or "gradients" (`Gradients`, of the whole group).
+        of: What it reads of a group: "weights" or "norm-scales" (one row for each channel), "gradients"
+            (`Gradients`, of the whole group), "consumers" (all layers that read it), or a kind of evidence:
+            "activations" (`Moments`), "ranks" (one for each channel), a module in `score/evidence/`.
         normalise: How scores of different groups are made comparable: "mean" by the group's mean, "none" only
             where they are shares or gates. One unit is not enough: changes of the loss hold for one channel
             that goes, and when many go at once by them a layer loses nearly all (docs/LOG.md).
         is_by_row: The score of a row depends on that row alone; large tensors are then scored in pieces.
     """
-    source = _SOURCES[of]
+    source = _source(of)
 
     def register(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
         is_of_rows = of in ("weights", "norm-scales")

@@ -32,10 +32,10 @@ class Gates:
 
     @classmethod
     def of(cls, model: nn.Module, groups: Iterable[Group]) -> "Gates":
-        """Find the slices of groups in real parameters; of tied ones one name counts, all its dims do."""
+        """Find the slices of groups in parameters; of tied ones one name counts, all its dims do."""
         first = {id(tensor): name for name, tensor in model.named_parameters()}
         named = dict(model.named_parameters(remove_duplicate=False))
-        real = {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
+        real = {name: held for name, held in named.items() if held.is_floating_point() or held.is_complex()}
         groups = list(groups)
         shares = {
             group.name: [

@@ -19,9 +19,12 @@ from torch.utils import _pytree as pytree
 
 from secateur.capture.batches import Sample, Samples, naming_batch, nan_in
 from secateur.capture.inputs import map_inputs
-from secateur.capture.layouts import unsafe_in_channels_last
-from secateur.capture.recorder import as_written, shadow
-from secateur.errors import CaptureError, RequestError
+from secateur.capture.layouts import in_layout, unsafe_in_channels_last
+from secateur.capture.outside import outside_kept
+from secateur.capture.randomness import OwnNumbers
+from secateur.capture.shadow import shadow
+from secateur.capture.switches import as_written
+from secateur.errors import CaptureError, RequestError, SecateurError
 from secateur.score.gates import Gates
 from secateur.score.loss import Loss, Objective
 from secateur.score.split import Split, find_split
@@ -58,14 +61,14 @@ class Differentiator:
 
     def __init__(self, model: nn.Module, gates: Gates, loss: Loss | None) -> None:
         self.gates = gates
-        with _differentiable():
+        with _differentiable(model):
             held = shadow(model).eval()
             self.objective = Objective(held, loss)
             self.needs_contiguous = bool(unsafe_in_channels_last(model))
             self.parameters = {
                 name: self._laid_out(parameter.detach())
                 for name, parameter in held.named_parameters()
-                if parameter.is_floating_point()
+                if parameter.is_floating_point() or parameter.is_complex()
             }
 
     def first_order(self, data: Samples) -> ByGroup:
@@ -76,14 +79,32 @@ class Differentiator:
         """
         total: dict[str, Tensor] = {}
         count = 0
-        for sample in self._samples(data):
-            with naming_batch(sample.number), _differentiable():
-                leaves = self._leaves()
-                loss, weight = self._loss(leaves, sample)
-                found = self.gates.sums(_times(self.parameters, _gradients(loss, leaves)))
+        for sample, gradients, weight in self.by_batch(data):
+            found = self.gates.sums(_times(self.parameters, gradients))
             _add(total, {name: sums.double() * weight for name, sums in found.items()}, sample)
             count += weight
         return {name: value / count for name, value in total.items()}
+
+    def by_batch(self, data: Samples) -> Iterator[tuple[Sample, dict[str, Tensor], int]]:
+        """Differentiate the loss of one batch after the other by every parameter.
+
+        Yields:
+            The batch, the gradients by name, and what the batch counts beside others.
+
+        Raises:
+            CaptureError: The model or the loss does not run on a batch.
+        """
+        for sample in self._samples(data):
+            with naming_batch(sample.number), _differentiable(self.objective.model), self._telling(sample):
+                leaves = self._leaves()
+                loss, weight = self._loss(leaves, sample)
+                found = _gradients(loss, leaves)
+            # On a parameter that forward replaces before it reads it nothing depends.
+            gradients = {
+                name: found[name] if found[name].shape == value.shape else torch.zeros_like(value)
+                for name, value in self.parameters.items()
+            }
+            yield sample, gradients, weight
 
     def per_sample(self, data: Samples, *, with_gram: bool = False) -> SampleSums:
         """Differentiate the loss of every single sample.
@@ -101,7 +122,7 @@ class Differentiator:
         count = 0
         split: Split | None = None
         for sample in self._samples(data):
-            with naming_batch(sample.number), _differentiable():
+            with naming_batch(sample.number), _differentiable(self.objective.model), self._telling(sample):
                 if split is None or not split.is_known:
                     split = self._split(sample)
                 for sums, squares in self._of_samples(sample, split):
@@ -126,7 +147,7 @@ class Differentiator:
         total: ByGroup = {}
         count = 0
         for sample in self._samples(data):
-            with naming_batch(sample.number), _differentiable():
+            with naming_batch(sample.number), _differentiable(self.objective.model), self._telling(sample):
                 leaves = self._leaves()
                 loss, weight = self._loss(leaves, sample)
                 gradients = _gradients(loss, leaves, create_graph=True)
@@ -144,7 +165,9 @@ class Differentiator:
         """The change of each gate's derivative when gates move."""
         moved = self.gates.spread(gates, self.parameters)
         steps = {name: self.parameters[name] * step for name, step in moved.items()}
-        parts = [(gradients[name] * step).sum() for name, step in steps.items() if gradients[name].grad_fn]
+        parts = [
+            _product(gradients[name], step).sum() for name, step in steps.items() if gradients[name].grad_fn
+        ]
         curved = _gradients(torch.stack(parts).sum(), leaves, retain_graph=True) if parts else {}
         zeros = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
         return self.gates.sums(_times(self.parameters, curved or zeros))
@@ -154,13 +177,44 @@ class Differentiator:
         every = sum(sizes.values())
         device = next(iter(self.parameters.values())).device
         if every <= count:
-            signs, weight = torch.eye(every, dtype=torch.float64), 1.0
+            signs, weight = torch.eye(every, dtype=torch.float64, device="cpu"), 1.0
         else:
             generator = torch.Generator().manual_seed(seed)
-            signs = torch.randint(0, 2, (count, every), generator=generator).double() * 2 - 1
+            drawn = torch.randint(0, 2, (count, every), generator=generator, device="cpu")
+            signs = drawn.double() * 2 - 1
             weight = 1.0 / count
         for row in signs.to(device):
             yield dict(zip(sizes, row.split(list(sizes.values())), strict=True)), weight
+
+    @contextmanager
+    def _telling(self, sample: Sample) -> Iterator[None]:
+        """Say of an error whether the model runs on the batch and only its gradients fail.
+
+        Raises:
+            CaptureError: They do.
+        """
+        try:
+            yield
+        except SecateurError:
+            raise
+        except Exception as error:
+            if not self._runs_without_gradients(sample):
+                raise
+            raise CaptureError(
+                f"the model runs on batch {sample.number} of the data, but no gradients can be taken: "
+                f"{type(error).__name__}: {error}",
+                do="choose a criterion without gradients, such as activation-mean, "
+                "or let forward write into no tensor that it has computed with",
+            ) from error
+
+    def _runs_without_gradients(self, sample: Sample) -> bool:
+        self.objective.renew()
+        try:
+            with torch.no_grad():
+                self.objective.run(self.parameters, map_inputs(sample.inputs, torch.clone), None)
+        except Exception:  # noqa: BLE001 - a foreign model may raise anything
+            return False
+        return True
 
     def _samples(self, data: Samples) -> Iterator[Sample]:
         """The batches, laid out as the parameters are."""
@@ -168,24 +222,26 @@ class Differentiator:
             yield replace(sample, inputs=map_inputs(sample.inputs, self._laid_out))
 
     def _laid_out(self, tensor: Tensor) -> Tensor:
-        return tensor.contiguous() if self.needs_contiguous else tensor
+        return in_layout(tensor, torch.contiguous_format) if self.needs_contiguous else tensor
 
     def _leaves(self) -> dict[str, Tensor]:
         return {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
 
     def _loss(self, parameters: Mapping[str, Tensor], sample: Sample) -> tuple[Tensor, int]:
         """The loss of a batch, and what it counts beside others."""
+        self.objective.renew()
         output = self.objective.run(parameters, sample.inputs, sample.target)
-        return self.objective.loss(output, sample.target), self.objective.weight(output, sample.target)
+        return self.objective.loss(output, sample.target, sample.number), self.objective.weight(
+            output, sample.target
+        )
 
     def _split(self, sample: Sample) -> Split:
+        def run(inputs: Any) -> Any:
+            self.objective.renew()
+            return self.objective.run(self.parameters, map_inputs(inputs, torch.clone), None)
+
         with torch.no_grad():
-            return find_split(
-                lambda inputs: self.objective.run(self.parameters, map_inputs(inputs, torch.clone), None),
-                sample.inputs,
-                sample.target,
-                sample.number,
-            )
+            return find_split(run, sample.inputs, sample.target, sample.number)
 
     def _of_samples(self, sample: Sample, split: Split) -> Iterator[tuple[ByGroup, ByGroup]]:
         """For some samples at a time: the gates' derivatives, and the sums of squares; a row for each."""
@@ -195,47 +251,53 @@ class Differentiator:
         def loss_of(parameters: Mapping[str, Tensor], items: Mapping[int, Tensor]) -> Tensor:
             whole = [items[at].unsqueeze(dims[at]) if at in items else leaf for at, leaf in enumerate(leaves)]
             inputs, target = pytree.tree_unflatten(whole, spec)
-            return self.objective.loss(self.objective.run(parameters, inputs, target), target)
+            return self.objective.loss(self.objective.run(parameters, inputs, target), target, sample.number)
 
         def reduce(gradients: Mapping[str, Tensor]) -> tuple[ByGroup, ByGroup]:
             entries = _times(self.parameters, gradients)
             squares = {name: entry.square() for name, entry in entries.items()}
             return self.gates.sums(entries), self.gates.sums(squares)
 
-        def by_vmap(items: Mapping[int, Tensor]) -> tuple[ByGroup, ByGroup]:
-            return reduce(grad(loss_of)(self.parameters, items))
-
         batch = {at: leaves[at] for at in dims}
         held = sum(value.numel() * max(4, value.element_size()) for value in self.parameters.values())
         chunk = max(1, min(size, _CHUNK_BYTES // max(held, 1)))
+
+        def by_vmap(at: int) -> tuple[ByGroup, ByGroup]:
+            self.objective.renew()
+            part = {
+                place: leaf.narrow(dims[place], at, min(chunk, size - at)) for place, leaf in batch.items()
+            }
+            return vmap(lambda items: reduce(grad(loss_of)(self.parameters, items)), in_dims=(dims,))(part)
+
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)  # an operator that vmap runs in a slow loop
-                found = vmap(by_vmap, in_dims=(dims,), chunk_size=chunk)(batch)
+                found = list(map(by_vmap, range(0, size, chunk)))
         except RequestError:
             raise
         except Exception:  # noqa: BLE001 - whatever vmap cannot transform is done sample by sample
-            found = None
-        if found is not None:
-            yield found
+            found = []
+        yield from found
+        if found:
             return
         for at in range(size):
             parameters = self._leaves()
             one = {place: leaf.select(dims[place], at) for place, leaf in batch.items()}
+            self.objective.renew()
             gradients = _gradients(loss_of(parameters, one), parameters)
             yield pytree.tree_map(lambda found: found[None], reduce(gradients))
 
 
 @contextmanager
-def _differentiable() -> Iterator[None]:
+def _differentiable(model: nn.Module) -> Iterator[None]:
     """Gradients on, whatever the caller switched off; attention by operators that all have derivatives."""
     with ExitStack() as stack:
+        stack.enter_context(outside_kept(model))
         stack.enter_context(as_written())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(torch.random.fork_rng())
-        torch.manual_seed(0)  # for models that draw in eval mode
+        stack.enter_context(OwnNumbers())  # for models that draw in eval mode
         yield
 
 
@@ -252,7 +314,12 @@ def _gradients(loss: Tensor, leaves: Mapping[str, Tensor], **options: Any) -> di
 
 
 def _times(parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: _wide(held) * _wide(gradients[name].detach()) for name, held in parameters.items()}
+    return {name: _product(_wide(gradients[name].detach()), _wide(held)) for name, held in parameters.items()}
+
+
+def _product(gradient: Tensor, step: Tensor) -> Tensor:
+    """What a step of each entry changes; PyTorch's gradient by a complex number is a conjugate."""
+    return (gradient.conj() * step).real if gradient.is_complex() else gradient * step
 
 
 def _wide(tensor: Tensor) -> Tensor:

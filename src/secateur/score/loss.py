@@ -17,7 +17,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from secateur.capture.inputs import as_call, output_tensors
-from secateur.errors import RequestError
+from secateur.capture.recorder import shadow
+from secateur.errors import RequestError, SecateurError
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
@@ -42,12 +43,14 @@ def default_loss(output: Any, target: Any) -> Tensor:
         >>> float(default_loss(torch.tensor([[3.0, 1.0]]), None))
         2.5
     """
-    found = [tensor for tensor in output_tensors(output) if tensor.is_floating_point()]
+    found = [held for held in output_tensors(output) if held.is_floating_point() or held.is_complex()]
     if not found:
         raise RequestError("the model returns no real number to take a loss of", do="pass loss=")
     first = found[0]
     if target is None:
-        return 0.5 * first.square().mean()
+        return 0.5 * (first.conj() * first).real.mean()
+    if isinstance(target, Tensor) and first.is_complex() and target.shape == first.shape:
+        return (first - target).abs().square().mean()
     if isinstance(target, Tensor) and target.is_floating_point() and target.shape == first.shape:
         return F.mse_loss(first, target)
     if isinstance(target, Tensor) and not target.is_floating_point() and not target.is_complex():
@@ -80,34 +83,49 @@ class Objective:
     """The loss of a model as a function of its parameters.
 
     Args:
-        model: In eval mode.
+        model: In eval mode; not changed.
         loss: From output and target to the mean loss of the batch; None for the model's own where it is given
             labels, and for `default_loss` elsewhere.
     """
 
     def __init__(self, model: nn.Module, loss: Loss | None) -> None:
         self.model = model
+        self._running = model
         self._loss = loss
         self._takes_labels = loss is None and "labels" in inspect.signature(model.forward).parameters
 
+    def renew(self) -> None:
+        """Go on with a copy of the model in which no run has left anything, a table by size, say."""
+        self._running = shadow(self.model)
+
     def run(self, parameters: Mapping[str, Tensor], inputs: Any, target: Any) -> Any:
-        """The model's output, with its own loss in it if it has one."""
+        """The model's output, with its own loss in it if it has one; `renew` comes first."""
         args, kwargs = as_call(inputs)
         if self._takes_labels and target is not None:
-            output = functional_call(self.model, dict(parameters), args, {"labels": target, **kwargs})
+            output = functional_call(self._running, dict(parameters), args, {"labels": target, **kwargs})
             if _own_loss(output) is not None:
                 return output
             self._takes_labels = False
-        return functional_call(self.model, dict(parameters), args, kwargs)
+        return functional_call(self._running, dict(parameters), args, kwargs)
 
-    def loss(self, output: Any, target: Any) -> Tensor:
+    def loss(self, output: Any, target: Any, number: int = 0) -> Tensor:
         """The mean loss of a batch.
 
+        Args:
+            output: What the model returned.
+            target: What should come out.
+            number: The batch's place in the data, for messages.
+
         Raises:
-            RequestError: It is not one number, or the target does not fit the output.
+            RequestError: It cannot be taken, is not one number, or the target does not fit the output.
         """
         own = _own_loss(output) if self._takes_labels and target is not None else None
-        loss = own if own is not None else (self._loss or default_loss)(output, target)
+        try:
+            loss = own if own is not None else (self._loss or default_loss)(output, target)
+        except SecateurError:
+            raise
+        except Exception as error:
+            raise _refused(error, self._loss, output, target, number) from error
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise RequestError(f"the loss is {got}, not one number", do="return the mean over the batch")
@@ -120,6 +138,22 @@ class Objective:
             return int((target != _IGNORED).sum()) if is_index else len(target)
         first = next(iter(output_tensors(output)), None)
         return len(first) if first is not None and first.ndim else 1
+
+
+def _refused(error: Exception, loss: Loss | None, output: Any, target: Any, number: int) -> RequestError:
+    """The model ran, its loss does not: say what the loss was given."""
+    first = next(iter(output_tensors(output)), None)
+    given = [] if first is None else [f"the model returned {list(first.shape)}"]
+    do = "mend the loss, or the labels"
+    if isinstance(target, Tensor) and target.numel():
+        given.append(f"the labels are {list(target.shape)}, from {target.min()} to {target.max()}")
+    if loss is None:
+        do = (
+            "number classes from 0, or pass criterion=secateur.criterion(..., loss=callable(output, target)) "
+            "with an ignore_index for what is no class"
+        )
+    what = f"the loss cannot be taken of batch {number} of the data: {type(error).__name__}: {error}"
+    return RequestError(what, given, do)
 
 
 def _own_loss(output: Any) -> Tensor | None:

@@ -87,8 +87,13 @@ def score(
     return Scores(chosen.name, by_group, skipped)
 
 
-def require_data(criterion: str | Scorer | Criterion, has_data: bool) -> None:
+def require_data(criterion: str | Scorer | Criterion, has_data: bool, word: str = "data") -> None:
     """Refuse a criterion that reads data which there is none of.
+
+    Args:
+        criterion: What is asked for.
+        has_data: Whether there are batches.
+        word: The argument that takes them, for messages.
 
     Raises:
         RequestError: It is unknown, or needs data.
@@ -97,7 +102,7 @@ def require_data(criterion: str | Scorer | Criterion, has_data: bool) -> None:
     if chosen.needs != "weights" and not has_data:
         raise RequestError(
             f"criterion {chosen.name} needs data for {chosen.needs}, there is none",
-            do="pass data=, or choose a criterion of weights such as 'l2'",
+            do=f"pass {word}=, or choose a criterion of weights such as 'l2'",
         )
 
 

@@ -99,7 +99,7 @@ def find_split(run: Callable[[Any], Any], inputs: Any, target: Any, number: int)
 
 
 def _first_output(output: Any) -> Tensor:
-    found = [tensor for tensor in output_tensors(output) if tensor.is_floating_point()]
+    found = [held for held in output_tensors(output) if held.is_floating_point() or held.is_complex()]
     if not found:
         raise RequestError("the model returns no real number to take a loss of", do="pass loss=")
     return found[0].detach() if found[0].ndim else found[0].detach()[None]

@@ -7,17 +7,19 @@ for all groups: moments of activations, ranks of maps, gradients of batches or o
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor, nn
 
 from secateur.capture.batches import Samples
 from secateur.coupling import Group, Groups
 from secateur.errors import CaptureError
-from secateur.score.activations import Place, gather_moments, gather_ranks, joined
+from secateur.score.consumers import Consumers
+from secateur.score.elimination import Consumer
 from secateur.score.gates import Gates
 from secateur.score.gradients import Differentiator, SampleSums
 from secateur.score.loss import Loss
-from secateur.score.moments import Moments
+from secateur.score.observations import Observations
 from secateur.score.values import Reading, ReadValue
 
 PROBES = 16
@@ -55,16 +57,15 @@ class Statistics:
         return {group.name: reading.of(group) for group in self.groups.prunable}
 
     @cached_property
-    def moments(self) -> Mapping[Place, Moments]:
-        """Moments of every watched value."""
+    def observations(self) -> Observations:
+        """What is seen of the activations of all groups."""
         values = [value for held in self.values.values() for value in held]
-        return gather_moments(self.model, self.groups.graph, values, self.data)
+        return Observations(self.model, self.groups.graph, values, self.data)
 
     @cached_property
-    def ranks(self) -> Mapping[Place, tuple[Tensor, int]]:
-        """Sums of ranks of every watched map, with the number of samples."""
-        values = [value for held in self.values.values() for value in held]
-        return gather_ranks(self.model, self.groups.graph, values, self.data)
+    def consumers(self) -> Consumers:
+        """What reads each group."""
+        return Consumers(self.model, self.groups, self.data)
 
     @cached_property
     def differentiator(self) -> Differentiator:
@@ -104,24 +105,14 @@ class GroupStatistics:
     statistics: Statistics
     group: Group
 
-    @property
-    def activations(self) -> Sequence[Moments]:
-        """The moments of each activation."""
-        return [joined(self.statistics.moments, value) for value in self._values]
+    def evidence(self, kind: str) -> Sequence[Any]:
+        """What one kind of evidence says of each activation."""
+        return self.statistics.observations.of(kind, self.statistics.values[self.group.name])
 
-    @property
-    def ranks(self) -> Sequence[Tensor]:
-        """The mean rank of each channel's maps."""
-        found: list[Tensor] = []
-        for value in self._values:
-            if value.has_maps:
-                ranks, count = self.statistics.ranks[value.value, value.dim]
-                found.append(ranks[value.places.to(ranks.device)].mean(1) / count)
-        return found
-
-    @property
-    def _values(self) -> tuple[ReadValue, ...]:
-        return self.statistics.values[self.group.name]
+    @cached_property
+    def consumers(self) -> Sequence[Consumer]:
+        """The layers that read the group."""
+        return self.statistics.consumers.of(self.group)
 
     @property
     def gradients(self) -> "GroupStatistics":

@@ -19,7 +19,7 @@ from torch import Tensor
 from secateur.coupling import Group, Groups
 from secateur.coupling.rule import traits_of
 from secateur.graph.axes import Axis, axes_in, resolve
-from secateur.graph.keep import Places
+from secateur.graph.keep import DimPlaces
 from secateur.graph.node import Node, first_operand
 from secateur.graph.trait import Trait
 
@@ -125,7 +125,7 @@ class Reading:
             value=value,
             dim=dim,
             size=dims[dim].size,
-            places=torch.from_numpy(Places(dims[dim]).of(axis)),
+            places=torch.from_numpy(DimPlaces(dims[dim]).of(axis)),
             has_maps=dim > 0
             and len(pixels) == 2
             and all(leaf.structural for expr in pixels for leaf in axes_in(expr)),

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from secateur.coupling import Group, Member
 from secateur.coupling.rule import is_norm_scale
-from secateur.errors import RequestError
+from secateur.errors import RequestError, prefix_hint
 from secateur.graph.axes import Expr
-from secateur.graph.keep import Places
+from secateur.graph.keep import DimPlaces
+from secateur.score.elimination import Consumer
 from secateur.score.moments import Moments
 
 
@@ -87,13 +88,12 @@ class Gradients(Protocol):
 class Observed(Protocol):
     """What the data says of one group."""
 
-    @property
-    def activations(self) -> Sequence[Moments]:
-        """The moments of each activation that holds the group's channels, after norm and activation."""
+    def evidence(self, kind: str) -> Sequence[Any]:
+        """What one kind of evidence says, for each activation that holds the group's channels."""
 
     @property
-    def ranks(self) -> Sequence[Float[Tensor, " channels"]]:
-        """The mean rank of each channel's feature maps, for each activation that is a map."""
+    def consumers(self) -> Sequence[Consumer]:
+        """The layers that read the group, with the second moments of their inputs."""
 
     @property
     def gradients(self) -> Gradients:
@@ -132,15 +132,19 @@ class GroupView:
             )
         return self.observed
 
+    def evidence(self, kind: str) -> Sequence[Any]:
+        """What data say of its activations, one item each, by the name of a module in `score/evidence/`."""
+        return self.data.evidence(kind)
+
     @property
     def activations(self) -> Sequence[Moments]:
         """Statistics of its activations over all data; empty if nothing reads the group's channels."""
-        return self.data.activations
+        return self.evidence("activations")
 
     @property
-    def ranks(self) -> Sequence[Float[Tensor, " channels"]]:
-        """Mean ranks of its feature maps over all data; empty if it has none."""
-        return self.data.ranks
+    def consumers(self) -> Sequence[Consumer]:
+        """The layers that read the group's channels; empty if none does."""
+        return self.data.consumers
 
     @property
     def gradients(self) -> Gradients:
@@ -188,7 +192,7 @@ class Parameters:
     held: Mapping[str, Tensor]
     stored: Mapping[str, Tensor] | None = None
     names: Mapping[int, Sequence[str]] = field(default_factory=dict, repr=False)
-    places: dict[int, tuple[Expr, Places]] = field(default_factory=dict, repr=False)
+    places: dict[int, tuple[Expr, DimPlaces]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, model: nn.Module, stored: Mapping[str, Tensor] | None = None) -> "Parameters":
@@ -204,11 +208,11 @@ class Parameters:
             names.setdefault(id(tensor), []).append(name)
         return cls(held, stored, names)
 
-    def places_in(self, dim: Expr) -> Places:
+    def places_in(self, dim: Expr) -> DimPlaces:
         """Where the axes of a dim lie; found out once."""
         found = self.places.get(id(dim))
         if found is None:
-            found = self.places[id(dim)] = (dim, Places(dim))
+            found = self.places[id(dim)] = (dim, DimPlaces(dim))
         return found[1]
 
     def read(self, name: str) -> Tensor:
@@ -231,7 +235,8 @@ class Parameters:
             got = "missing" if stored is None else str(list(stored.shape))
             raise RequestError(
                 f"{name} is {got} in the weights, the model has {list(held.shape)}",
-                do="pass the weights of exactly this architecture",
+                prefix_hint(self.held, self.stored, "the model"),
+                "pass the weights of exactly this architecture",
             )
         return stored.detach()
 
@@ -272,7 +277,7 @@ def _reader(parameters: Parameters, member: Member, group: Group) -> Callable[[]
     return lambda: _rows(parameters.read(member.tensor), parameters.places_in(member.expr), member, group)
 
 
-def _rows(tensor: Tensor, places: Places, member: Member, group: Group) -> Tensor:
+def _rows(tensor: Tensor, places: DimPlaces, member: Member, group: Group) -> Tensor:
     moved = tensor.movedim(member.dim, 0)
     if moved.is_complex():
         moved = torch.view_as_real(moved)

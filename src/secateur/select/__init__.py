@@ -1,7 +1,9 @@
 """Select: scores and a budget become the positions that each group keeps."""
 
-from secateur.select.budget import Budget
-from secateur.select.exact import select_exactly
-from secateur.select.rank import Selection, select
+from secateur.select.budget import Budget, budget_of
+from secateur.select.budgets.keep import select_exactly
+from secateur.select.choice import Selection
+from secateur.select.floors import Floors
+from secateur.select.rank import select
 
-__all__ = ["Budget", "Selection", "select", "select_exactly"]
+__all__ = ["Budget", "Floors", "Selection", "budget_of", "select", "select_exactly"]

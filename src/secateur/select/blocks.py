@@ -18,43 +18,38 @@ from math import lcm
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.costs.budgeted import Gauge
-from secateur.select.budget import Budget
-from secateur.select.units import sequence_of
+from secateur.select.choice import Choice
+from secateur.select.scope import Scope
 from secateur.select.widths import Widths
 
 _MOST_CHOICES = 64
 
 
-def choose_by_latency(
-    widths: Widths, budget: Budget, scope: str, gauge: Gauge
-) -> tuple[list[int], float, dict[int, str]]:
+def choose_by_latency(widths: Widths, whole: float, target: float, scope: Scope, block: int) -> Choice:
     """Choose the width of each unit by what it saves in time.
 
     Args:
         widths: Kept counts and their latency; it is told which widths are offered.
-        budget: The latency that may stay.
+        whole: The milliseconds of the uncut model.
+        target: The milliseconds that may stay.
         scope: How channels of different groups compare.
-        gauge: The latency and the block of channels that kernels work on.
+        block: Channels that kernels work on at once.
 
     Returns:
-        Channels removed from each unit, the target in milliseconds, and by unit why its width was rounded. If
-        the target is out of reach, the smallest widths that there are.
+        The widths, and why some were rounded. If the target is out of reach, the smallest that there are.
     """
     sizes = [unit.size for unit in widths.units]
-    whole = widths.cost_of(sizes) if gauge.whole_ms is None else gauge.whole_ms
-    target = budget.target(whole)
     share = min(1.0, max(target / whole, 0.0)) ** 0.5
     reference = [max(round(share * size), 1) for size in sizes]
     paid: dict[int, dict[int, str]] = {}
     widths.cost_of(reference)
     for index in range(len(sizes)):
-        offered, paid[index] = _offer(widths, index, gauge.block)
+        offered, paid[index] = _offer(widths, index, block)
         widths.restrict(index, offered)
         widths.move(index, reference[index])
     kept = _descend(widths, scope, target)
     notes = {index: paid[index][count] for index, count in enumerate(kept) if count in paid[index]}
-    return [size - count for size, count in zip(sizes, kept, strict=True)], target, notes
+    return Choice([size - count for size, count in zip(sizes, kept, strict=True)], target, rounding=notes)
 
 
 def _offer(widths: Widths, index: int, block: int) -> tuple[list[int], dict[int, str]]:
@@ -96,7 +91,7 @@ def _thinned(offered: list[int]) -> list[int]:
     return [offered[position] for position in chosen]
 
 
-def _steps(widths: Widths, scope: str) -> list[tuple[int, int, int]]:
+def _steps(widths: Widths, scope: Scope) -> list[tuple[int, int, int]]:
     """Every step from an offered width to the next smaller one, in order: the unit, the width, the next."""
     found: list[tuple[float, int, int, int]] = []
     for index, ranks in enumerate(_ranks(widths, scope)):
@@ -109,7 +104,7 @@ def _steps(widths: Widths, scope: str) -> list[tuple[int, int, int]]:
     return [(index, width, smaller) for _, index, width, smaller in sorted(found)]
 
 
-def _descend(widths: Widths, scope: str, target: float) -> list[int]:
+def _descend(widths: Widths, scope: Scope, target: float) -> list[int]:
     """Step down until the target is met, or no step is left; then give back what fits, the last first."""
     kept = [unit.size for unit in widths.units]
     taken: list[tuple[int, int]] = []
@@ -134,10 +129,10 @@ def _descend(widths: Widths, scope: str, target: float) -> list[int]:
     return kept
 
 
-def _ranks(widths: Widths, scope: str) -> list[NDArray[np.float64]]:
+def _ranks(widths: Widths, scope: Scope) -> list[NDArray[np.float64]]:
     """For each unit the position in the scope's order of each of its channels, worst first."""
     found: list[list[int]] = [[] for _ in widths.units]
-    sequence = sequence_of(widths.units, scope)
+    sequence = scope.order(widths)
     for position, index in enumerate(sequence):
         found[index].append(position)
     return [np.array(ranks, dtype=np.float64) for ranks in found]

@@ -1,82 +1,120 @@
-"""Budgets: how much may stay, and how well a choice of widths meets it."""
+"""The registry of budgets: how much may stay of a model, one file for each thing that can be counted.
 
-import contextlib
-import fnmatch
-import math
-import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+A budget is a word of `prune` (`macs=0.5`), and its class says all of it: how the word is read, what it counts
+and in which unit, how an amount is shown, what may stay, and how widths are chosen for it. `Budget` itself is
+one of an amount that is counted from the record, so that a class which counts something new says no more than
 
+    @budget("biases")
+    class Biases(Budget):
+        unit = "numbers"
+        meter = staticmethod(biases_meter)
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Any, ClassVar, TypeAlias
+
+from secateur.costs.budgeted import Gauge
+from secateur.costs.meter import CostMeter
 from secateur.coupling import Groups
 from secateur.errors import RequestError
-from secateur.plans.parts import Request
+from secateur.registry import Registry
+from secateur.select.choice import Choice, Selection
+from secateur.select.meet import meet, removed_after
+from secateur.select.reading import read_amount
+from secateur.select.scope import scopes
+from secateur.select.widths import Widths
 
-KINDS = ("ratio", "macs", "params", "size_bytes", "memory", "latency_ms", "channels", "keep")
+THOUSANDS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
-_UNITS = {"macs": "MACs", "params": "parameters", "size_bytes": "bytes", "memory": "bytes"}
-_FACTORS = {
-    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40
-}  # fmt: skip
+Naming: TypeAlias = Callable[[Mapping[Any, Any], str], dict[str, Any]]
+"""From parts of a model as keys to their names; the word they were given by is for messages."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """One request.
+    """How much may stay: a share of what the uncut model has, or an amount.
 
     Attributes:
-        kind: "ratio", "macs", "params", "size_bytes", "memory", "latency_ms", "channels" or "keep".
-        value: For "ratio" the share of channels to remove; for "channels" and "keep" 0; else what may stay:
-            a share or an amount.
-        is_share: The value is a share of what the uncut model has.
-        channels: For "channels", the share to remove by group pattern.
-        keep: For "keep", the indices to keep by group name.
+        value: The share or amount.
+        is_share: Which of them it is.
+        at_most: The share that a group may lose at most, by pattern.
+        kind: The word that users choose it by.
+        takes: What may be written after that word.
+        unit: What it counts.
+        factors: The units that a text may have.
+        example: How an amount is written, for messages.
+        meaning: What the value is, for messages.
+        numbers_are_shares: A number up to 1.0 is a share.
+        gives_back: Channels of layers that it does not feel are given back even where it is met.
+        names_groups: It names the groups that it is about.
+        is_timed: What is chosen is a prediction, to be held against the clock.
+        not_in_steps: Why a model cannot be pruned to it in steps; empty if it can.
 
     Example:
         >>> print(Budget.of(macs=0.5), Budget.of(memory="2MiB"), Budget.of(latency_ms="40%"))
         macs=0.5 memory=2,097,152 latency_ms=40%
     """
 
-    kind: str
-    value: float
+    value: float = 0.0
     is_share: bool = False
-    channels: Mapping[str, float] = field(default_factory=dict)
-    keep: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    at_most: Mapping[Any, float] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, **given: Any) -> "Budget":
-        """Read the one budget that was given.
+    kind: ClassVar[str] = ""
+    takes: ClassVar[Any] = float | str | None
+    unit: ClassVar[str] = "channels"
+    factors: ClassVar[Mapping[str, float]] = THOUSANDS
+    example: ClassVar[str] = " or '1.5M'"
+    meaning: ClassVar[str] = "a share or a count"
+    numbers_are_shares: ClassVar[bool] = True
+    gives_back: ClassVar[bool] = False
+    names_groups: ClassVar[bool] = False
+    is_timed: ClassVar[bool] = False
+    not_in_steps: ClassVar[str] = ""
 
-        A number up to 1.0 is a share, except for `latency_ms`, whose numbers are milliseconds. A text may say
-        "50%" for a share and, for bytes and counts, "1.5M", "2MB" or "2MiB".
+    @staticmethod
+    def of(**given: Any) -> "Budget":
+        """Read the one budget that was given, and the caps of `channels` beside it.
+
+        Args:
+            **given: What was written after each word; None for nothing.
 
         Raises:
             RequestError: None or several were given, or the value is out of range.
         """
-        asked = {kind: value for kind, value in given.items() if value is not None}
-        if len(asked) != 1:
-            raise RequestError(
-                f"{len(asked)} budgets were given: {', '.join(asked) or 'none'}",
-                do=f"pass exactly one of {', '.join(KINDS)}",
-            )
-        ((kind, value),) = asked.items()
-        if kind in ("keep", "channels") and not isinstance(value, Mapping):
-            do = "map names of groups to indices" if kind == "keep" else "map patterns of groups to shares"
-            raise RequestError(f"{kind} is {value!r}", do=do)
-        if kind == "keep":
-            return cls(kind, 0.0, keep={name: tuple(indices) for name, indices in value.items()})
-        if kind == "channels":
-            for pattern, share in value.items():
-                _require_share(f"channels['{pattern}']", share)
-            return cls(kind, 0.0, channels=dict(value))
-        if kind == "ratio":
-            _require_share("ratio", value)
-            return cls(kind, float(value))
-        number, is_share = _amount(kind, value)
-        if not 0 < number < math.inf:
-            what = "a share or a count" if kind != "latency_ms" else "milliseconds, or a share such as '50%'"
-            raise RequestError(f"{kind} is {value}", do=f"pass the {kind} that may stay: {what}")
-        return cls(kind, number, (number <= 1 and kind != "latency_ms") if is_share is None else is_share)
+        asked = {word: value for word, value in given.items() if value is not None}
+        read = [budgets[word].read(value) for word, value in asked.items()]
+        if len(read) == 1:
+            return read[0]
+        if len(read) == 2 and (joined := read[0].beside(read[1]) or read[1].beside(read[0])):
+            return joined
+        raise RequestError(
+            f"{len(asked)} budgets were given: {', '.join(asked) or 'none'}",
+            ["channels beside one of the others says what each group may lose at most"],
+            f"pass exactly one of {', '.join(budgets)}",
+        )
+
+    @classmethod
+    def read(cls, given: Any) -> "Budget":
+        """Read what was written after the word.
+
+        Raises:
+            RequestError: It makes no sense.
+        """
+        number, is_share = read_amount(cls.kind, given, cls.factors, cls.example)
+        if not 0 < number < inf:
+            what = f"{cls.kind} is {given}"
+            raise RequestError(what, do=f"pass the {cls.kind} that may stay: {cls.meaning}")
+        return cls(number, cls.numbers_are_shares and number <= 1 if is_share is None else is_share)
+
+    def beside(self, other: "Budget") -> "Budget | None":
+        """Another budget, with this one as a cap on what each group may lose; None if it is no such cap."""
+        return None
+
+    def named(self, names: Naming) -> "Budget":
+        """This budget with names where it holds parts of a model."""
+        return replace(self, at_most=names(self.at_most, "channels"))
 
     def target(self, whole: float) -> float:
         """What may stay, in units of the budget, given the uncut model's.
@@ -84,8 +122,6 @@ class Budget:
         Raises:
             RequestError: More is asked to stay than there is.
         """
-        if self.kind == "ratio":
-            return (1 - self.value) * whole
         target = self.value * whole if self.is_share else self.value
         if target > whole:
             raise RequestError(
@@ -97,103 +133,111 @@ class Budget:
     @property
     def asks_for_nothing(self) -> bool:
         """Whether all may stay."""
-        if self.kind in ("channels", "latency_ms"):
-            return self.kind == "latency_ms" and self.is_share and self.value == 1
-        return self.value == (0 if self.kind in ("ratio", "keep") else 1)
+        return self.is_share and self.value == 1
 
-    @property
-    def unit(self) -> str:
-        """What the budget counts."""
-        return "ms" if self.kind == "latency_ms" else _UNITS.get(self.kind, "channels")
-
-    def show(self, amount: float) -> str:
+    @classmethod
+    def show(cls, amount: float) -> str:
         """An amount in the budget's units, as a text."""
-        return f"{amount:.4g}" if self.kind == "latency_ms" else f"{amount:,.0f}"
+        return f"{amount:,.0f}"
 
-    def share_for(self, groups: Groups, name: str) -> float | None:
-        """The share of a group's channels to remove; None where no pattern fits."""
-        fitting = [share for pattern, share in self.channels.items() if groups[name].matches(pattern)]
-        return max(fitting) if fitting else None
+    @staticmethod
+    def meter(groups: Groups) -> CostMeter | None:
+        """What counts it, from a record; None where channels are counted."""
+        return None
 
-    def require_patterns_fit(self, groups: Groups, free: Collection[str]) -> None:
-        """Refuse patterns that fit no group, or none that can be cut.
+    def exactly(self, groups: Groups) -> Selection | None:
+        """What it asks for to the very position; None where scores decide which channels stay."""
+        return None
+
+    def choose(self, widths: Widths, scope: str, gauge: Gauge | None) -> Choice:
+        """Choose how many channels each unit loses: those that go first in the scope, till the budget is met.
 
         Args:
-            groups: All groups.
-            free: The names of those that can be cut.
+            widths: Kept counts and what they cost.
+            scope: How channels of different groups compare.
+            gauge: What predicts a time; None where nothing is timed.
 
         Raises:
-            RequestError: Naming the pattern.
+            RequestError: The smallest reachable is more than the budget.
         """
-        for pattern in self.channels:
-            fitting = [group for group in groups if group.matches(pattern)]
-            if not fitting:
-                near = [group.name for group in groups if fnmatch.fnmatch(group.name, f"*{pattern}*")]
-                raise RequestError(
-                    f"channels pattern '{pattern}' fits no group",
-                    [f"groups: {', '.join((near or list(groups.by_name))[:8])}, ..."],
-                    "give a group's name, or a pattern such as 'layer4.*'",
-                )
-            if not any(group.name in free for group in fitting):
-                raise RequestError(
-                    f"channels pattern '{pattern}' fits no group that can be cut",
-                    [f"{group.name}: {group.reason or 'left alone'}" for group in fitting[:8]],
-                    "lift the protection, choose another criterion, or leave the pattern out",
-                )
+        chosen = scopes[scope]
+        order = chosen.order(widths)
+        target = self.target(widths.cost([0] * len(widths.units)))
+        smallest = widths.cost(removed_after(widths, order))
+        if smallest > target:
+            raise self.out_of_reach(target, smallest)
+        removed = meet(widths, target, order, is_even=chosen.is_even, gives_back=self.gives_back)
+        return Choice(removed, target)
+
+    def out_of_reach(self, target: float, smallest: float) -> RequestError:
+        """The refusal of a budget that cannot be met."""
+        return RequestError(
+            f"{self} allows {self.show(target)}, the smallest reachable is {self.show(smallest)}",
+            ["floors, rounding and protected groups keep the rest"],
+            "ask for more, or lower min_keep or round_to",
+        )
+
+    def leaving(self, stays: float, whole: float) -> "Budget":
+        """This budget for a model of which less is left than when it was made.
+
+        Args:
+            stays: What should stay, in the budget's units.
+            whole: What there is.
+        """
+        return replace(self, value=float(int(stays)), is_share=False)
 
     @property
-    def request(self) -> Request:
-        """The budget as a plan holds it."""
-        if self.kind in ("channels", "keep"):
-            parts = self.channels or {name: len(kept) for name, kept in self.keep.items()}
-            return Request(kind=self.kind, parts=parts)
-        return Request(kind=self.kind, value=self.value, is_share=self.is_share)
+    def parts(self) -> Mapping[str, float]:
+        """What it says of groups, by pattern."""
+        return self.at_most
+
+    @classmethod
+    def words(cls, value: float | None, is_share: bool, parts: Mapping[str, float]) -> str:
+        """The request as a text, from what a plan holds of it.
+
+        Args:
+            value: As in `Budget`; None where there are parts alone.
+            is_share: As in `Budget`.
+            parts: What it says of groups, by pattern.
+        """
+        if value is None:
+            return f"{cls.kind}={dict(parts)}"
+        number = f"{value:,.0f}" if value > 1e5 else f"{value:g}"
+        return f"{cls.kind}={number}" + (f", at most {dict(parts)}" if parts else "")
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What `words` makes a text of, and a plan holds."""
+        value = None if self.names_groups else self.value
+        return {"value": value, "is_share": self.is_share, "parts": self.parts}
 
     def __str__(self) -> str:
-        return str(self.request)
+        return self.words(**self.data)
+
+    @classmethod
+    def help(cls) -> str:
+        """What the word means, on one line: the class's docstring down to its attributes."""
+        return " ".join((cls.__doc__ or "").partition("Attributes:")[0].split())
 
 
-def _require_share(name: str, share: Any) -> None:
-    if isinstance(share, bool) or not hasattr(share, "__float__"):
-        raise RequestError(f"{name} is {share!r}", ["allowed: 0 <= ratio < 1"], "pass a share such as 0.5")
-    if not 0 <= share < 1:
-        raise RequestError(f"{name} is {share:g}", ["allowed: 0 <= ratio < 1"], "pass a share such as 0.5")
+budgets: Registry[type[Budget]] = Registry("budget", "secateur.select.budgets")
 
 
-def _amount(kind: str, value: Any) -> tuple[float, bool | None]:
-    """The number that was given, and whether it was written as a share; None where nothing says so."""
-    do = f"pass a number, or a text such as '50%'{_example(kind)}"
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            return float(value), None
-        found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(%|[kMGT]?i?B?|ms)\s*", value)
-        word = found[2] if found else ""
-        if found is None or (word == "ms") > (kind == "latency_ms") or not _fits(kind, word):
-            raise RequestError(f"{kind} is '{value}'", do=do)
-        try:
-            number = float(found[1])
-        except ValueError as error:
-            raise RequestError(f"{kind} is '{value}'", do=do) from error
-        if word == "%":
-            return number / 100, True
-        return number * _FACTORS[word.removesuffix("B") if word != "ms" else ""], False if word else None
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise RequestError(f"{kind} is {value!r}", do=do)
-    return float(value), None
+def budget(word: str) -> Callable[[type[Budget]], type[Budget]]:
+    """Register a budget under the word that users choose it by."""
+
+    def register(made: type[Budget]) -> type[Budget]:
+        made.kind = word
+        return budgets.add(word, made)
+
+    return register
 
 
-def _fits(kind: str, word: str) -> bool:
-    if word in ("", "%"):
-        return True
-    if kind == "latency_ms":
-        return word == "ms"
-    bytes_asked = word.endswith("B") or "i" in word
-    return word.removesuffix("B") in _FACTORS and (not bytes_asked or kind in ("size_bytes", "memory"))
+def budget_of(word: str) -> type[Budget]:
+    """The budget of a word; of a plan by one that is not registered here, one that counts plainly.
 
-
-def _example(kind: str) -> str:
-    return {
-        "size_bytes": ", '2MB' or '2MiB'",
-        "memory": ", '2MB' or '2MiB'",
-        "latency_ms": " or '2.5 ms'",
-    }.get(kind, " or '1.5M'")
+    Example:
+        >>> budget_of("latency_ms").unit, budget_of("").unit
+        ('ms', 'channels')
+    """
+    return budgets[word] if word in budgets else Budget  # noqa: SIM401 - it raises no KeyError

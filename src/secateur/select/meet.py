@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from secateur.errors import RequestError
-from secateur.select.budget import Budget
 from secateur.select.widths import Widths
 
 NEAR = 0.01
@@ -20,56 +18,43 @@ NEAR = 0.01
 _MOST_STEPS = 20_000
 
 
-def meet(widths: Widths, budget: Budget, sequence: Sequence[int], scope: str) -> tuple[list[int], float]:
-    """Choose how many channels each unit loses.
+def removed_after(widths: Widths, sequence: Sequence[int], steps: int | None = None) -> list[int]:
+    """Channels that each unit has lost after some steps of a sequence; after all of them for None."""
+    return np.bincount(np.array(sequence[:steps], dtype=np.int64), minlength=len(widths.units)).tolist()
 
-    Args:
-        widths: Kept counts and their cost.
-        budget: How much may stay.
-        sequence: The unit that loses a channel at each step, in order.
-        scope: Under "local" a unit is given back one step at most, so that shares stay alike.
 
-    Returns:
-        Channels removed from each unit, and the budget's target in its own units. A ratio is met as nearly as
-        can be, other budgets from below.
-
-    Raises:
-        RequestError: The smallest reachable is more than the budget.
-    """
-
-    def removed_after(steps: int) -> list[int]:
-        counts = np.bincount(np.asarray(sequence[:steps], dtype=np.int64), minlength=len(widths.units))
-        return [int(count) for count in counts]
-
-    target = budget.target(widths.cost([0] * len(widths.units)))
+def shortest(widths: Widths, target: float, sequence: Sequence[int]) -> int:
+    """The fewest steps of a sequence after which what is left costs no more than the target."""
     low, high = 0, len(sequence)
-    smallest = widths.cost(removed_after(high))
-    if smallest > target:
-        if budget.kind == "ratio":
-            return removed_after(high), target
-        raise out_of_reach(budget, target, smallest)
     while low < high:
         middle = (low + high) // 2
-        if widths.cost(removed_after(middle)) <= target:
+        if widths.cost(removed_after(widths, sequence, middle)) <= target:
             high = middle
         else:
             low = middle + 1
-    within = removed_after(low)
-    if budget.kind == "ratio":
-        over = removed_after(max(low - 1, 0))
-        return min(within, over, key=lambda removed: abs(widths.cost(removed) - target)), target
-    if budget.kind == "memory" or widths.cost(within) < (1 - NEAR) * target:
-        within = _give_back(widths, within, sequence[:low], target, is_even=scope == "local")
-    return within, target
+    return low
 
 
-def out_of_reach(budget: Budget, target: float, smallest: float) -> RequestError:
-    """The refusal of a budget that cannot be met."""
-    return RequestError(
-        f"{budget} allows {budget.show(target)}, the smallest reachable is {budget.show(smallest)}",
-        ["floors, rounding and protected groups keep the rest"],
-        "ask for more, or lower min_keep or round_to",
-    )
+def meet(
+    widths: Widths, target: float, sequence: Sequence[int], *, is_even: bool, gives_back: bool = False
+) -> list[int]:
+    """Choose how many channels each unit loses, so that what is left costs no more than a target in reach.
+
+    Args:
+        widths: Kept counts and their cost.
+        target: What may stay.
+        sequence: The unit that loses a channel at each step, in order.
+        is_even: A unit is given back one step at most, so that shares stay alike.
+        gives_back: Give back what fits even where the target is met closely.
+
+    Returns:
+        Channels removed from each unit.
+    """
+    steps = shortest(widths, target, sequence)
+    within = removed_after(widths, sequence, steps)
+    if gives_back or widths.cost(within) < (1 - NEAR) * target:
+        return _give_back(widths, within, sequence[:steps], target, is_even=is_even)
+    return within
 
 
 def _give_back(

@@ -1,44 +1,40 @@
 """Why each group has its width: its threshold and floor, its rounding, and what the next step would do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from secateur.plans.parts import Why
+from secateur.select.choice import Choice
 from secateur.select.units import Unit
 from secateur.select.widths import Widths
 
 
 def explain_widths(
     widths: Widths,
-    removed: Sequence[int],
+    choice: Choice,
     kept: Sequence[int],
-    *,
-    is_asked: bool = False,
-    rounding: Mapping[int, str] | None = None,
 ) -> dict[str, Why]:
     """Say of every group why it keeps so many channels.
 
     Args:
         widths: Kept counts and their cost.
-        removed: Channels that the budget takes from each unit, before rounding.
+        choice: What goes, before rounding.
         kept: Channels that each unit keeps.
-        is_asked: The shares were asked for by group: no budget decided.
-        rounding: Further reasons of rounding by the unit's index.
     """
     here = widths.cost_of(kept)
     found: dict[str, Why] = {}
     for index, unit in enumerate(widths.units):
         step = widths.steps[index]
-        unrounded = unit.size - removed[index]
-        text = (rounding or {}).get(index, "")
+        unrounded = unit.size - choice.removed[index]
+        text = choice.rounding.get(index, "")
         if not text and kept[index] != unrounded:
-            text = f"{unrounded} rounded up to a multiple of {step}"
+            text = f"{unrounded} rounded up to {widths.steps_of(index)}"
         less, more = widths.smaller(index, kept[index]), widths.larger(index, kept[index])
         gone = unit.size - kept[index]
         saves = None if less is None else here - widths.move(index, less)
         costs = None if more is None else widths.move(index, more) - here
         widths.move(index, kept[index])
         why = Why(
-            decided=_decided(unit, kept[index], unrounded, is_asked=is_asked),
+            decided=_decided(unit, kept[index], unrounded, choice.decided),
             floor=unit.floor,
             unrounded=unrounded,
             rounding=text,
@@ -54,11 +50,11 @@ def explain_widths(
     return found
 
 
-def _decided(unit: Unit, kept: int, unrounded: int, *, is_asked: bool) -> str:
+def _decided(unit: Unit, kept: int, unrounded: int, otherwise: str) -> str:
     if unrounded <= unit.floor < unit.size:
         return "floor"
     if kept != unrounded:
         return "rounding"
     if kept == unit.size:
         return "whole"
-    return "asked" if is_asked else "budget"
+    return otherwise

@@ -1,10 +1,11 @@
 """Widths: how many channels each unit keeps once rounded, which ones, and what that costs."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from math import ceil, lcm
 from operator import mul
 
-from secateur.costs.meter import Meter
+from secateur.costs.meter import CostMeter
 from secateur.coupling import Groups
 from secateur.graph.axes import Axis
 from secateur.select.units import Unit
@@ -18,20 +19,34 @@ class Widths:
         units: Its units.
         round_to: Kept counts are rounded up to a multiple of this, and of what a kernel wants.
         meter: Measures the budget; None counts channels.
+
+    Attributes:
+        units: The units.
+        groups: The groups of each unit.
+        steps: How many channels of each unit come or go at once.
     """
 
-    def __init__(self, groups: Groups, units: Sequence[Unit], round_to: int, meter: Meter | None) -> None:
+    def __init__(self, groups: Groups, units: Sequence[Unit], round_to: int, meter: CostMeter | None) -> None:
         self.units = units
         self.steps = [lcm(round_to, unit.multiple) for unit in units]
-        self._axes = [tuple(groups[name].axis for name in unit.names) for unit in units]
-        self._groups = [len(unit.names) for unit in units]
+        self.groups = [tuple(groups[name] for name in unit.names) for unit in units]
+        self._axes = [tuple(group.axis for group in held) for held in self.groups]
         self._meter = meter
+        self._shown = groups.offered
         self._offered: dict[int, list[int]] = {}
+        for index, held in enumerate(self.groups):
+            counts = [set(groups.offered[one.name]) for one in held if one.name in groups.offered]
+            if counts:
+                unit, step = units[index], self.steps[index]
+                found = sorted(set.intersection(*counts))
+                fitting = [one for one in found if one % step == 0 and one >= unit.floor]
+                self._offered[index] = sorted({*fitting, unit.size})
         self._now: list[int] = []
 
     def restrict(self, index: int, offered: Sequence[int]) -> None:
-        """Let a unit keep only these counts."""
-        self._offered[index] = sorted(offered)
+        """Let a unit keep only these counts, of those that it may keep."""
+        known = self._offered.get(index)
+        self._offered[index] = sorted(offered if known is None else {*offered} & {*known} or {known[-1]})
 
     def smaller(self, index: int, count: int) -> int | None:
         """The next smaller count that a unit may keep; None at the lowest."""
@@ -54,8 +69,16 @@ class Widths:
 
     def rounded(self, index: int, count: int) -> int:
         """The count that a unit keeps where so many should stay."""
-        step = self.steps[index]
-        return min(ceil(count / step) * step, self.units[index].size)
+        step, size = self.steps[index], self.units[index].size
+        if index in self._offered:
+            offered = self._offered[index]
+            return offered[min(bisect_left(offered, count), len(offered) - 1)]
+        return min(ceil(count / step) * step, size)
+
+    def steps_of(self, index: int) -> str:
+        """The counts that a unit may keep, in words."""
+        is_offered = any(one.name in self._shown for one in self.groups[index])
+        return "what one number can say" if is_offered else f"a multiple of {self.steps[index]}"
 
     def indices(self, kept: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """The best channels of each group."""
@@ -87,4 +110,4 @@ class Widths:
         return self._meter.move(dict.fromkeys(self._axes[index], count))
 
     def _channels(self) -> float:
-        return float(sum(map(mul, self._now, self._groups)))
+        return float(sum(map(mul, self._now, map(len, self._axes))))

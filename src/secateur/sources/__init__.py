@@ -1,7 +1,7 @@
 """Where models come from: a word such as "zoo:vgg19" becomes a module, or a saved folder does.
 
 zoo:vgg19   torchvision:resnet18   timm:vit_tiny_patch16_224   hf:<config folder>
-path/to/file.py:factory            a folder that secateur saved
+ultralytics:yolo11n.yaml   path/to/file.py:factory   a folder that secateur saved
 """
 
 from secateur.sources.open import Opened, build, open_model

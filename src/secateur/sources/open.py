@@ -8,11 +8,7 @@ when it is named again, behind the folder:
     runs/pruned@net.py:make   runs net.py, and fills what its factory returns from the folder
 """
 
-import contextlib
-import importlib.util
 import shlex
-import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +18,7 @@ from torch import nn
 from secateur.errors import CheckpointError, RequestError, SourceError
 from secateur.plans.plan import Plan, identity_plan
 from secateur.sources.registry import Arguments, Built, call_factory, sources
+from secateur.user_code import from_file, imports_from, is_file_word
 from secateur.write.checkpoint import PLAN, load_model, load_plan
 from secateur.zoo import models as zoo
 
@@ -62,26 +59,19 @@ def build(word: str, arguments: Arguments) -> Built:
     """
     kind, _, name = word.partition(":")
     if is_file_word(word):
-        with _imports_from(Path(kind).resolve().parent):
-            return Built(call_factory(_from_file(Path(kind), name), word, arguments))
+        with imports_from(Path(kind).resolve().parent):  # a factory may import, too
+            return Built(call_factory(from_file(word, "factory", "model"), word, arguments))
     if not name:
         ways = "name a model in one of these ways, or a folder that secateur saved"
         raise RequestError(
             f"'{word}' is no model and no saved folder",
-            ["zoo:vgg19, torchvision:resnet18, timm:..., hf:<config folder>, path/to/file.py:factory"],
+            [
+                "zoo:vgg19, torchvision:resnet18, timm:..., ultralytics:..., hf:<config folder>, "
+                "path/to/file.py:factory"
+            ],
             f"did you mean 'zoo:{word}'?" if word in zoo else ways,
         )
     return sources[kind](name, arguments)
-
-
-def is_file_word(word: str) -> bool:
-    """Whether building a model by a word runs a file.
-
-    Example:
-        >>> is_file_word("net.py:make"), is_file_word("zoo:vgg11")
-        (True, False)
-    """
-    return word.partition(":")[0].endswith(".py")
 
 
 def split_word(word: str) -> tuple[Path | None, str]:
@@ -102,52 +92,14 @@ def split_word(word: str) -> tuple[Path | None, str]:
     return (None, word) if at is None else (Path(word[:at]), word[at + 1 :])
 
 
-@contextlib.contextmanager
-def _imports_from(folder: Path) -> Iterator[None]:
-    """Let a file import its neighbours, as a script can."""
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(str(folder))
-
-
-def _from_file(path: Path, name: str) -> Callable[..., Any]:
-    if not path.is_file():
-        raise RequestError(f"no such file: {path}", do=f"check the path; it is looked for in {Path.cwd()}")
-    # A name of its own: a file may be called like a module that others import, such as types.py.
-    alias = f"secateur_source_{path.stem}"
-    spec = importlib.util.spec_from_file_location(alias, path)
-    assert spec is not None, "a .py file has a loader"
-    assert spec.loader is not None, "a .py file has a loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[alias] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[alias]
-        raise RequestError(
-            f"{path} does not run: {type(error).__name__}: {error}", do=f"mend it until `python {path}` runs"
-        ) from error
-    factory = getattr(module, name or "model", None)
-    if not callable(factory):
-        known = ", ".join(key for key, value in vars(module).items() if callable(value) and key[0] != "_")
-        raise RequestError(
-            f"{path} has no factory '{name or 'model'}'",
-            [f"it has: {known}"],
-            "write path/to/file.py:factory",
-        )
-    return factory
-
-
-def open_model(word: str, arguments: Arguments | None = None) -> Opened:
+def open_model(word: str, arguments: Arguments | None = None, *, verify: bool = True) -> Opened:
     """Open a model by its word, or a saved folder with its weights.
 
     Args:
         word: As for `build`; or a folder that secateur saved, alone or with what builds its architecture:
             "runs/pruned", "runs/pruned@net.py:make".
         arguments: Keyword arguments of the factory; a saved folder knows its own.
+        verify: Compare saved values with their digests.
 
     Raises:
         RequestError: The word names nothing.
@@ -176,18 +128,24 @@ def open_model(word: str, arguments: Arguments | None = None) -> Opened:
     if not named and is_file_word(source):
         _refuse_file(folder, word, source)
     try:
-        built = build(source, {**_without_values(source, plan.first.source_arguments), **given})
+        built = build(source, {**without_values(source, plan.first.source_arguments), **given})
     except RequestError as error:
         raise CheckpointError(
             f"cannot load {folder}: its architecture {source} cannot be built",
             [error.what, *error.context, error.do],
             "run from the folder it was saved from, or use secateur.load(folder, architecture) in Python",
         ) from error
-    return Opened(load_model(folder, built.model), plan, source, built.input_shape, built.example_inputs)
+    model = load_model(folder, built.model, verify=verify)
+    return Opened(model, plan, source, built.input_shape, built.example_inputs)
 
 
-def _without_values(source: str, arguments: Arguments) -> Arguments:
-    """A plan's arguments without pretrained weights that a library would fetch: the folder has its own."""
+def without_values(source: str, arguments: Arguments) -> Arguments:
+    """Arguments without pretrained weights that a library would fetch: the folder has its own.
+
+    Args:
+        source: What takes them; a file keeps all.
+        arguments: By name.
+    """
     if is_file_word(source):
         return arguments
     return {name: value for name, value in arguments.items() if not (name.startswith("weights") and value)}

@@ -1,4 +1,4 @@
-"""Sweep: how sensitive a classifier is to what is taken from it, by masks, before anything is cut."""
+"""Sweep: how sensitive a network is to what is taken from it, by masks, before anything is cut."""
 
 from secateur.sweep.blocks import BlockRow, BlockSweep, block_sweep
 from secateur.sweep.channels import ChannelSweep, SweepRow, channel_sweep

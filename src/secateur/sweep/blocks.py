@@ -15,12 +15,12 @@ from secateur.coupling.rule import traits_of
 from secateur.errors import RequestError
 from secateur.graph.node import Graph, Node, Ref
 from secateur.graph.trait import Trait
-from secateur.sweep.draw import draw_bars
+from secateur.reports.charts import Bars, Scale
+from secateur.reports.section import Section, Values
 from secateur.sweep.engine import Engine, Job, LocalEngine
-from secateur.sweep.forks import Forks
-from secateur.sweep.rows import fingerprint
-from secateur.train.classifier import Part
-from secateur.write.figures import percent, points
+from secateur.sweep.forks import Counts, Forks
+from secateur.sweep.rows import fingerprint, shown
+from secateur.train.task import Part
 from secateur.write.rows import Rows
 
 
@@ -32,14 +32,31 @@ class BlockRow:
         block: The module that adds.
         layer: The last layer of its branch, all channels of which are zeroed; the name of its weight where
             the module does more than this one operator.
-        accuracy: The share of the images that are classified right without the branch.
-        drop: What of the accuracy of the model is lost.
+        figures: How good the model is without the branch, the deciding figure first.
+        drop: How much worse that figure is than the one of the model as it is.
     """
 
     block: str
     layer: str
-    accuracy: float
+    figures: dict[str, float]
     drop: float
+
+    @property
+    def value(self) -> float:
+        """The deciding figure."""
+        return next(iter(self.figures.values()))
+
+    @property
+    def accuracy(self) -> float:
+        """Of a classifier, the share of the images that are classified right."""
+        return self.figures["accuracy"]
+
+
+@dataclass(frozen=True)
+class _FileRow(BlockRow):
+    """A row of the file, which holds the deciding figure of the model as it is, too."""
+
+    dense: float
 
 
 @dataclass(frozen=True)
@@ -47,26 +64,70 @@ class BlockSweep:
     """What each residual block is worth.
 
     Attributes:
-        accuracy: That of the model as it is.
+        value: The deciding figure of the model as it is.
         rows: The blocks, in the order of the network.
+        lower_is_better: Of the deciding figure.
     """
 
-    accuracy: float
+    value: float
     rows: tuple[BlockRow, ...]
+    lower_is_better: bool = False
+
+    @property
+    def accuracy(self) -> float:
+        """The deciding figure; of a classifier the share of the images that are classified right."""
+        return self.value
+
+    @property
+    def figure(self) -> str:
+        """What decides."""
+        return next(iter(self.rows[0].figures))
 
     def __str__(self) -> str:
-        lines = [
-            f"  {row.layer}: {percent(row.accuracy)} ({points(self.accuracy, row.accuracy)})"
-            for row in self.rows
-        ]
-        return "\n".join(
-            [f"{percent(self.accuracy)} as it is; with the last layer of a block zeroed:", *lines]
-        )
+        told = [(row.layer, *shown(row.value, self.value, self.lower_is_better)) for row in self.rows]
+        dense, _ = shown(self.value, self.value, self.lower_is_better)
+        lines = [f"  {layer}: {value} ({change})" for layer, value, change in told]
+        return "\n".join([f"{self.figure} {dense} as it is; with the last layer of a block zeroed:", *lines])
 
     def plot(self, path: Path | str) -> Path:
         """Draw a bar for each block, into a `.png` or `.svg` file."""
-        shares = {row.layer: row.accuracy for row in self.rows}
-        return draw_bars(path, shares, self.accuracy, "accuracy with the last layer of a block zeroed")
+        from secateur.reports.plots import save_chart
+
+        return save_chart(self.chart(), path, f"{self.figure} with the last layer of a block zeroed")
+
+    @property
+    def scale(self) -> Scale:
+        """How the deciding figure is shown."""
+        return Scale.of(self.figure, (self.value, *(row.value for row in self.rows)))
+
+    def chart(self) -> Bars:
+        """A bar for each block, and a line at the figure of the model as it is."""
+        scale = self.scale
+        words, dense = tuple(scale.word(row.value) for row in self.rows), scale.word(self.value)
+        ends = ", ".join(f"{row.layer} {word}" for row, word in zip(self.rows, words, strict=True))
+        return Bars(
+            "blocks",
+            label=f"Bar chart of {self.figure} without each block: {ends}.",
+            caption=f"{scale.title} with a block's last layer zeroed. Dashed: as it is, {dense}.",
+            xlabel=scale.label,
+            names=tuple(row.layer for row in self.rows),
+            values=scale.on_axis([row.value for row in self.rows]),
+            words=words,
+            line=scale.on_axis([self.value])[0],
+        )
+
+    def section(self) -> Section:
+        """What a report shows of it."""
+        measure = self.scale.measure
+        columns = (
+            Values("Block", tuple(row.block for row in self.rows), "code"),
+            Values("Layer", tuple(row.layer for row in self.rows), "code"),
+            Values(self.scale.title, tuple(row.value for row in self.rows), measure),
+            Values("Lost", tuple(row.drop for row in self.rows), measure),
+        )
+        return Section(
+            "block-sweep", "Sweep of the blocks", columns=columns, charts=(self.chart(),), place=42
+        )
 
 
 def branch_ends(graph: Graph) -> list[tuple[str, Node]]:
@@ -116,8 +177,8 @@ def block_sweep(
     """Zero the last convolution of each residual block in turn, and evaluate.
 
     Args:
-        model: The classifier; not changed.
-        test: The images that are classified.
+        model: The network; not changed.
+        test: The samples that it is judged by.
         where: As for `channel_sweep`.
         rows: A file of JSON lines that grows with every row, and from which a stopped sweep goes on.
         on_row: Called with each new row.
@@ -134,27 +195,26 @@ def block_sweep(
         ends = branch_ends(own.graph)
         if not ends:
             raise RequestError("the model has no residual block", do="pass a model that adds to a stream")
-        known = Rows(
-            None if rows is None else Path(rows),
-            {"sweep": "blocks", "where": where, **fingerprint(model, test)},
-            "layer",
-        )
-        blocks = [(block, own.find_end(node, where)) for block, node in ends]
-        missing = [(block, place) for block, place in blocks if place.layer not in known.known]
-        jobs = [Job(place, ((), tuple(range(place.size)))) for _, place in missing]
-        halves: dict[int, dict[int, float]] = {}
-        for number, choice, counted in (engine or LocalEngine()).map(own, jobs):
-            half = halves.setdefault(number, {})
-            half[choice] = counted.accuracy
-            if len(half) == 2:
-                block, place = missing[number]
-                row = BlockRow(block, place.layer, half[1], half[0] - half[1])
-                known.add(asdict(row) | {"dense": half[0]})
-                if on_row is not None:
-                    on_row(row)
+        opening = {"sweep": "blocks", "where": where, **fingerprint(model, test)}
+        with Rows(None if rows is None else Path(rows), opening, "layer", _FileRow) as known:
+            blocks = [(block, own.find_end(node, where)) for block, node in ends]
+            missing = [(block, place) for block, place in blocks if place.layer not in known.known]
+            jobs = [Job(place, ((), tuple(range(place.size)))) for _, place in missing]
+            halves: dict[int, dict[int, Counts]] = {}
+            for number, choice, counted in (engine or LocalEngine()).map(own, jobs):
+                half = halves.setdefault(number, {})
+                half[choice] = counted
+                if len(half) == 2:
+                    block, place = missing[number]
+                    dense, without = half[0].value, half[1].value
+                    drop = without - dense if own.task.lower_is_better else dense - without
+                    row = BlockRow(block, place.layer, dict(half[1].figures.values), drop)
+                    known.add(asdict(row) | {"dense": dense})
+                    if on_row is not None:
+                        on_row(row)
     finally:
         if forks is None:
             own.close()
     held = [known.known[place.layer] for _, place in blocks]
-    ordered = tuple(BlockRow(row["block"], row["layer"], row["accuracy"], row["drop"]) for row in held)
-    return BlockSweep(held[0]["dense"], ordered)
+    ordered = tuple(BlockRow(row["block"], row["layer"], row["figures"], row["drop"]) for row in held)
+    return BlockSweep(held[0]["dense"], ordered, own.task.lower_is_better)

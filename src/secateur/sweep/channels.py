@@ -1,7 +1,7 @@
 """The channel sweep: zero the least channels of one layer, a few more each time, and see what is lost.
 
-score_c = mean over images and pixels of the activation of channel c
-accuracy(K) = accuracy with the K channels of the smallest scores zeroed
+score_c = mean over samples and places of the activation of channel c
+value(K) = the task's deciding figure, such as accuracy, with the K channels of the smallest scores zeroed
 """
 
 import hashlib
@@ -13,17 +13,19 @@ from typing import Any
 from rich.table import Table
 from torch import Tensor, nn
 
-from secateur.errors import RequestError
+from secateur.errors import CheckpointError, RequestError
+from secateur.reports.charts import Line, Lines, Scale
+from secateur.reports.figures import percent
+from secateur.reports.section import Section, Values
 from secateur.score import Criterion
 from secateur.score.criterion import Scorer, as_criterion
-from secateur.sweep.draw import draw_curves
 from secateur.sweep.engine import Engine, Job, LocalEngine
 from secateur.sweep.forks import Forks
 from secateur.sweep.rank import score_channels
-from secateur.sweep.rows import fingerprint
+from secateur.sweep.rows import fingerprint, shown
 from secateur.tables import printed
-from secateur.train.classifier import Part
-from secateur.write.figures import percent, points
+from secateur.train.evidence import EvidenceBatches
+from secateur.train.task import Part
 from secateur.write.rows import Rows
 
 
@@ -33,20 +35,36 @@ class SweepRow:
 
     Attributes:
         count: How many channels are zeroed.
-        accuracy: The share of the images that are classified right.
-        per_class_accuracy: The same share among the images of each class; None for a class without images.
+        figures: How good the model is then, the deciding figure first.
+        per_class_accuracy: Of a classifier, the share of the images of each class that are classified right;
+            None for a class without images. Empty for other tasks.
         removed: The channels, in the order of their scores.
     """
 
     count: int
-    accuracy: float
+    figures: dict[str, float]
     per_class_accuracy: tuple[float | None, ...]
     removed: tuple[int, ...]
+
+    @property
+    def value(self) -> float:
+        """The deciding figure."""
+        return next(iter(self.figures.values()))
+
+    @property
+    def accuracy(self) -> float:
+        """Of a classifier, the share of the images that are classified right."""
+        return self.figures["accuracy"]
+
+    @property
+    def worst(self) -> float | None:
+        """Of a classifier, the share of the class with the smallest one."""
+        return min((share for share in self.per_class_accuracy if share is not None), default=None)
 
 
 @dataclass(frozen=True, eq=False)
 class ChannelSweep:
-    """Accuracy against the number of channels that are zeroed.
+    """The deciding figure against the number of channels that are zeroed.
 
     Attributes:
         layer: The layer.
@@ -54,6 +72,7 @@ class ChannelSweep:
         criterion: What ordered the channels.
         scores: One score for each channel, float64.
         rows: By count; the first is the model as it is.
+        lower_is_better: Of the deciding figure.
     """
 
     layer: str
@@ -61,14 +80,20 @@ class ChannelSweep:
     criterion: str
     scores: Tensor
     rows: tuple[SweepRow, ...]
+    lower_is_better: bool = False
 
     @property
     def dense(self) -> SweepRow:
         """The model as it is."""
         return self.rows[0]
 
+    @property
+    def figure(self) -> str:
+        """What decides."""
+        return next(iter(self.dense.figures))
+
     def plot(self, path: Path | str) -> Path:
-        """Draw accuracy against the number of channels.
+        """Draw the deciding figure against the number of channels.
 
         Args:
             path: A `.png` or `.svg` file; it is complete or not there.
@@ -77,23 +102,48 @@ class ChannelSweep:
             RequestError: Another kind of file.
             SecateurError: It cannot be written.
         """
-        points = [(row.count, row.accuracy) for row in self.rows]
-        title = f"{self.layer}: accuracy against channels zeroed, least {self.criterion} first"
-        return draw_curves(path, {self.layer: points}, title, "channels zeroed")
+        from secateur.reports.plots import save_chart
+
+        title = f"{self.layer}: {self.figure} against channels zeroed, least {self.criterion} first"
+        return save_chart(self.chart(), path, title)
+
+    @property
+    def scale(self) -> Scale:
+        """How the deciding figure is shown."""
+        return Scale.of(self.figure, (row.value for row in self.rows))
+
+    def chart(self) -> Lines:
+        """The deciding figure against the number of channels."""
+        scale = self.scale
+        values = scale.on_axis([row.value for row in self.rows])
+        line = Line(self.layer, tuple(row.count for row in self.rows), values)
+        ends = f"from {scale.word(self.dense.value)} to {scale.word(self.rows[-1].value)}"
+        label = f"Line chart of {self.figure} against zeroed channels of {self.layer}: {ends}."
+        caption = f"{self.scale.title} with the channels of the least {self.criterion} zeroed."
+        ylabel, ends_at = scale.label, scale.ends
+        return Lines("channels", label, caption, "channels zeroed", ylabel, (line,), *ends_at, is_whole=True)
+
+    def section(self) -> Section:
+        """What a report shows of it."""
+        worst = [row.worst for row in self.rows]
+        columns = (
+            Values("Channels zeroed", tuple(row.count for row in self.rows), "count"),
+            Values(self.scale.title, tuple(row.value for row in self.rows), self.scale.measure),
+            *([] if None in worst else [Values("Worst class", tuple(worst), "share")]),
+        )
+        title = f"Sweep of the channels of {self.layer}"
+        return Section("channel-sweep", title, columns=columns, charts=(self.chart(),), place=40)
 
     def table(self) -> Table:
         """The rows as `print` shows them."""
-        table = Table("channels", "zeroed", "accuracy", "change", "worst class")
+        by_class = any(row.worst is not None for row in self.rows)
+        table = Table("channels", "zeroed", self.figure, "change", *(["worst class"] if by_class else []))
         for row in self.rows:
-            worst = min(
-                (share for share in row.per_class_accuracy if share is not None), default=row.accuracy
-            )
             table.add_row(
                 f"{row.count}",
                 percent(row.count / len(self.scores)),
-                percent(row.accuracy),
-                points(self.dense.accuracy, row.accuracy),
-                percent(worst),
+                *shown(row.value, self.dense.value, self.lower_is_better),
+                *([percent(row.worst)] if by_class else []),
             )
         return table
 
@@ -120,14 +170,14 @@ def channel_sweep(
 ) -> ChannelSweep:
     """Zero the lowest channels of one layer, in several numbers, and evaluate each.
 
-    The accuracies are those of a loop that hooks the model and evaluates it each time.
+    The figures are those of a loop that hooks the model and evaluates it each time.
 
     Args:
-        model: The classifier; not changed.
+        model: The network; not changed.
         layer: Qualified name of the layer: a convolution or a linear layer.
-        test: The images that are classified.
+        test: The samples that it is judged by.
         counts: How many channels to zero, each from 0 to all of them; 0 is always evaluated.
-        data: Batches to score the channels by; None takes the images of `test`.
+        data: Batches to score the channels by; None takes the samples of `test`.
         criterion: What orders the channels; the lowest go first, of equal ones the first.
         where: "removed" zeroes after the norm that follows the layer, as a cut does; "output" zeroes what the
             layer itself returns, after which a norm still adds its bias.
@@ -136,7 +186,7 @@ def channel_sweep(
         seed: For criteria that draw.
         forks: The model and `test` made ready, if several sweeps share them.
         engine: Who works the counts off; None does it here. Every engine computes the same numbers.
-        **options: Further arguments of `Forks`, such as batch_size, rows, device or memory_bytes.
+        **options: Further arguments of `Forks`, such as task, batch_size, device or memory_bytes.
 
     Returns:
         The rows by count; it prints well.
@@ -164,7 +214,7 @@ def channel_sweep(
                 do=f"pass numbers from 1 to {place.size}",
             )
         chosen = as_criterion(criterion)
-        batches = test.batches(own.batch_size) if data is None else data
+        batches = EvidenceBatches(own.task, test.batches(own.batch_size)) if data is None else data
         scores = score_channels(own.model, own.graph, place, chosen, batches, own.example, seed)
         order = scores.argsort(stable=True).tolist()
         opening = {
@@ -175,22 +225,36 @@ def channel_sweep(
             "order": hashlib.sha256(str(order).encode()).hexdigest()[:16],
             **fingerprint(model, test),
         }
-        known = Rows(None if rows is None else Path(rows), opening, "count")
-        missing = [count for count in wanted if count not in known.known]
-        job = Job(place, tuple(tuple(order[:count]) for count in missing))
-        for _, at, counted in (engine or LocalEngine()).map(own, [job]):
-            count = missing[at]
-            shares = counted.per_class_accuracy
-            row = SweepRow(count, counted.accuracy, shares, tuple(order[:count]))
-            known.add(asdict(row))
-            if on_row is not None:
-                on_row(row)
+        with Rows(None if rows is None else Path(rows), opening, "count", SweepRow) as known:
+            _require_same(known, order, getattr(test, "num_classes", 0))
+            missing = [count for count in wanted if count not in known.known]
+            job = Job(place, tuple(tuple(order[:count]) for count in missing))
+            for _, at, counted in (engine or LocalEngine()).map(own, [job]):
+                count = missing[at]
+                shares, figures = counted.per_class_accuracy, dict(counted.figures.values)
+                row = SweepRow(count, figures, shares, tuple(order[:count]))
+                known.add(asdict(row))
+                if on_row is not None:
+                    on_row(row)
     finally:
         if forks is None:
             own.close()
     ordered = tuple(_row(known.known[count]) for count in sorted(known.known))
-    return ChannelSweep(layer, where, chosen.name, scores, ordered)
+    return ChannelSweep(layer, where, chosen.name, scores, ordered, own.task.lower_is_better)
+
+
+def _require_same(known: Rows, order: Sequence[int], classes: int) -> None:
+    """A row that is known zeroed what it would zero now, and judged as many classes."""
+    for row in known.known.values():
+        judged = len(row["per_class_accuracy"])
+        if list(row["removed"]) != list(order[: row["count"]]) or (judged and judged != classes):
+            raise CheckpointError(
+                f"{known.path} holds the rows of another sweep",
+                [f"{row['count']} channels: others were zeroed there, or other classes judged"],
+                "name another file",
+            )
 
 
 def _row(row: Any) -> SweepRow:
-    return SweepRow(row["count"], row["accuracy"], tuple(row["per_class_accuracy"]), tuple(row["removed"]))
+    shares, removed = tuple(row["per_class_accuracy"]), tuple(row["removed"])
+    return SweepRow(row["count"], row["figures"], shares, removed)

@@ -9,20 +9,23 @@ References:
     https://arxiv.org/abs/1712.05889
 """
 
+import contextlib
 import copy
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.errors import RequestError, SecateurError
 from secateur.sweep.engine import Job
 from secateur.sweep.forks import Counts, Forks
-from secateur.sweep.places import GroupPlace, Place
-from secateur.train.classifier import Part, choose_device
+from secateur.sweep.places import ChannelPlace, GroupPlace
+from secateur.train.device import choose_device
+from secateur.train.task import Part
+from secateur.user_code import own_modules
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class _Task:
 
     job: int
     first: int
-    place: Place | GroupPlace
+    place: ChannelPlace | GroupPlace
     choices: tuple[tuple[int, ...], ...]
     step: int
 
@@ -57,10 +60,10 @@ class _Worker:
             self.forks.close()
         self.forks = Forks(model, part, **options, device=self.device)
 
-    def run(self, task: _Task) -> list[Tensor]:
-        """The confusion of each choice."""
+    def run(self, task: _Task) -> list[Counts]:
+        """The counts of each choice."""
         assert self.forks is not None, "open comes first"
-        return [found.confusion for found in self.forks.counts(task.place, task.choices, task.step)]
+        return list(self.forks.counts(task.place, task.choices, task.step))
 
 
 class RayEngine:
@@ -135,8 +138,8 @@ class RayEngine:
             worker, task = running.pop(done)
             found = self._get(done)
             self._give(worker, task, waiting, running)
-            for at, confusion in enumerate(found):
-                yield task.job, task.first + at, Counts(confusion)
+            for at, counts in enumerate(found):
+                yield task.job, task.first + at, counts
 
     def _give(
         self, worker: Any, last: _Task | None, waiting: list[_Task], running: dict[Any, tuple[Any, _Task]]
@@ -167,11 +170,25 @@ class RayEngine:
             return
         make = self._ray.remote(**{f"num_{self.resource.lower()}s": 1})(_Worker)
         self._workers += [make.remote(self.device) for _ in range(count - len(self._workers))]
-        model = self._ray.put(copy.deepcopy(forks.model).cpu())  # once in the store of each machine
-        part = self._ray.put(forks.part)
-        for ready in [worker.open.remote(model, part, forks.options) for worker in self._workers]:
+        with self._taking_along(own_modules()):
+            model = self._ray.put(copy.deepcopy(forks.model).cpu())  # once in the store of each machine
+            part = self._ray.put(forks.part)
+            opening = [worker.open.remote(model, part, forks.options) for worker in self._workers]
+        for ready in opening:
             self._get(ready)
         self._forks = forks
+
+    @contextlib.contextmanager
+    def _taking_along(self, modules: Sequence[ModuleType]) -> Iterator[None]:
+        """Send what is defined in some modules together with what is made of it."""
+        pickler = self._ray.cloudpickle
+        for module in modules:
+            pickler.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            for module in modules:
+                pickler.unregister_pickle_by_value(module)
 
 
 def _tasks(forks: Forks, number: int, job: Job) -> Iterator[_Task]:

@@ -1,4 +1,4 @@
-"""Sensitivity curves: accuracy against the share of channels that is zeroed, by layer or by group.
+"""Sensitivity curves: what is lost against the share of channels that is zeroed, by layer or by group.
 
 A layer is looked at by itself; a group is all layers whose channels are coupled, such as those that add to
 one residual stream, and is scored and zeroed as it would be cut: together.
@@ -15,24 +15,29 @@ from torch import Tensor, nn
 from secateur.capture.batches import Samples
 from secateur.coupling import couple_graph
 from secateur.errors import CheckpointError, RequestError
+from secateur.reports.charts import Line, Lines, Scale, percents
+from secateur.reports.section import Section, Values
 from secateur.score import Criterion, score
 from secateur.score.criterion import Scorer, as_criterion, describe
 from secateur.score.values import Reading
-from secateur.sweep.draw import draw_curves
 from secateur.sweep.engine import Engine, Job, LocalEngine
 from secateur.sweep.forks import Forks
-from secateur.sweep.places import GroupPlace, Place, find_group
+from secateur.sweep.places import ChannelPlace, GroupPlace, find_group
 from secateur.sweep.rank import score_channels
 from secateur.sweep.rows import fingerprint
 from secateur.tables import printed
-from secateur.train.classifier import Part
+from secateur.train.evidence import EvidenceBatches
+from secateur.train.task import Part
 from secateur.write.rows import Rows, fingerprint_of
 
 BY = ("layers", "groups")
 """What a curve is of."""
 
+DRAWN = 12
+"""So many curves are drawn in a report."""
+
 Metric = Callable[[Any], float]
-"""From `Counts` (accuracy, per_class_accuracy, confusion) to a number."""
+"""From `Counts` (figures; of a classifier accuracy, per_class_accuracy, confusion) to a number."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,15 @@ class Point:
 
 
 @dataclass(frozen=True)
+class _FilePoint(Point):
+    """A point as a row: its key, the channels that were zeroed, and what the value is called."""
+
+    point: str
+    removed: tuple[int, ...]
+    figure: str
+
+
+@dataclass(frozen=True)
 class Curves:
     """The metric against the ratio, for each layer or group.
 
@@ -61,12 +75,14 @@ class Curves:
         by_layer: The points of each layer or group by ratio; the first is the model as it is.
         skipped: Layers or groups without a curve, with the reason.
         by: "layers" or "groups".
+        figure: What the metric is called.
     """
 
     criterion: str
     by_layer: dict[str, tuple[Point, ...]]
     skipped: dict[str, str]
     by: str = "layers"
+    figure: str = "accuracy"
 
     def table(self) -> Table:
         """A row for each layer or group, a column for each ratio, as `print` shows them."""
@@ -84,12 +100,58 @@ class Curves:
 
     def plot(self, path: Path | str) -> Path:
         """Draw a line for each, into a `.png` or `.svg` file."""
-        lines = {
-            layer: [(100 * point.ratio, point.value) for point in points]
-            for layer, points in self.by_layer.items()
+        from secateur.reports.plots import save_chart
+
+        return save_chart(self.chart(), path, f"sensitivity of {self.by}: least {self.criterion} first")
+
+    @property
+    def scale(self) -> Scale:
+        """How the metric is shown."""
+        return Scale.of(self.figure, (point.value for points in self.by_layer.values() for point in points))
+
+    def chart(self, most: int | None = None) -> Lines:
+        """A line for each.
+
+        Args:
+            most: Draw so many, those that change most; None for all.
+        """
+        changes = {
+            name: max(abs(point.value - points[0].value) for point in points)
+            for name, points in self.by_layer.items()
         }
-        title = f"sensitivity of {self.by}: least {self.criterion} first"
-        return draw_curves(path, lines, title, "channels zeroed in %")
+        drawn = set(sorted(changes, key=lambda name: -changes[name])[:most])
+        scale = self.scale
+        lines = tuple(
+            Line(
+                name,
+                percents([point.ratio for point in points]),
+                scale.on_axis([point.value for point in points]),
+            )
+            for name, points in self.by_layer.items()
+            if name in drawn
+        )
+        ends = ", ".join(f"{line.name} ends at {line.ys[-1]:.2f}" for line in lines)
+        label = f"Line chart of {scale.label} against the share zeroed: {ends}."
+        caption = f"{self.scale.title} with the channels of the least {self.criterion} zeroed."
+        if len(lines) < len(self.by_layer):
+            caption += (
+                f" The {len(lines)} {self.by} that change most of {len(self.by_layer)}; the table has all."
+            )
+        return Lines(self.by, label, caption, "channels zeroed (%)", scale.label, lines, *scale.ends)
+
+    def section(self) -> Section:
+        """What a report shows of it."""
+        ratios = list(dict.fromkeys(point.ratio for points in self.by_layer.values() for point in points))
+        values = [{point.ratio: point.value for point in points} for points in self.by_layer.values()]
+        measure = self.scale.measure
+        columns = (
+            Values(self.by.removesuffix("s").capitalize(), tuple(self.by_layer), "code"),
+            *(Values(f"{100 * r:g} % zeroed", tuple(one.get(r) for one in values), measure) for r in ratios),
+        )
+        title = f"Sensitivity of the {self.by}: {self.figure}"
+        left_out = tuple(f"{name} is left out: {why}" for name, why in self.skipped.items())
+        charts = (self.chart(DRAWN),)
+        return Section(f"{self.by}-sweep", title, (), columns, charts, left_out, place=41)
 
 
 def sensitivity(
@@ -101,7 +163,7 @@ def sensitivity(
     layers: Sequence[str] | None = None,
     data: Iterable[Any] | None = None,
     criterion: str | Scorer | Criterion = "activation-mean",
-    metric: Metric = lambda counts: float(counts.accuracy),
+    metric: Metric | None = None,
     where: str = "removed",
     rows: Path | str | None = None,
     on_point: Callable[[Point], None] | None = None,
@@ -113,17 +175,17 @@ def sensitivity(
     """Zero a share of the channels of each layer or group in turn, and evaluate.
 
     Args:
-        model: The classifier; not changed.
-        test: The images that are classified.
+        model: The network; not changed.
+        test: The samples that it is judged by.
         ratios: Shares of the channels, each from 0 to 1; 0 is always evaluated.
         by: "layers", or "groups": all layers whose channels are coupled together, scored as `secateur.prune`
             scores them and zeroed in everything that reads them.
         layers: Names of layers, or of groups; None takes every convolution and linear layer that something
             reads, or every group that may be cut.
         data: Batches to score the channels by, with labels for criteria of gradients, which only groups know;
-            None takes the images of `test`.
+            None takes the samples of `test`.
         criterion: What orders the channels; the lowest go first.
-        metric: What is measured.
+        metric: What is measured; None takes the task's deciding figure.
         where: As for `channel_sweep`; of layers only.
         rows: A file of JSON lines that grows with every point, and from which a stopped sweep goes on; the
             metric is not part of what it is compared by.
@@ -161,23 +223,33 @@ def sensitivity(
         "seed": seed,
         "data": None if batches is None else fingerprint_of(batches),
     }
-    known = Rows(None if rows is None else Path(rows), {**told, **fingerprint(model, test)}, "point")
-    images = test.batches(own.batch_size) if batches is None else batches
+    opening = {**told, **fingerprint(model, test)}
+    images = EvidenceBatches(own.task, test.batches(own.batch_size)) if batches is None else batches
     kind = _Layers(own, where, chosen, images, seed) if by == "layers" else _Groups(own, chosen, images, seed)
     try:
-        places, skipped = _places(kind, layers)
-        jobs, points = _jobs(kind, places, wanted, known)
-        for number, at, counted in (engine or LocalEngine()).map(own, jobs):
-            name, ratio, removed = points[number][at]
-            point = Point(name, ratio, len(removed), float(metric(counted)))
-            known.add({"point": _key(name, ratio), **asdict(point), "removed": removed})
-            if on_point is not None:
-                on_point(point)
+        with Rows(None if rows is None else Path(rows), opening, "point", _FilePoint) as known:
+            places, skipped = _places(kind, layers)
+            jobs, points = _jobs(kind, places, wanted, known)
+            for number, at, counted in (engine or LocalEngine()).map(own, jobs):
+                name, ratio, removed = points[number][at]
+                value = counted.value if metric is None else float(metric(counted))
+                point = Point(name, ratio, len(removed), value)
+                figure = counted.figures.name if metric is None else "metric"
+                known.add(
+                    asdict(
+                        _FilePoint(
+                            **asdict(point), point=_key(name, ratio), removed=tuple(removed), figure=figure
+                        )
+                    )
+                )
+                if on_point is not None:
+                    on_point(point)
     finally:
         if forks is None:
             own.close()
     curves = {name: tuple(_point(known.known[_key(name, ratio)]) for ratio in wanted) for name in places}
-    return Curves(chosen.name, curves, skipped | kind.unscored, by)
+    figures = [row["figure"] for row in known.known.values()]
+    return Curves(chosen.name, curves, skipped | kind.unscored, by, *figures[:1])
 
 
 class _Layers:
@@ -191,7 +263,7 @@ class _Layers:
         kinds = (nn.modules.conv._ConvNd, nn.Linear)
         self.names = [name for name, module in forks.model.named_modules() if isinstance(module, kinds)]
 
-    def find(self, name: str) -> Place:
+    def find(self, name: str) -> ChannelPlace:
         """Where the channels are."""
         return self.forks.find(name, self.where)
 
@@ -260,7 +332,7 @@ def _require_same(name: str, choices: dict[float, list[int]], known: Rows) -> No
     """A point that is known zeroed what it would zero now."""
     for ratio, removed in choices.items():
         row = known.known.get(_key(name, ratio))
-        if row is not None and row.get("removed") != removed:
+        if row is not None and list(row["removed"]) != removed:
             raise CheckpointError(
                 f"{known.path} holds the rows of another sweep",
                 [f"{name} at {ratio:g}: other channels were zeroed there"],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from secateur.sweep.forks import Counts, Forks
-from secateur.sweep.places import GroupPlace, Place
+from secateur.sweep.places import ChannelPlace, GroupPlace
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Job:
         choices: Which; an empty choice is the model as it is.
     """
 
-    place: Place | GroupPlace
+    place: ChannelPlace | GroupPlace
     choices: tuple[tuple[int, ...], ...]
 
 
@@ -30,10 +30,10 @@ class Engine(Protocol):
     """Works jobs off."""
 
     def map(self, forks: Forks, jobs: Sequence[Job]) -> Iterator[tuple[int, int, Counts]]:
-        """Classify all images once for each choice of each job.
+        """Judge the model on all samples once for each choice of each job.
 
         Args:
-            forks: The model and the images.
+            forks: The model and the samples.
             jobs: What is wanted.
 
         Yields:

@@ -1,63 +1,80 @@
-"""Forks: run a classifier up to one place once, and go on from there many times with channels zeroed.
+"""Forks: run a network up to one place once, and go on from there many times with channels zeroed.
 
 A naive sweep runs the whole network for every number of channels. Here the calls before the place are made
 once; what they leave is kept (`stored.py`), and only the calls behind it are made again, for several choices
-of channels in one batch: [choice 0 of all images, choice 1 of all images, ...].
+of channels in one batch: [choice 0 of all samples, choice 1 of all samples, ...]. The task judges what
+comes out.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur.capture.calls import record_calls
+from secateur.capture.inputs import map_inputs
 from secateur.capture.replay import Replay, Tape, record_tape
 from secateur.errors import CaptureError, PathError, RequestError
-from secateur.graph.node import Graph, Node, Ref
-from secateur.sweep.places import GroupPlace, Place, Spot, find_end, find_place
+from secateur.extras import extra
+from secateur.graph.node import Graph, Node
+from secateur.sweep.answer import ReplayedOutput
+from secateur.sweep.places import ChannelPlace, GroupPlace, Spot, find_end, find_place
 from secateur.sweep.stored import State, Stored
-from secateur.train.classifier import Part, choose_device, require_classifier
+from secateur.train.device import choose_device
+from secateur.train.evaluation import laid_out
+from secateur.train.task import Batch, Figures, Part, Task, run_on, tasks
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Counts:
-    """How the images of each class were classified.
+    """How good the model was with one choice of channels zeroed.
 
     Attributes:
-        confusion: Number of images by class and by answer, shape (classes, answers).
+        figures: What the task says; the first figure decides.
     """
 
-    confusion: Tensor
+    figures: Figures
+
+    @property
+    def value(self) -> float:
+        """The deciding figure."""
+        return self.figures.deciding
 
     @property
     def accuracy(self) -> float:
-        """The share of the images that were classified right."""
-        return int(self.confusion.diagonal().sum()) / int(self.confusion.sum())
+        """Of a classifier, the share of the images that were classified right."""
+        return self.figures.values["accuracy"]
 
     @property
     def per_class_accuracy(self) -> tuple[float | None, ...]:
-        """The same share among the images of each class; None for a class without images."""
-        right, totals = self.confusion.diagonal().tolist(), self.confusion.sum(1).tolist()
-        return tuple(hit / total if total else None for hit, total in zip(right, totals, strict=True))
+        """The same share among the images of each class, None for one without images; () of other tasks."""
+        return tuple(self.figures.details.get("accuracy per class", ()))
+
+    @property
+    def confusion(self) -> Tensor:
+        """Of a classifier, the number of images by class and by answer, shape (classes, answers)."""
+        return torch.tensor(self.figures.details["confusion"])
 
 
 class Forks:
-    """A classifier and the images it is judged by.
+    """A network and the samples it is judged by.
 
     Args:
-        model: The classifier; it is copied.
-        part: The images, with labels.
-        batch_size: Images per batch of the calls before a fork.
-        fork_size: Images per batch of the calls behind it: fork_size // batch_size choices are run at once.
+        model: The network; it is copied.
+        part: The samples, with what judges them.
+        task: What the network is for (default: image classification).
+        batch_size: Samples per batch of the calls before a fork.
+        fork_size: Samples per batch of the calls behind it: fork_size // batch_size choices are run at once.
         device: As for `choose_device`.
         memory_bytes: How much of what is known at a fork stays in memory; the rest goes to disk.
         folder: Where on disk.
 
     Raises:
-        RequestError: The model is no classifier of these images.
+        RequestError: The model does not accept these samples.
     """
 
     def __init__(
@@ -65,6 +82,7 @@ class Forks:
         model: nn.Module,
         part: Part,
         *,
+        task: Task | None = None,
         batch_size: int = 64,
         fork_size: int = 512,
         device: str = "auto",
@@ -75,29 +93,35 @@ class Forks:
             what = f"batch_size is {batch_size} and fork_size is {fork_size}"
             raise RequestError(what, do="pass 1 <= batch_size <= fork_size")
         self.device = choose_device(device)
+        self.task = task or tasks["classification"]
         self.model = copy.deepcopy(model).to(self.device).to(memory_format=torch.channels_last).eval()
-        require_classifier(self.model, part)
+        self.task.require(self.model, part)
         self.part = part
         self.batch_size = batch_size
         self.at_once = fork_size // batch_size
-        self.options = {"batch_size": batch_size, "fork_size": fork_size, "memory_bytes": memory_bytes}
+        self.options = {
+            "batch_size": batch_size, "fork_size": fork_size, "memory_bytes": memory_bytes, "task": self.task,
+        }  # fmt: skip
         self._stored = Stored(memory_bytes, folder)
-        self._place: Place | GroupPlace | None = None
+        self._place: ChannelPlace | GroupPlace | None = None
         self._tapes: dict[int, Tape] = {}
-        images = self._images(next(iter(part.batches(min(batch_size, len(part)))))[0])
-        self.example = images
-        self.graph, self.calls, failure = record_calls(self.model, images, "fake")
+        batch = next(iter(part.batches(min(batch_size, len(part)))))
+        self.size = self.task.count(batch)
+        self.example = self._inputs(batch)
+        self.graph, self.calls, failure = record_calls(self.model, self.example, "fake")
         if failure is not None:
             raise PathError(
                 f"the model cannot be replayed: {type(failure).__name__}: {failure}",
                 do="its control flow depends on numbers; choose another model",
             ) from failure
+        with torch.inference_mode():
+            self.answer = ReplayedOutput(run_on(self.model, self.example), self.graph)
 
-    def find(self, layer: str, where: str = "removed") -> Place:
+    def find(self, layer: str, where: str = "removed") -> ChannelPlace:
         """The place of a layer's channels; see `find_place`."""
         return find_place(self.model, self.graph, self.calls, layer, where)
 
-    def find_end(self, node: Node, where: str = "removed") -> Place:
+    def find_end(self, node: Node, where: str = "removed") -> ChannelPlace:
         """The place of what one operator makes; see `secateur.sweep.places.find_end`."""
         return find_end(self.model, self.graph, self.calls, node, where)
 
@@ -111,9 +135,9 @@ class Forks:
         return -(-choices // -(-choices // self.at_once))
 
     def counts(
-        self, place: Place | GroupPlace, choices: Sequence[Sequence[int]], step: int | None = None
+        self, place: ChannelPlace | GroupPlace, choices: Sequence[Sequence[int]], step: int | None = None
     ) -> Iterator[Counts]:
-        """Classify all images once for each choice of channels to be zeroed.
+        """Judge the model on all samples once for each choice of channels to be zeroed.
 
         Args:
             place: Where they are zeroed.
@@ -148,87 +172,97 @@ class Forks:
         node = self.graph.maker[value]
         slot = [ref and ref.value for ref in node.outputs].index(value)
         with torch.inference_mode():
-            for batch, _ in self.part.batches(self.batch_size):
-                images = self._images(batch)
-                replay = Replay(self._tape(len(images)), self.model, images)
+            for batch in self.part.batches(self.batch_size):
+                inputs = self._inputs(batch)
+                replay = Replay(self._tape(self.task.count(batch)), self.model, inputs)
                 replay.advance(node.index + 1)
                 yield replay.results[slot]
 
-    def _images(self, images: Tensor) -> Tensor:
-        moved = images.to(self.device)
-        return moved.contiguous(memory_format=torch.channels_last) if moved.ndim == 4 else moved
+    def _inputs(self, batch: Batch) -> Any:
+        """What the model takes of a batch, on its device and in its memory format."""
+        moved = map_inputs(self.task.inputs(batch), lambda leaf: leaf.to(self.device))
+        return laid_out(moved, torch.channels_last)
 
-    def _fill(self, place: Place | GroupPlace, times: int) -> None:
+    def _fill(self, place: ChannelPlace | GroupPlace, times: int) -> None:
         """Make the calls before a place for every batch, and see that a fork without zeros is the model."""
         self.close()
-        for number, (images, labels) in enumerate(self.part.batches(self.batch_size)):
-            images = self._filled_up(self._images(images))
-            replay = Replay(self._tape(len(images)), self.model, images)
+        for number, batch in enumerate(self.part.batches(self.batch_size)):
+            count = self.task.count(batch)
+            inputs, size = self._filled_up(self._inputs(batch), count)
+            replay = Replay(self._tape(size), self.model, inputs)
             first = place.spots[0]
             replay.advance(first.position)
-            state = State(dict(replay.values), labels.cpu())
+            state = State(dict(replay.values), size)
             if not bool(torch.isfinite(state.values[first.value]).all()):
                 raise CaptureError(
-                    f"layer {place.name} returns NaN or infinity on batch {number} of the images",
-                    do="mend the weights up to that layer, or the images",
+                    f"layer {place.name} returns NaN or infinity on batch {number} of the data",
+                    do="mend the weights up to that layer, or the data",
                 )
             if number == 0:
-                self._require_same(place, state, times, images)
+                self._require_same(place, state, times, inputs)
             self._stored.add(state)
         self._place = place
 
-    def _size(self, state: State) -> int:
-        """How many images a state is of, those that fill it up included."""
-        return len(state.labels) if self.at_once == 1 else len(self.example)
+    def _filled_up(self, inputs: Any, count: int) -> tuple[Any, int]:
+        """A last batch, which is short, with samples once more behind it: then the same tapes serve it."""
+        if self.at_once == 1 or count >= self.size:
+            return inputs, count
+        return self._resized(inputs, count, self.size), self.size
 
-    def _filled_up(self, images: Tensor) -> Tensor:
-        """A last batch, which is short, with images once more behind it: then the same tapes serve it."""
-        missing = len(self.example) - len(images)
-        if self.at_once == 1 or missing <= 0:
-            return images
-        repeats = -(-missing // len(images))
-        return self._images(torch.cat([images, torch.cat([images] * repeats)[:missing]]))
+    def _resized(self, inputs: Any, count: int, size: int) -> Any:
+        """So many samples, by repeating or leaving some; what all samples share stays."""
 
-    def _require_same(self, place: Place | GroupPlace, state: State, times: int, images: Tensor) -> None:
-        expected = self.model(images).float()
-        if not bool(expected.isfinite().all()):
+        def resize(leaf: Tensor) -> Tensor:
+            if not leaf.ndim or len(leaf) != count:
+                return leaf
+            return leaf if size == count else torch.cat([leaf] * -(-size // count))[:size]
+
+        return laid_out(map_inputs(inputs, resize), torch.channels_last)
+
+    def _require_same(self, place: ChannelPlace | GroupPlace, state: State, times: int, inputs: Any) -> None:
+        expected = self.answer.tensors(run_on(self.model, inputs))
+        if not all(bool(one.isfinite().all()) for one in expected):
             raise CaptureError(
-                "the model returns NaN or infinity on the images of the sweep",
-                do="mend its weights, or the images; a criterion of activations such as apoz names the layer",
+                "the model returns NaN or infinity on the data of the sweep",
+                do="mend its weights, or the data; a criterion of activations such as apoz names the layer",
             )
-        near = 1e-3 * float(expected.abs().max())
-        for logits in self._fork(place, state, [()] * times):
-            if not torch.allclose(logits, expected, rtol=1e-3, atol=near):
-                raise PathError(
-                    f"the calls behind {place.name} compute something else for {times} batches at once",
-                    do="the model mixes the samples of a batch; pass fork_size=batch_size",
-                )
-        some = -(-len(images) // 2)
-        alone = self.model(images[:some]).float() if self.at_once > 1 else expected[:some]
-        if not torch.allclose(alone, expected[:some], rtol=1e-3, atol=near):
+        near = [1e-3 * float(one.float().abs().max()) if one.numel() else 0.0 for one in expected]
+
+        def same(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+            pairs = zip(found, wanted, near, strict=True)
+            return all(torch.allclose(a.float(), b.float(), rtol=1e-3, atol=most) for a, b, most in pairs)
+
+        if not all(same(found, expected) for found in self._fork(place, state, [()] * times)):
             raise PathError(
-                f"the model computes something else for {some} images than for {len(images)}",
+                f"the calls behind {place.name} compute something else for {times} batches at once",
                 do="the model mixes the samples of a batch; pass fork_size=batch_size",
             )
+        some = -(-state.size // 2)
+        if self.at_once > 1 and some < state.size:
+            alone = self.answer.tensors(run_on(self.model, self._resized(inputs, state.size, some)))
+            if not same(alone, [_some(one, state.size, some) for one in expected]):
+                raise PathError(
+                    f"the model computes something else for {some} {self.task.noun} than for {state.size}",
+                    do="the model mixes the samples of a batch; pass fork_size=batch_size",
+                )
 
-    def _together(self, place: Place | GroupPlace, choices: Sequence[Sequence[int]]) -> list[Counts]:
-        total: Tensor | None = None
-        for state in self._stored:
-            logits = self._fork(place, state, choices)
-            answers, classes = logits.argmax(-1).cpu(), max(logits.shape[-1], self.part.num_classes)
-            cells = (state.labels * classes + answers[:, : len(state.labels)]).unsqueeze(-1)
-            found = torch.zeros(len(choices), classes * classes, dtype=torch.int64)
-            for row, cell in zip(found, cells, strict=True):
-                row += torch.bincount(cell.flatten(), minlength=classes * classes)
-            total = found if total is None else total + found
-        assert total is not None, "a part is never empty, see require_classifier"
-        squares = total.reshape(len(choices), classes, classes)
-        return [Counts(square[: self.part.num_classes]) for square in squares]
+    def _together(self, place: ChannelPlace | GroupPlace, choices: Sequence[Sequence[int]]) -> list[Counts]:
+        with extra("train", "sweeps"):
+            from lightning_fabric.utilities import move_data_to_device  # seconds of imports
 
-    def _fork(self, place: Place | GroupPlace, state: State, choices: Sequence[Sequence[int]]) -> Tensor:
-        """The logits of each choice, shape (choices, images, classes)."""
-        images = self._size(state)
-        tape, base = self._tape(images * len(choices)), self._tape(images)
+        meters = [self.task.meter(self.model, self.part) for _ in choices]
+        batches = self.part.batches(self.batch_size)
+        for state, batch in zip(self._stored, batches, strict=True):
+            moved, count = move_data_to_device(batch, self.device), self.task.count(batch)
+            for meter, tensors in zip(meters, self._fork(place, state, choices), strict=True):
+                meter.add(self.answer.of([_some(one, state.size, count) for one in tensors]), moved)
+        return [Counts(meter.figures()) for meter in meters]
+
+    def _fork(
+        self, place: ChannelPlace | GroupPlace, state: State, choices: Sequence[Sequence[int]]
+    ) -> list[list[Tensor]]:
+        """The tensors that the model returns, for each choice."""
+        tape, base = self._tape(state.size * len(choices)), self._tape(state.size)
         copies: dict[int, Tensor] = {}
         values: dict[int, Tensor] = {}
         for value, tensor in state.values.items():
@@ -238,14 +272,31 @@ class Forks:
                 copies[id(tensor)] = held.clone() if dim is None else torch.cat([held] * len(choices), dim)
             values[value] = copies[id(tensor)]
         replay = Replay.standing_at(tape, self.model, place.spots[0].position, values)
-        for spot in place.spots:
-            replay.advance(spot.position)
-            dim = _batch_dim(base.graph, tape.graph, spot.value, len(choices))
-            self._zero(replay.values[spot.value], 0 if dim is None else dim, spot, choices)
-        end, slot = _producer(tape.graph)
-        replay.advance(end + 1)
-        logits: Tensor = replay.results[slot]
-        return logits.float().reshape(len(choices), images, -1)
+        returned: dict[int, Tensor] = {}
+        spots = {spot.position: spot for spot in place.spots}
+        ends = self.answer.made
+        for position in sorted({*spots, *(end + 1 for end, _ in ends.values())}):
+            replay.advance(position)
+            for value, (end, slot) in ends.items():
+                if end + 1 == position:
+                    returned[value] = replay.results[slot]
+            if position in spots:
+                spot = spots[position]
+                dim = _batch_dim(base.graph, tape.graph, spot.value, len(choices))
+                self._zero(replay.values[spot.value], 0 if dim is None else dim, spot, choices)
+        shared: list[list[Tensor]] = [[] for _ in choices]
+        for value in self.answer.values:
+            dim = _batch_dim(base.graph, tape.graph, value, len(choices))
+            whole = returned[value]
+            if dim is None and len(choices) > 1 and value in self.graph.from_inputs:
+                raise PathError(
+                    f"the model returns {list(whole.shape)}, which says nothing of single samples",
+                    do="pass fork_size=batch_size, or return what there is for each sample",
+                )
+            pieces = [whole] * len(choices) if dim is None else whole.chunk(len(choices), dim)
+            for tensors, piece in zip(shared, pieces, strict=True):
+                tensors.append(piece)
+        return shared
 
     def _zero(self, values: Tensor, batch_dim: int, spot: Spot, choices: Sequence[Sequence[int]]) -> None:
         share = values.shape[batch_dim] // len(choices)
@@ -254,36 +305,31 @@ class Forks:
                 index = torch.as_tensor(spot.positions(channels), device=self.device)
                 values.narrow(batch_dim, number * share, share).index_fill_(spot.dim, index, 0)
 
-    def _tape(self, images: int) -> Tape:
-        if images not in self._tapes:
-            repeats = -(-images // len(self.example))
-            inputs = torch.cat([self.example] * repeats)[:images]
+    def _tape(self, size: int) -> Tape:
+        if size not in self._tapes:
+            inputs = self._resized(self.example, self.size, size)
             graph, failure = self.graph, None
-            if images != len(self.example):
-                graph, _, failure = record_calls(self.model, self._images(inputs), "fake")
+            if size != self.size:
+                graph, _, failure = record_calls(self.model, inputs, "fake")
             same = failure is None and [n.op for n in graph.nodes] == [n.op for n in self.graph.nodes]
             if not same or len(graph.values) != len(self.graph.values):
                 raise PathError(
-                    f"the model takes another path for {images} images than for {len(self.example)}",
-                    do="pass fork_size=batch_size and a batch_size that divides the number of images",
+                    f"the model takes another path for {size} {self.task.noun} than for {self.size}",
+                    do="pass fork_size=batch_size and a batch_size that divides the number of samples",
                 )
-            self._tapes[images] = record_tape(self.model, self._images(inputs), graph)
-            if not self._tapes[images].is_general:
+            self._tapes[size] = record_tape(self.model, inputs, graph)
+            if not self._tapes[size].is_general:
                 raise PathError(
                     "the model computes tensors that belong to one batch; it cannot be replayed on others",
                     do="choose another model, or evaluate with hooks",
                 )
-        return self._tapes[images]
+        return self._tapes[size]
 
 
-def _producer(graph: Graph) -> tuple[int, int]:
-    """The last call that makes the first output of the model, and which of its results that is."""
-    if not graph.outputs or graph.outputs[0] not in graph.maker:
-        raise PathError(
-            "no operator makes the output of the model", do="pass a model that computes its logits"
-        )
-    node = graph.maker[graph.outputs[0]]
-    return node.index, node.outputs.index(Ref(graph.outputs[0]))
+def _some(tensor: Tensor, size: int, count: int) -> Tensor:
+    """The first samples of a batch; what has no samples stays."""
+    dim = next((dim for dim, length in enumerate(tensor.shape) if length == size), None)
+    return tensor if dim is None or count == size else tensor.narrow(dim, 0, count)
 
 
 def _batch_dim(one: Graph, many: Graph, value: int, times: int) -> int | None:
@@ -294,7 +340,7 @@ def _batch_dim(one: Graph, many: Graph, value: int, times: int) -> int | None:
         return None
     if len(grown) > 1 or after[grown[0]] != times * before[grown[0]]:
         raise PathError(
-            f"a value of shape {list(before)} becomes {list(after)} for {times} times the images",
+            f"a value of shape {list(before)} becomes {list(after)} for {times} times the samples",
             do="the model mixes the samples of a batch; pass fork_size=batch_size",
         )
     return grown[0]

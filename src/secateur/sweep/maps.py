@@ -1,17 +1,20 @@
 """Feature maps: the mean over all images of what each channel of a layer shows, the most active first."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from secateur.errors import RequestError
-from secateur.sweep.draw import draw_maps
 from secateur.sweep.forks import Forks
-from secateur.sweep.places import Place
-from secateur.train.classifier import Part
+from secateur.sweep.places import ChannelPlace
+from secateur.train.task import Part
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +50,29 @@ class FeatureMaps:
             RequestError: Another kind of file.
             SecateurError: It cannot be written.
         """
+        from secateur.reports.plots import save_figure
+
         title = f"{self.layer}: mean feature maps, the most active first"
-        return draw_maps(path, self.maps, [str(channel) for channel in self.channels], title)
+        return save_figure(self._figure, path, title)
+
+    def _figure(self) -> "Figure":
+        from matplotlib.figure import Figure
+
+        side = math.ceil(math.sqrt(len(self.maps)))
+        rows = math.ceil(len(self.maps) / side)
+        figure = Figure(figsize=(1.0 + 0.95 * side, 0.7 + 1.05 * rows), layout="constrained")
+        grid = figure.subplots(rows, side, squeeze=False)
+        low, high = float(self.maps.min()), float(self.maps.max())
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, shown, channel in zip(grid.flat, self.maps, self.channels, strict=False):
+            image = axes.imshow(shown.cpu().numpy(), vmin=low, vmax=high, cmap="viridis")
+            axes.set_title(str(channel), fontsize=7, pad=2)
+        figure.colorbar(image, ax=grid, shrink=0.8, label="mean activation")
+        return figure
 
 
-def has_maps(forks: Forks, place: Place) -> bool:
+def has_maps(forks: Forks, place: ChannelPlace) -> bool:
     """Whether the channels of a layer are maps of height and width."""
     return len(forks.graph.values[place.activation].shape) == 4 and place.dim == 1
 
@@ -62,7 +83,7 @@ def feature_maps(
     """Take the mean feature maps of a layer over all images.
 
     Args:
-        model: The classifier; not changed.
+        model: The network; not changed.
         layer: Qualified name of a convolution; its maps are taken after norm and activation.
         part: The images.
         count: How many channels to keep, the most active first.

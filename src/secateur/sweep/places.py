@@ -64,7 +64,7 @@ class GroupPlace:
 
 
 @dataclass(frozen=True)
-class Place:
+class ChannelPlace:
     """Where the channels of a layer are.
 
     Attributes:
@@ -124,7 +124,7 @@ def find_group(reading: Reading, group: Group) -> GroupPlace:
 
 def find_place(
     model: nn.Module, graph: Graph, calls: tuple[ModuleCall, ...], layer: str, where: str = "removed"
-) -> Place:
+) -> ChannelPlace:
     """Find the channels of a layer.
 
     Args:
@@ -161,7 +161,7 @@ def find_place(
 
 def find_end(
     model: nn.Module, graph: Graph, calls: tuple[ModuleCall, ...], node: Node, where: str = "removed"
-) -> Place:
+) -> ChannelPlace:
     """Find the channels that one convolution or linear operator makes.
 
     Args:
@@ -214,7 +214,7 @@ class _Finder:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
 
-    def place(self, layer: str, position: int, value: int, dim: int, where: str) -> Place:
+    def place(self, layer: str, position: int, value: int, dim: int, where: str) -> ChannelPlace:
         scale, reader = None, self._only_reader(value)
         if where == "removed" and reader is not None and Trait.NORM in traits_of(reader):
             held = reader.args.get("weight")
@@ -225,7 +225,7 @@ class _Finder:
                 f"nothing reads what layer {layer} returns", do="choose a layer before the last"
             )
         size = self._shape(value)[dim]
-        return Place(layer, position, value, dim, size, self._activation(value), scale)
+        return ChannelPlace(layer, position, value, dim, size, self._activation(value), scale)
 
     def _activation(self, value: int) -> int:
         """Go on over norms, arithmetic and copies: the first other element-wise one is the activation."""

@@ -6,7 +6,6 @@ weight, the batch-norm scale behind it, and its own activation.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,32 +15,28 @@ from secateur.capture.batches import Samples
 from secateur.errors import RequestError
 from secateur.graph.node import Graph
 from secateur.score import Criterion, GroupView, MemberView, require_data
-from secateur.score.activations import gather_moments, gather_ranks
 from secateur.score.criterion import Scorer, as_criterion
-from secateur.score.moments import Moments
+from secateur.score.observations import Observations
 from secateur.score.scores import checked_scores
 from secateur.score.values import ReadValue
-from secateur.sweep.places import Place
+from secateur.sweep.places import ChannelPlace
 
 
 @dataclass(frozen=True, eq=False)
 class _Observed:
     """What the data says of the layer's activation."""
 
-    model: nn.Module
-    graph: Graph
-    value: ReadValue
-    data: Samples
+    observations: Observations
 
-    @cached_property
-    def activations(self) -> Sequence[Moments]:
-        found = gather_moments(self.model, self.graph, [self.value], self.data)
-        return list(found.values())
+    def evidence(self, kind: str) -> Sequence[Any]:
+        return self.observations.of(kind, self.observations.values)
 
-    @cached_property
-    def ranks(self) -> Sequence[Tensor]:
-        found = gather_ranks(self.model, self.graph, [self.value], self.data)
-        return [total / count for total, count in found.values()]
+    @property
+    def consumers(self) -> Any:
+        raise RequestError(
+            "a sweep of one layer does not look at the layers that read it",
+            do="choose a criterion of weights or activations, such as activation-mean",
+        )
 
     @property
     def gradients(self) -> Any:
@@ -54,7 +49,7 @@ class _Observed:
 def score_channels(
     model: nn.Module,
     graph: Graph,
-    place: Place,
+    place: ChannelPlace,
     criterion: str | Scorer | Criterion,
     data: Iterable[Any] | None,
     example_inputs: Any,
@@ -90,7 +85,8 @@ def score_channels(
         shape = graph.values[place.activation].shape
         places = torch.arange(place.size).unsqueeze(1)
         value = ReadValue(place.activation, place.dim, place.size, places, len(shape) == 4)
-        observed = _Observed(model, graph, value, Samples(data, model, example_inputs))
+        samples = Samples(data, model, example_inputs)
+        observed = _Observed(Observations(model, graph, [value], samples))
     view = GroupView(place.layer, place.size, tuple(_members(model, graph, place)), seed, observed)
     if not chosen.applies(view):
         raise RequestError(
@@ -100,7 +96,7 @@ def score_channels(
     return checked_scores(chosen.score(view), view, chosen)
 
 
-def _members(model: nn.Module, graph: Graph, place: Place) -> Iterable[MemberView]:
+def _members(model: nn.Module, graph: Graph, place: ChannelPlace) -> Iterable[MemberView]:
     module = model.get_submodule(place.layer)
     weight = getattr(module, "weight", None)
     is_transposed = getattr(module, "transposed", False)

@@ -1,5 +1,6 @@
 """Stored: what a replay knows at a fork, batch by batch, in memory up to a limit and on disk above it."""
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from secateur.write.atomic import explained
+from secateur.write.atomic import explained, remove_leftovers, scratch_folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,11 +19,11 @@ class State:
 
     Attributes:
         values: The tensors that later calls read, by value.
-        labels: The class of each sample, on the CPU.
+        size: How many samples it is of, those that fill it up included.
     """
 
     values: Mapping[int, Tensor]
-    labels: Tensor
+    size: int
 
     @property
     def size_bytes(self) -> int:
@@ -42,9 +43,11 @@ class Stored:
         self.memory_bytes = memory_bytes
         self.bytes_in_memory = 0
         self.count_on_disk = 0
-        self._folder = folder
+        self._place = Path(folder or tempfile.gettempdir(), "secateur-sweep")
+        remove_leftovers(self._place.parent, self._place)
         self._states: list[State | Path] = []
-        self._disk: tempfile.TemporaryDirectory[str] | None = None
+        self._disk: Path | None = None
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> "Stored":
         return self
@@ -63,7 +66,7 @@ class Stored:
                 yield held
             else:
                 found = torch.load(held, weights_only=True, mmap=False)
-                yield State(found["values"], found["labels"])
+                yield State(found["values"], found["size"])
 
     def add(self, state: State) -> None:
         """Keep a state.
@@ -76,10 +79,10 @@ class Stored:
             self._states.append(state)
             return
         if self._disk is None:
-            self._disk = tempfile.TemporaryDirectory(prefix="secateur-sweep-", dir=self._folder)
-        path = Path(self._disk.name, f"{len(self._states)}.pt")
+            self._disk = self._open.enter_context(scratch_folder(self._place))
+        path = self._disk / f"{len(self._states)}.pt"
         with explained(path):
-            torch.save({"values": dict(state.values), "labels": state.labels}, path)
+            torch.save({"values": dict(state.values), "size": state.size}, path)
         self.count_on_disk += 1
         self._states.append(path)
 
@@ -87,6 +90,5 @@ class Stored:
         """Forget everything, on disk too."""
         self._states.clear()
         self.bytes_in_memory = self.count_on_disk = 0
-        if self._disk is not None:
-            self._disk.cleanup()
-            self._disk = None
+        self._open.close()
+        self._disk = None

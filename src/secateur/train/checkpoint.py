@@ -1,9 +1,10 @@
 """Checkpoints of a training run: no pickle, and complete at every moment.
 
     run/checkpoints.json                  {"last": "epoch-0003", "best": "epoch-0002"}: the pointer
-    run/epoch-0003/weights.safetensors    the model's state dict
-    run/epoch-0003/optimizer.safetensors  momentum, by parameter name
-    run/epoch-0003/state.json             epoch, recipe, history, loss scale
+    run/epoch-0003/weights.safetensors    the state dict of the model, or of its moving average
+    run/epoch-0003/raw.safetensors        that of the model, beside its average
+    run/epoch-0003/optimizer.safetensors  momentum and the like, by parameter name
+    run/epoch-0003/state.json             epoch, recipe, history, loss scale, and digests of all three files
 
 An epoch's folder is filled under a temporary name, renamed, and only then pointed to; replacing the pointer
 is one atomic rename. Folders that are no longer pointed to are deleted afterwards. Whenever the run is
@@ -12,27 +13,31 @@ killed, the pointer names complete checkpoints. Random states need no storing: t
 """
 
 import dataclasses
+import hashlib
 import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from torch import Tensor
+from pydantic import TypeAdapter
+from pydantic_core import from_json
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, RequestError
 from secateur.train.history import EpochRecord, find_best_epoch
-from secateur.write.atomic import atomic_folder, atomic_write
+from secateur.write.atomic import atomic_folder, atomic_write, remove_leftovers
+from secateur.write.digests import DIGEST_BYTES, VALUES, digest_of, digests_of, require_same, signed
 
-_VERSION = 1
+_VERSION = 2
 _POINTER = "checkpoints.json"
+_RECORDS = TypeAdapter(tuple[EpochRecord, ...])
 _FOLDER = re.compile(r"epoch-\d{4,}")
-_UNFINISHED = re.compile(r"\.(epoch-\d{4,}\.[0-9a-f]+\.tmp|checkpoints\.[0-9a-f]+\.tmp\.json)")
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,22 @@ class Checkpoint:
     """All that a run needs to go on after an epoch as if it had never stopped.
 
     Args:
-        weights: The model's state dict.
-        momentum: SGD's momentum buffers by parameter name.
+        weights: The state dict of the model that is kept: the moving average if there is one.
+        optimizer: What the optimizer remembers, by parameter name and key.
         recipe: The settings that decide the result; a run goes on only with the same ones.
         history: One record per epoch so far.
         scaler: State of the loss scale of mixed precision; empty without one.
+        raw: The state dict that is trained, where `weights` are its moving average; else empty.
+        told: What the task remembers of its data.
     """
 
     weights: Mapping[str, Tensor]
-    momentum: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
     recipe: Mapping[str, Any]
     history: tuple[EpochRecord, ...]
     scaler: Mapping[str, Any]
+    raw: Mapping[str, Tensor] = field(default_factory=dict)
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def epoch(self) -> int:
@@ -75,45 +84,25 @@ def write_checkpoint(
     Raises:
         SecateurError: The folder cannot be written; the checkpoints that were there remain.
     """
-    state = {
-        "version": _VERSION,
-        "recipe": dict(checkpoint.recipe),
-        "scaler": dict(checkpoint.scaler),
-        "history": [dataclasses.asdict(record) for record in checkpoint.history],
-    }
-    tensors = {"weights": checkpoint.weights, "optimizer": checkpoint.momentum}
-    epochs = (checkpoint.epoch, find_best_epoch(checkpoint.history))
-    return write_epoch(run, epochs, tensors, state, on_checkpoint)
-
-
-def write_epoch(
-    run: Path,
-    epochs: tuple[int, int],
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    state: Mapping[str, Any],
-    on_checkpoint: Callable[[Path], None] | None = None,
-) -> Path:
-    """Add the folder of an epoch to a run of any kind, point to it, delete what is no longer pointed to.
-
-    Args:
-        run: Folder of the run; made if it is missing.
-        epochs: The last epoch, whose folder this is, and the best one so far.
-        tensors: What goes into `<part>.safetensors`, by part.
-        state: What goes into `state.json`.
-        on_checkpoint: Called with the folder before it gets its name, to add files to it.
-
-    Returns:
-        The new folder.
-
-    Raises:
-        SecateurError: The folder cannot be written; the checkpoints that were there remain.
-    """
-    last, best = (_folder_name(epoch) for epoch in epochs)
+    last, best = (_folder_name(epoch) for epoch in (checkpoint.epoch, find_best_epoch(checkpoint.history)))
+    tensors = {"weights": checkpoint.weights, "optimizer": checkpoint.optimizer}
+    tensors |= {"raw": checkpoint.raw} if checkpoint.raw else {}
     _delete_all_but_pointed_to(run)
     with atomic_folder(run / last) as folder:
+        values = {}
         for part, named in tensors.items():
-            atomic_write(folder / f"{part}.safetensors", _to_bytes(named))
-        atomic_write(folder / "state.json", json.dumps(dict(state), indent=1).encode())
+            content, values[part] = _to_bytes(named)
+            atomic_write(folder / f"{part}.safetensors", content)
+        told = {
+            "version": _VERSION,
+            "recipe": dict(checkpoint.recipe),
+            "scaler": dict(checkpoint.scaler),
+            "told": dict(checkpoint.told),
+            "averaged": bool(checkpoint.raw),
+            "history": [dataclasses.asdict(record) for record in checkpoint.history],
+            "values": values,
+        }
+        atomic_write(folder / "state.json", json.dumps({**told, "digest": _digest(told)}, indent=1).encode())
         if on_checkpoint is not None:
             on_checkpoint(folder)
     atomic_write(run / _POINTER, json.dumps({"last": last, "best": best}).encode())
@@ -122,7 +111,7 @@ def write_epoch(
 
 
 def read_epoch(folder: Path, parts: Iterable[str]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """Read what `write_epoch` wrote.
+    """Read the state and some tensors of a checkpoint.
 
     Args:
         folder: What `last_folder` or `best_folder` returned.
@@ -132,10 +121,10 @@ def read_epoch(folder: Path, parts: Iterable[str]) -> tuple[dict[str, Any], dict
         The state, and the tensors by part, on the CPU.
 
     Raises:
-        CheckpointError: A file is missing, truncated or foreign.
+        CheckpointError: A file is missing, truncated, foreign, or not what was written.
     """
-    tensors = {part: _read_tensors(folder / f"{part}.safetensors") for part in parts}
-    return _read_json(folder / "state.json"), tensors
+    state, values = _read_state(folder / "state.json")
+    return state, {part: _read_tensors(folder / f"{part}.safetensors", values.get(part)) for part in parts}
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -148,24 +137,23 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         The checkpoint, its tensors on the CPU.
 
     Raises:
-        CheckpointError: A file is missing, truncated or foreign.
+        CheckpointError: A file is missing, truncated, foreign, or not what was written.
     """
-    state = _read_json(folder / "state.json")
+    state = read_epoch(folder, ())[0]
     try:
         if state["version"] != _VERSION:
             detail = f"it has version {state['version']}, this secateur reads {_VERSION}"
-            raise CheckpointError(
-                f"cannot read {folder / 'state.json'}", [detail], "use the secateur that wrote it"
-            )
-        records = [
-            EpochRecord(**{**record, "gammas": tuple(record["gammas"])}) for record in state["history"]
-        ]
-        recipe, scaler = dict(state["recipe"]), dict(state["scaler"])
+            do = "start the run anew, or finish it with the secateur that wrote it"
+            raise CheckpointError(f"cannot read {folder / 'state.json'}", [detail], do)
+        records = _RECORDS.validate_python(state["history"])
+        recipe, scaler, told = (dict(state[name]) for name in ("recipe", "scaler", "told"))
+        averaged = bool(state["averaged"])
     except (KeyError, TypeError, ValueError) as error:
         detail = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"{folder / 'state.json'} is no state of a training run", [detail]) from error
-    weights, momentum = (_read_tensors(folder / f"{part}.safetensors") for part in ("weights", "optimizer"))
-    return Checkpoint(weights, momentum, recipe, tuple(records), scaler)
+    tensors = read_epoch(folder, ("weights", "optimizer", *(("raw",) if averaged else ())))[1]
+    raw = tensors.get("raw", {})
+    return Checkpoint(tensors["weights"], tensors["optimizer"], recipe, records, scaler, raw, told)
 
 
 def last_folder(run: Path | str) -> Path | None:
@@ -174,7 +162,7 @@ def last_folder(run: Path | str) -> Path | None:
 
 
 def best_folder(run: Path | str) -> Path | None:
-    """Find the checkpoint of the epoch with the best validation accuracy; None if the run has none yet."""
+    """Find the checkpoint of the epoch that validated best; None if the run has none yet."""
     return _pointed_to(Path(run), "best")
 
 
@@ -206,15 +194,55 @@ def checkpoints_to_resume(run: Path, *, resume: bool, overwrite: bool) -> tuple[
     return last, best
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read the state dict of one checkpoint; raises `CheckpointError` for a missing or truncated file."""
-    return _read_tensors(folder / "weights.safetensors")
+def require_pointed(last: Path, best: Path, epochs: tuple[int, int]) -> None:
+    """Refuse a pointer that names other epochs than the history of the last one does.
+
+    Args:
+        last: What `last_folder` returned.
+        best: What `best_folder` returned.
+        epochs: The last epoch and the best one, by the history.
+
+    Raises:
+        CheckpointError: They differ.
+    """
+    wanted = tuple(map(_folder_name, epochs))
+    if (last.name, best.name) != wanted:
+        detail = f"it names {last.name} and {best.name}, by the history they are {wanted[0]} and {wanted[1]}"
+        do = "the folder was edited or mixed with another: start the run anew"
+        raise CheckpointError(f"{last.parent / _POINTER} does not fit the run", [detail], do)
+
+
+def require_same_recipe(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse to go on with other settings than a run was started with, naming the differences."""
+    names = [*asked, *(name for name in saved if name not in asked)]
+    differences = [
+        f"{name}: {saved.get(name)} in the checkpoint, {asked.get(name)} asked for"
+        for name in names
+        if saved.get(name) != asked.get(name)
+    ]
+    if differences:
+        do = "ask for the same settings, or start another run from its weights"
+        raise RequestError(f"cannot resume {folder} with other settings", differences, do)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Fill a model; raises `CheckpointError` if the weights are of another architecture."""
+    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    found = {name: list(value.shape) for name, value in weights.items()}
+    differing = [name for name in [*expected, *found] if expected.get(name) != found.get(name)]
+    if differing:
+        name = differing[0]
+        shapes = f"{name} is {found.get(name, 'absent')}, the model has {expected.get(name, 'none')}"
+        detail = f"first difference: {shapes}"
+        do = "build the architecture that the run was started with"
+        raise CheckpointError(f"{source} was made for another architecture", [detail], do)
+    model.load_state_dict(dict(weights))
 
 
 def _pointed_to(run: Path, word: str) -> Path | None:
     if not (run / _POINTER).is_file():
         return None
-    name = _read_json(run / _POINTER).get(word)
+    name = read_json(run / _POINTER).get(word)
     if not isinstance(name, str) or not _FOLDER.fullmatch(name) or not (run / name).is_dir():
         detail = f"its {word!r} is {name!r}"
         raise CheckpointError(
@@ -231,38 +259,60 @@ def _delete_all_but_pointed_to(run: Path) -> None:
     """Delete old checkpoints and what killed runs left half-written."""
     keep = {last_folder(run), best_folder(run)}
     for entry in run.iterdir() if run.is_dir() else ():
-        old = _FOLDER.fullmatch(entry.name) and entry not in keep
-        if not old and not _UNFINISHED.fullmatch(entry.name):
-            continue
-        if entry.is_dir():
+        if _FOLDER.fullmatch(entry.name) and entry.is_dir() and entry not in keep:
             shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
+    remove_leftovers(run)
 
 
-def _to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+def _to_bytes(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
+    """A safetensors file, and the digest of all that it holds."""
     # Copies, because tied weights share memory, which safetensors refuses.
     copies = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    return safetensors.torch.save(copies)
+    metadata = signed({"format": "pt"}, {name: digest_of(name, copy) for name, copy in copies.items()})
+    return safetensors.torch.save(copies, metadata), metadata[VALUES]
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path, values: str | None) -> dict[str, Tensor]:
+    """Read tensors that are those which the state speaks of; an older state speaks of none."""
+    do = "start the run anew"
+    if not path.is_file():
+        raise CheckpointError(f"cannot read {path}: no such file", do=do)
     try:
-        return safetensors.torch.load(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is truncated or foreign", [str(error)], "start the run anew"
-        ) from error
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is truncated or foreign", [str(error)], do) from error
+    require_same(path, digests_of(path, metadata), tensors)
+    if values not in (None, metadata.get(VALUES)):
+        raise CheckpointError(f"{path} is not what was written with {path.parent / 'state.json'}", do=do)
+    return tensors
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a state and the digests of the tensors beside it; those of older versions had none."""
+    state = read_json(path)
+    if not {"digest", "values"} & state.keys():
+        return state, {}
+    digest = state.pop("digest", None)
+    if digest != _digest(state) or not isinstance(state.get("values"), dict):
+        detail = "its digest is of another state: it was edited or damaged"
+        raise CheckpointError(f"{path} is not what was written", [detail], "start the run anew")
+    return state, state.pop("values")
+
+
+def _digest(told: Mapping[str, Any]) -> str:
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raises `CheckpointError` for a file that is missing or holds none."""
     try:
-        content = json.loads(path.read_bytes())
+        content = from_json(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:

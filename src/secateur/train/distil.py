@@ -1,14 +1,16 @@
 """Distillation: a cut network learns from the one it was cut from, beside the labels.
 
-    loss = (1 - w) CE(s, labels) + w T^2 KL(softmax(t / T) || softmax(s / T)) + f mean_l d_l
+    loss = (1 - w) task(s, labels) + w distance(s, t) + f mean_l d_l
     d_l  = |s_l - t_l|^2 / |t_l|^2
 
-s and t are the logits of student and teacher, T the temperature: a high one shows how the teacher ranks the
-wrong classes. The gradients of the soft part shrink with 1 / T^2, hence the factor. s_l and t_l are what
-layer l returns, the teacher's at the channels that the student has kept. No projection is learned between the
-two: a pruned network's channels *are* channels of its teacher, and the plan says which.
+s and t are the outputs of student and teacher; how far one is from the other is for the task to say. With
+classes it is T^2 KL(softmax(t / T) || softmax(s / T)), T the temperature: a high one shows how the teacher
+ranks the wrong ones. The gradients of the soft part shrink with 1 / T^2, hence the factor. s_l and t_l are
+what layer l returns, the teacher's at the channels that the student has kept, or what two blocks return. No
+projection is learned between the two: a pruned network's channels *are* channels of its teacher, and the plan
+says which.
 
-The teacher runs in eval mode on the same augmented images, without gradients.
+The teacher runs in eval mode on the same augmented samples, without gradients.
 
 References:
     Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
@@ -19,6 +21,7 @@ References:
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,12 +29,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from secateur.capture.layouts import memory_format
 from secateur.errors import RequestError
-from secateur.train.classifier import Data, logits_of
-from secateur.train.config import FitConfig
 from secateur.train.features import channel_dim
+from secateur.train.task import Part, Task, run_on
 from secateur.write.rows import fingerprint_of
 
 if TYPE_CHECKING:
@@ -48,10 +50,13 @@ class Distillation:
     Args:
         teacher: The network to learn from, usually the dense one; not changed.
         temperature: Divides the logits of both, above 0; 1 compares the probabilities themselves.
-        weight: Share of the soft targets in the loss, from 0 (labels alone) to 1 (the teacher alone).
+        weight: Share of the teacher's output in the loss, from 0 (labels alone) to 1 (the teacher alone).
         features: For each layer to match, the teacher's channels that the student has, in the student's
-            order: what `secateur.train.matching_channels` finds in a plan. Empty matches logits alone.
-        feature_weight: Factor of the features' distance, at least 0.
+            order: what `secateur.train.matching_channels` finds in a plan. Empty matches outputs alone.
+        feature_weight: Factor of the distance of features and blocks, at least 0.
+        labels: Factor of the labels' loss (default: 1 - weight); with it the weight may be above 1.
+        blocks: Modules of the student whose whole outputs are to match, to the names that they have in the
+            teacher, such as `{"layers.3": "layers.5"}` after blocks were dropped.
 
     Raises:
         RequestError: A number makes no sense.
@@ -70,14 +75,20 @@ class Distillation:
     weight: float = 0.9
     features: Mapping[str, Sequence[int]] = field(default_factory=dict)
     feature_weight: float = 1.0
+    labels: float | None = None
+    blocks: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
             what = f"the temperature is {self.temperature:g}"
             raise RequestError(what, ["allowed: above 0"], "pass one such as 4")
-        if not 0 <= self.weight <= 1:
+        highest = 1.0 if self.labels is None else math.inf
+        if not 0 <= self.weight <= highest or self.weight == math.inf:
             what = f"the weight of the teacher is {self.weight:g}"
-            raise RequestError(what, ["allowed: 0 to 1"], "pass a share such as 0.9")
+            raise RequestError(what, ["allowed: 0 to 1, or more beside labels"], "pass a share such as 0.9")
+        if self.labels is not None and not 0 <= self.labels < math.inf:
+            what = f"the weight of the labels is {self.labels:g}"
+            raise RequestError(what, ["allowed: 0 or more"], "pass one such as 1")
         if not 0 <= self.feature_weight < float("inf"):
             what = f"the weight of the features is {self.feature_weight:g}"
             raise RequestError(what, ["allowed: 0 or more"], "pass one such as 1")
@@ -109,116 +120,89 @@ def soft_targets(
     return distance * temperature**2
 
 
-class Teacher:
-    """A frozen copy of a network on Fabric's device, run in eval mode and without gradients.
-
-    Args:
-        fabric: The set-up of the run.
-        model: The network; not changed.
-        layout: Memory format of its weights.
-    """
-
-    def __init__(self, fabric: "Fabric", model: nn.Module, layout: torch.memory_format) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.model.to(memory_format=layout)
-        self.module: Any = fabric.setup(self.model)
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Any:
-        """What the network computes."""
-        return self.module(images)
-
-
 class Distiller:
-    """Runs student and teacher on the same images.
+    """Runs student and teacher on the same samples.
 
     Args:
         distillation: What is learned.
         student: The copy of the model that is trained, inside of Fabric's wrapper.
         fabric: The set-up of the run.
-        data: Where the images come from; the teacher is tried on two of them.
-        config: The run's settings.
+        task: What says how far two outputs are apart.
+        layout: Memory format of the teacher's weights.
 
     Raises:
-        RequestError: The teacher is no classifier of these images, or a layer to match is missing.
+        RequestError: A layer or block to match is missing.
     """
 
     def __init__(
-        self, distillation: Distillation, student: nn.Module, fabric: "Fabric", data: Data, config: FitConfig
+        self,
+        distillation: Distillation,
+        student: nn.Module,
+        fabric: "Fabric",
+        task: Task,
+        layout: torch.memory_format,
     ) -> None:
-        self.distillation = distillation
-        self.student = student
-        self.classes = data.train.num_classes
-        layout = memory_format(student, channels_last=config.channels_last)
-        self.teacher = Teacher(fabric, distillation.teacher, layout)
-        self._require_teacher(data)
-        named = {
-            "student": dict(student.named_modules()),
-            "teacher": dict(self.teacher.model.named_modules()),
-        }
-        for layer in distillation.features:
-            for who, modules in named.items():
-                if layer not in modules:
+        self.distillation, self.student, self.task = distillation, student, task
+        self.labels = 1 - distillation.weight if distillation.labels is None else distillation.labels
+        self.teacher = copy.deepcopy(distillation.teacher).eval().requires_grad_(False)
+        self.teacher.to(memory_format=layout)
+        self.module: Any = fabric.setup(self.teacher)
+        ours, theirs = dict(student.named_modules()), dict(self.teacher.named_modules())
+        pairs = [(layer, layer, kept) for layer, kept in distillation.features.items()]
+        wanted = [*pairs, *((one, other, None) for one, other in distillation.blocks.items())]
+        for one, other, _ in wanted:
+            for who, name, modules in (("student", one, ours), ("teacher", other, theirs)):
+                if name not in modules:
                     do = "match layers that both have, as matching_channels finds them"
-                    raise RequestError(f"the {who} has no layer '{layer}' to match features of", do=do)
+                    raise RequestError(f"the {who} has no layer '{name}' to match features of", do=do)
         self._layers = [
-            (named["student"][layer], named["teacher"][layer], torch.tensor(list(kept)))
-            for layer, kept in distillation.features.items()
+            _Pair(name, ours[name], theirs[other], None if kept is None else torch.tensor(list(kept)))
+            for name, other, kept in wanted
         ]
 
-    def _require_teacher(self, data: Data) -> None:
-        images, _ = next(iter(data.validation.batches(2)))
-        device = next((parameter.device for parameter in self.teacher.model.parameters()), None)
-        try:
-            logits_of(self.teacher, images.to(device), self.classes)
-        except Exception as error:
-            what = f"the teacher does not accept images of shape {list(images.shape)}, or returns no logits"
-            first_line = str(error).partition("\n")[0]
-            do = "choose a teacher that was trained on this data set"
-            raise RequestError(what, [f"{type(error).__name__}: {first_line}"], do) from error
+    def require(self, part: Part) -> None:
+        """Refuse a teacher that is of no use for these samples."""
+        self.task.require(self.teacher, part, "teacher")
 
-    def run(self, module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    def run(self, module: nn.Module, inputs: Any) -> tuple[Any, Tensor | None]:
         """Run both networks.
 
         Args:
             module: The student as Fabric wrapped it.
-            images: A batch.
+            inputs: What both take.
 
         Returns:
-            The student's logits, and its weighted distance to the teacher.
+            The student's output, and its weighted distance to the teacher; None where that counts nothing.
         """
         asked = self.distillation
-        with _heard([one for one, _, _ in self._layers]) as ours:
-            logits = logits_of(module, images, self.classes)
-        with _heard([other for _, other, _ in self._layers]) as theirs:
-            wanted = logits_of(self.teacher, images, self.classes)
-        if wanted.shape != logits.shape:
-            raise RequestError(
-                f"the teacher tells {wanted.shape[1]} classes apart, the student {logits.shape[1]}",
-                do="choose a teacher with the same classes",
-            )
-        distance = asked.weight * soft_targets(logits, wanted, asked.temperature)
+        with _heard([pair.student for pair in self._layers]) as ours:
+            output = run_on(module, inputs)
+        with _heard([pair.teacher for pair in self._layers]) as theirs, torch.no_grad():
+            wanted = run_on(self.module, inputs)
+        distance: Tensor | None = None
+        if asked.weight:
+            apart = self.task.distance(self.student, output, wanted, asked.temperature)
+            distance = asked.weight * apart
         if self._layers and asked.feature_weight:
-            apart = [
-                _apart(one, ours[one], theirs[other], kept, layer)
-                for (one, other, kept), layer in zip(self._layers, asked.features, strict=True)
-            ]
-            distance = distance + asked.feature_weight * torch.stack(apart).mean()
-        return logits, distance
+            apart = torch.stack([pair.apart(ours, theirs) for pair in self._layers]).mean()
+            distance = asked.feature_weight * apart + (0 if distance is None else distance)
+        return output, distance
 
     def blend(self, loss: Tensor, distance: Tensor | None) -> Tensor:
         """The loss to descend: labels and teacher."""
-        return loss if distance is None else (1 - self.distillation.weight) * loss + distance
+        return self.labels * loss if distance is None else self.labels * loss + distance
 
     @property
     def recipe(self) -> dict[str, Any]:
         """What decides the effect of the teacher: a run goes on only with the same."""
         asked = self.distillation
         return {
-            "teacher": fingerprint_of(self.teacher.model.state_dict()),
+            "teacher": fingerprint_of(self.teacher.state_dict()),
             "temperature": asked.temperature,
             "teacher weight": asked.weight,
+            "label weight": self.labels,
             "features": sorted(asked.features),
+            "blocks": dict(asked.blocks),
             "feature weight": asked.feature_weight,
         }
 
@@ -232,7 +216,7 @@ def _heard(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Any]]:
     outputs: dict[nn.Module, Any] = {}
 
     def hear(module: nn.Module, _: Any, output: Any) -> None:
-        outputs[module] = output.clone() if isinstance(output, Tensor) else output
+        outputs[module] = pytree.tree_map_only(Tensor, Tensor.clone, output)
 
     handles = [module.register_forward_hook(hear) for module in modules]
     try:
@@ -242,13 +226,42 @@ def _heard(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Any]]:
             handle.remove()
 
 
-def _apart(module: nn.Module, ours: Tensor, theirs: Tensor, kept: Tensor, layer: str) -> Tensor:
-    dim = channel_dim(module) % ours.ndim
-    theirs = theirs.index_select(dim, kept.to(theirs.device)).float()
-    if ours.shape != theirs.shape:
-        raise RequestError(
-            f"layer {layer} of the student returns {list(ours.shape)}, its teacher's {list(theirs.shape)} at "
-            "the kept channels",
-            do="match layers that follow the plan between student and teacher",
-        )
-    return (ours.float() - theirs).square().mean() / theirs.square().mean().clamp(min=_TINY)
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Two modules to match.
+
+    Attributes:
+        name: Of the student's.
+        student: Its module.
+        teacher: The teacher's.
+        kept: The teacher's channels that the student has; None for all of a block.
+    """
+
+    name: str
+    student: nn.Module
+    teacher: nn.Module
+    kept: Tensor | None
+
+    def apart(self, ours: Mapping[nn.Module, Any], theirs: Mapping[nn.Module, Any]) -> Tensor:
+        """The relative squared distance of their outputs."""
+        one, other = _first(ours.get(self.student), self.name), _first(theirs.get(self.teacher), self.name)
+        where = ""
+        if self.kept is not None:
+            dim = channel_dim(self.student) % one.ndim
+            other, where = other.index_select(dim, self.kept.to(other.device)), " at the kept channels"
+        if one.shape != other.shape:
+            raise RequestError(
+                f"layer {self.name} of the student returns {list(one.shape)}, its teacher's "
+                f"{list(other.shape)}{where}",
+                do="match layers that follow the plan between student and teacher",
+            )
+        one, other = one.float(), other.float()
+        return (one - other).square().mean() / other.square().mean().clamp(min=_TINY)
+
+
+def _first(output: Any, name: str) -> Tensor:
+    """What a module returned: its tensor, or the first of several."""
+    first = next((leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), None)
+    if first is None:
+        raise RequestError(f"{name} did not run or returned no tensor", do="match layers that run every time")
+    return first

@@ -1,19 +1,18 @@
-"""How good a classifier is on one part of a data set."""
+"""How good a network is on one part of a data set."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from secateur.train.classifier import (
-    Part,
-    logits_of,
-    make_fabric,
-    require_classifier,
-    surroundings,
-)
+from secateur.capture.layouts import in_layout
+from secateur.train.device import make_fabric, surroundings
+from secateur.train.figures import Figures
+from secateur.train.task import Part, Task, run_on, tasks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -72,45 +71,81 @@ def evaluate(
         >>> evaluation.n, 0 <= evaluation.accuracy <= 1
         (359, True)
     """
+    task = tasks["classification"]
+    found = judge(
+        model, part, task, batch_size=batch_size, device=device, precision=precision, threads=threads
+    )
+    per_class: Sequence[float | None] = found.details["accuracy per class"]
+    return Evaluation(found.values["accuracy"], found.values["loss"], tuple(per_class), found.count)
+
+
+def judge(
+    model: nn.Module,
+    part: Part,
+    task: Task,
+    *,
+    batch_size: int = 256,
+    device: str = "auto",
+    precision: str = "32-true",
+    threads: int | None = None,
+) -> Figures:
+    """Measure how good a network is on one part of a task's data.
+
+    Args:
+        model: The network; it is copied, so its device, mode and memory format stay what they are.
+        part: Such as `parts.test`.
+        task: What the network is for.
+        batch_size: Samples per batch.
+        device: As for `evaluate`.
+        precision: As for `evaluate`.
+        threads: Threads of the CPU; None leaves torch's setting.
+
+    Returns:
+        The task's figures, the deciding one first.
+
+    Raises:
+        RequestError: The model does not accept the samples, or the device is absent.
+    """
     fabric = make_fabric(device, precision)
     model = copy.deepcopy(model).to(memory_format=torch.channels_last)
     module = fabric.setup_module(model)
     with surroundings(fabric, threads):
-        require_classifier(module, part)
-        return evaluate_module(fabric, module, part, batch_size, torch.channels_last)
+        task.require(module, part)
+        return judge_module(fabric, module, part, task, batch_size, torch.channels_last)
 
 
-def evaluate_module(
-    fabric: "Fabric", module: nn.Module, part: Part, batch_size: int, layout: torch.memory_format
-) -> Evaluation:
-    """Classify all images with a module that Fabric has set up; leaves it in eval mode.
+def judge_module(
+    fabric: "Fabric", module: Any, part: Part, task: Task, batch_size: int, layout: torch.memory_format
+) -> Figures:
+    """Measure a module that Fabric has set up; leaves it in eval mode.
 
     Args:
         fabric: The set-up.
         module: What `fabric.setup_module` returned.
-        part: The images.
-        batch_size: Images per batch.
-        layout: Memory format of the images.
+        part: The samples.
+        task: What the network is for.
+        batch_size: Samples per batch.
+        layout: Memory format of images.
 
     Returns:
-        Accuracy (a share), loss, and accuracy per class.
+        The task's figures.
     """
-    from torchmetrics.functional.classification import multiclass_confusion_matrix  # seconds of imports
-
     module.eval()
-    classes = part.num_classes
-    loss = torch.zeros((), dtype=torch.float64)
-    confusion: Tensor | None = None
+    meter = task.meter(module.module, part)
     with torch.inference_mode():
-        for images, labels in part.batches(batch_size):
-            images = fabric.to_device(images.contiguous(memory_format=layout))
-            labels = fabric.to_device(labels)
-            logits = logits_of(module, images, classes)
-            loss += nn.functional.cross_entropy(logits, labels, reduction="sum").cpu().double()
-            counts = multiclass_confusion_matrix(logits.argmax(1), labels, logits.shape[1]).cpu()
-            confusion = counts if confusion is None else confusion + counts
-    assert confusion is not None  # a part is never empty, see require_classifier
-    right, totals = confusion.diagonal()[:classes].tolist(), confusion.sum(1)[:classes].tolist()
-    n = sum(totals)
-    per_class = tuple(hit / total if total else None for hit, total in zip(right, totals, strict=True))
-    return Evaluation(sum(right) / n, loss.item() / n, per_class, n)
+        for batch in part.batches(batch_size):
+            moved = fabric.to_device(batch)
+            meter.add(run_on(module, laid_out(task.inputs(moved), layout)), moved)
+    return meter.figures()
+
+
+def laid_out(inputs: Any, layout: torch.memory_format) -> Any:
+    """Inputs in a memory format, as far as they have the four dims of images.
+
+    Example:
+        >>> laid_out(torch.zeros(1, 3, 4, 4), torch.channels_last).stride()
+        (48, 1, 12, 3)
+    """
+    return pytree.tree_map_only(
+        Tensor, lambda leaf: in_layout(leaf, layout) if leaf.dim() == 4 else leaf, inputs
+    )

@@ -91,6 +91,7 @@ def matching_channels(
             do = "name layers that student and teacher both have"
             raise RequestError(f"no layer with features to match fits '{pattern}'", [known], do)
         for name in fitting:
+            _require_same_name(name, plan, teacher_plan)
             found[name] = _kept(name, layers[name], plan, teacher_plan)
     return found
 
@@ -99,6 +100,16 @@ def _shaped_like_output(name: str, module: nn.Module) -> str | None:
     """A parameter whose first dim is the layer's output channels."""
     tensor = next((kind for kind in ("bias", "weight") if getattr(module, kind, None) is not None), None)
     return None if tensor is None else f"{name}.{tensor}"
+
+
+def _require_same_name(layer: str, plan: Plan, teacher_plan: Plan | None) -> None:
+    """Refuse a layer that stands behind one that has left its list: the other network has it elsewhere."""
+    for one in (plan, teacher_plan):
+        if one is not None and one.renamed(layer) != layer:
+            raise RequestError(
+                f"layer {layer} of the uncut network is {one.renamed(layer)} after blocks were dropped",
+                do="match layers that have one name in both networks, such as those before the first block",
+            )
 
 
 def _kept(layer: str, tensor: str, plan: Plan, teacher_plan: Plan | None) -> tuple[int, ...]:

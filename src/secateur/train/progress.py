@@ -3,6 +3,7 @@
 All of it goes to standard error; standard output belongs to results.
 """
 
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +16,9 @@ from secateur.errors import RequestError
 from secateur.penalise.sparsity import GAMMA_EDGES
 from secateur.train.config import FitConfig
 from secateur.train.history import EpochRecord
+
+_WORTH_TELLING = 10
+"""Seconds to go from which on an epoch's line says how long the rest will take."""
 
 
 class Reporter:
@@ -61,8 +65,10 @@ class Reporter:
             self.line(f"epoch {self._epoch}/{self._config.epochs}  step {step + 1}/{self._steps}")
 
     def end_epoch(self, record: EpochRecord) -> None:
-        """Write the epoch's line and its TensorBoard events."""
-        self.line(str(record))
+        """Write the epoch's line, with what is left, and its TensorBoard events."""
+        left = (self._config.epochs - record.epoch) * record.seconds
+        estimate = f"  about {timedelta(seconds=round(left))} left" if left >= _WORTH_TELLING else ""
+        self.line(f"{record}{estimate}")
         if self._tensorboard is not None:
             self._tensorboard.add(record)
 
@@ -92,11 +98,18 @@ class TensorBoard:
 
     def add(self, record: EpochRecord) -> None:
         """Add the events of one epoch, with the epoch as the step."""
-        for name in ("lr", "penalty", "near_zero_share"):
-            self._writer.add_scalar(name, getattr(record, name), record.epoch)
-        for part in ("train", "val"):
-            for figure in ("loss", "accuracy"):
-                self._writer.add_scalar(f"{figure}/{part}", getattr(record, f"{part}_{figure}"), record.epoch)
+        scalars = {
+            name: getattr(record, name) for name in ("lr", "penalty", "distillation", "near_zero_share")
+        }
+        scalars |= {"loss/train": record.train_loss}
+        if len(record.losses) > 1:
+            scalars |= {f"loss/train {name}": value for name, value in record.losses.items()}
+        scalars |= {f"{name}/train": value for name, value in record.watched.items()}
+        scalars |= (
+            {f"{name}/val": value for name, value in record.figures.values.items()} if record.figures else {}
+        )
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, record.epoch)
         if any(record.gammas):
             self._add_histogram(record)
         self._writer.flush()

@@ -1,36 +1,43 @@
 """Saved models: weights as safetensors, the plan as JSON, no pickle anywhere.
 
-    half/weights.safetensors   the values; its metadata holds a hash of the plan
+    half/weights.safetensors   the values; its metadata holds a hash of the plan and digests of the values
     half/plan.json             which architecture, and what was kept of it
 
-Both are renamed into place. Should a run be killed between the two renames, the hash no longer fits and
-`load` says so instead of mixing two models. What `sc.stream` cut has its values in `model.safetensors`, or in
-several files with an index, and loads in the same way.
+Both are renamed into place. Should a run be killed between the two renames, the hash fits the plan that
+waits under its temporary name, and whoever reads the folder next finishes the renaming. What `sc.stream` cut
+has its values in `model.safetensors`, or in several files with an index, and loads in the same way.
 """
 
+import contextlib
 import hashlib
+import json
 import os
 import pickle
 import re
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from secateur.errors import CheckpointError
-from secateur.plans.plan import Plan, unsaved_names
-from secateur.write.atomic import atomic_write
-from secateur.write.masked import put_masks
+from secateur.errors import CheckpointError, RequestError
+from secateur.mask.state import put_masks
+from secateur.plans.plan import Plan
+from secateur.write.atomic import atomic_write, leftovers
+from secateur.write.digests import digest_of, digests_of, require_same, signed
+from secateur.write.empty import filled
+from secateur.write.filling import load_state, retype, unsaved_types
 from secateur.write.packed import pack, unpack
 from secateur.write.shards import INDEX, SINGLE, SUFFIX, open_shards, opened
 
 WEIGHTS = "weights.safetensors"
 PLAN = "plan.json"
+_PLAN_HASH, _UNSAVED = "secateur_plan", "secateur_unsaved"
+_WORDS = TypeAdapter(dict[str, str])
 
 
 def save_model(model: nn.Module, plan: Plan, folder: Path | str, *, packed: bool = False) -> Path:
@@ -49,12 +56,17 @@ def save_model(model: nn.Module, plan: Plan, folder: Path | str, *, packed: bool
         SecateurError: The folder cannot be written; what was there is untouched.
     """
     path = Path(folder)
+    with contextlib.suppress(OSError, CheckpointError):
+        _finished_plan(path)  # what is there must outlive this save, should it fail
     text = plan.to_json().encode()
-    metadata = {"format": "pt", "secateur_plan": hashlib.sha256(text).hexdigest()}
+    metadata = {"format": "pt", _PLAN_HASH: hashlib.sha256(text).hexdigest()}
+    if types := unsaved_types(model):
+        metadata[_UNSAVED] = json.dumps(types)
     tensors = _without_ties(model)
     if packed:
         tensors, described = pack(tensors)
         metadata |= described
+    metadata = signed(metadata, {name: digest_of(name, tensor) for name, tensor in tensors.items()})
 
     def write_both(file: Path) -> None:
         # The small file takes its room before the large one replaces anything: a full disk harms neither.
@@ -63,6 +75,42 @@ def save_model(model: nn.Module, plan: Plan, folder: Path | str, *, packed: bool
 
     atomic_write(path / PLAN, write_both)
     return path
+
+
+def require_same_model(folder: Path | str, plan: Plan) -> None:
+    """Refuse to save over another model than the one of a plan; earlier values of the same one may go.
+
+    Raises:
+        RequestError: The folder holds a model that another plan makes, or one of which nobody can tell.
+    """
+    path = Path(folder)
+    if not any((path / name).exists() for name in (PLAN, WEIGHTS)):
+        return
+    try:
+        there = load_plan(path)
+    except CheckpointError as error:
+        raise _occupied(path, f"a model whose plan cannot be read: {error.what}") from error
+    if not there.makes_what(plan):
+        raise _occupied(path, f"another model: {told(there)}, and what is to be saved is {told(plan)}")
+
+
+def _occupied(path: Path, what: str) -> RequestError:
+    do = "name another folder, or overwrite it: overwrite=True, --overwrite"
+    return RequestError(f"{path} holds {what}", ["its weights would be lost"], do)
+
+
+def told(plan: Plan) -> str:
+    """What a plan makes, in some words.
+
+    Example:
+        >>> from secateur.plans.plan import identity_plan
+        >>> told(identity_plan(nn.Linear(2, 3), "", {}))
+        'Linear, uncut, of 9 parameters'
+    """
+    links = [link for link in plan.chain if link.changes_model]
+    if not links:
+        return f"{plan.model}, uncut, of {plan.params:,} parameters"
+    return f"{plan.model} after {', '.join(str(link.requested) for link in links)}"
 
 
 def _write_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:
@@ -94,25 +142,41 @@ def _without_ties(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def load_model(folder: Path | str, architecture: nn.Module) -> nn.Module:
+def load_model(folder: Path | str, architecture: nn.Module, *, verify: bool = True) -> nn.Module:
     """Read a saved model.
 
     Args:
         folder: What `save_model` wrote.
         architecture: The uncut architecture; its values do not matter, and it is not changed. It may be on
-            the meta device; the new model's parameters lie on the CPU then.
+            the meta device; the new model's parameters lie on the CPU then, and so do the buffers that no
+            checkpoint holds: their modules compute them anew. Its floating-point types do not matter either:
+            tensors come back in the types that they were saved in.
+        verify: Compare the values with the digests that were saved with them; False takes them as they are.
 
     Returns:
         A new model of the same class with the saved widths and weights.
 
     Raises:
-        CheckpointError: A file is missing, truncated or foreign, or the plan is for another architecture.
+        CheckpointError: A file is missing, truncated, damaged or foreign, or the plan is for another
+            architecture.
     """
-    plan, tensors = read_saved(folder)
-    model = apply_saved(plan, architecture, folder)
+    plan, tensors = read_saved(folder, verify=verify)
+    model = apply_saved(plan, filled(architecture, plan.first.ties), folder)
     put_masks(model, tensors)
-    load_state(model, tensors, weights_of(folder))
+    weights = weights_of(folder)
+    load_state(model, tensors, weights, exact=True)
+    if weights.suffix == SUFFIX:
+        with opened(weights) as file:
+            retype(model, _unsaved_types(weights, file.metadata() or {}))
     return model
+
+
+def _unsaved_types(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
+    try:
+        return _WORDS.validate_json(metadata.get(_UNSAVED, "{}"))
+    except ValidationError as error:
+        what = f"cannot load {path}: its header does not say what types its buffers have"
+        raise CheckpointError(what, do="the file is damaged; save the model again") from error
 
 
 def weights_of(folder: Path | str) -> Path:
@@ -122,15 +186,20 @@ def weights_of(folder: Path | str) -> Path:
     return next(found, path / WEIGHTS)
 
 
-def read_saved(folder: Path | str) -> tuple[Plan, Mapping[str, Tensor]]:
+def read_saved(folder: Path | str, *, verify: bool = True) -> tuple[Plan, Mapping[str, Tensor]]:
     """Read the plan and the tensors of a saved model, which must be of one save.
+
+    Args:
+        folder: What `save_model` or `stream` wrote.
+        verify: Compare the tensors with their digests.
 
     Raises:
         CheckpointError: A file is missing, truncated, edited or foreign.
     """
     path = Path(folder)
     text = _plan_text(path)
-    return Plan.from_json(text, str(path / PLAN)), read_state(weights_of(path), plan_text=text)
+    plan = Plan.from_json(text, str(path / PLAN))
+    return plan, read_state(weights_of(path), plan_text=text, verify=verify)
 
 
 def apply_saved(plan: Plan, architecture: nn.Module, folder: Path | str) -> nn.Module:
@@ -143,7 +212,15 @@ def apply_saved(plan: Plan, architecture: nn.Module, folder: Path | str) -> nn.M
         return plan.apply(architecture)
     except CheckpointError as error:
         raise CheckpointError(f"cannot load {folder}: {error.what}", error.context, error.do) from error
-    except (LookupError, AttributeError, TypeError, ValueError, MemoryError) as error:
+    except (
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        MemoryError,
+        ArithmeticError,
+    ) as error:
         raise CheckpointError(
             f"cannot load {folder}: its {PLAN} contradicts itself",
             [f"{type(error).__name__}: {error}"],
@@ -161,10 +238,26 @@ def load_plan(folder: Path | str) -> Plan:
     return Plan.from_json(_plan_text(path), str(path / PLAN))
 
 
+def _finished_plan(folder: Path) -> bytes | None:
+    """The plan of a save that was killed once its weights had their name: it is given its own now."""
+    waiting = leftovers(folder, folder / PLAN)
+    if not waiting or not (folder / WEIGHTS).is_file():
+        return None
+    with opened(folder / WEIGHTS) as file:
+        wanted = (file.metadata() or {}).get(_PLAN_HASH)
+    for temporary in waiting:
+        text = temporary.read_bytes()
+        if hashlib.sha256(text).hexdigest() == wanted:
+            with contextlib.suppress(OSError):  # a folder that may only be read is read all the same
+                temporary.replace(folder / PLAN)
+            return text
+    return None
+
+
 def _plan_text(folder: Path) -> bytes:
     do = "pass a folder that secateur saved"
     try:
-        return (folder / PLAN).read_bytes()
+        return _finished_plan(folder) or (folder / PLAN).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         if not folder.is_dir():
             what = "is a file, not a folder" if folder.is_file() else "no such folder"
@@ -177,7 +270,9 @@ def _plan_text(folder: Path) -> bytes:
         raise CheckpointError(f"cannot load {folder}: {error.strerror or error}", do=do) from error
 
 
-def read_state(path: Path | str, plan_text: bytes | None = None) -> Mapping[str, Tensor]:
+def read_state(
+    path: Path | str, plan_text: bytes | None = None, *, verify: bool = True
+) -> Mapping[str, Tensor]:
     """Read the tensors of a checkpoint without executing anything.
 
     Args:
@@ -185,13 +280,14 @@ def read_state(path: Path | str, plan_text: bytes | None = None) -> Mapping[str,
             time; or a state dict that `torch.save` wrote, in which anything but tensors is refused
             (`weights_only=True`).
         plan_text: If given, the plan that the tensors must belong to.
+        verify: Compare the tensors with the digests that a file of ours holds.
 
     Raises:
-        CheckpointError: The file is missing, truncated, foreign, or belongs to another plan.
+        CheckpointError: The file is missing, truncated, foreign, damaged, or belongs to another plan.
     """
     path = Path(path)
     if path.is_dir() or path.suffix == ".json":
-        shards = open_shards(path)
+        shards = open_shards(path, verify=verify)
         _require_plan(path, shards.plan_hashes, plan_text)
         return shards
     if not path.is_file():
@@ -201,7 +297,9 @@ def read_state(path: Path | str, plan_text: bytes | None = None) -> Mapping[str,
     with opened(path) as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    _require_plan(path, {metadata.get("secateur_plan")}, plan_text)
+    _require_plan(path, {metadata.get(_PLAN_HASH)}, plan_text)
+    if verify:
+        require_same(path, digests_of(path, metadata), tensors)
     return unpack(tensors, metadata)
 
 
@@ -253,78 +351,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 def _is_pickle(path: Path) -> bool:
     """Whether a file is an archive, or starts as a pickle of protocol 2 or later does."""
     with path.open("rb") as file:
-        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
-
-
-def load_state(model: nn.Module, tensors: Mapping[str, Tensor], origin: Path | str) -> None:
-    """Fill a model with tensors, all of them or none.
-
-    Args:
-        model: The model; filled in place. Tensors on the meta device are replaced by ones on the CPU.
-        tensors: By name; of tied tensors one name is enough.
-        origin: Where they come from, for messages.
-
-    Raises:
-        CheckpointError: A name is missing or unknown, a shape differs, or a buffer that no checkpoint holds
-            is on the meta device.
-    """
-    state = model.state_dict(keep_vars=True)
-    # Older files hold buffers that today's class makes by itself, such as the position_ids of BERT.
-    buffers = dict(model.named_buffers(remove_duplicate=False))
-    known = {name: buffers[name] for name in unsaved_names(model)} | state
-    given = {id(state[name]) for name in tensors if name in state}
-    missing = [name for name, held in state.items() if isinstance(held, Tensor) and id(held) not in given]
-    unknown = [name for name in tensors if name not in known]
-    wrong = [
-        f"{name} is {list(tensor.shape)}, the model has {list(known[name].shape)}"
-        for name, tensor in tensors.items()
-        if name in known and known[name].shape != tensor.shape
-    ]
-    absent = [f"{name} is not in the file" for name in missing]
-    foreign = [f"{name} is in the file, the model has no such tensor" for name in unknown]
-    differences = [*wrong, *absent, *foreign]
-    if differences:
-        raise CheckpointError(
-            f"cannot load {origin}: it does not fit {type(model).__name__}",
-            [
-                f"{len(missing)} missing, {len(unknown)} unknown, {len(wrong)} of another shape",
-                f"first difference: {differences[0]}",
-            ],
-            "build the architecture that the file was saved from",
-        )
-    _require_buffers(model, origin)
-    places = _places(model) if any(known[name].is_meta for name in tensors) else {}
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            held = known[name]
-            if held.is_meta:
-                value = tensor.to(held.dtype, copy=True)
-                made = nn.Parameter(value, held.requires_grad) if isinstance(held, nn.Parameter) else value
-                for table, key in places[id(held)]:
-                    table[key] = made
-            else:
-                held.copy_(tensor)
-
-
-def _places(model: nn.Module) -> dict[int, list[tuple[dict[str, Any], str]]]:
-    """Where modules hold each tensor, by its id; several places where it is tied."""
-    places: dict[int, list[tuple[dict[str, Any], str]]] = {}
-    for module in model.modules():
-        tables: list[dict[str, Any]] = [module._parameters, module._buffers]
-        for table in tables:
-            for key, tensor in table.items():
-                places.setdefault(id(tensor), []).append((table, key))
-    return places
-
-
-def _require_buffers(model: nn.Module, origin: Path | str) -> None:
-    """Refuse a model with buffers that have no values and get none from a checkpoint."""
-    named = dict(model.named_buffers(remove_duplicate=False))
-    empty = [name for name in unsaved_names(model) if named[name].is_meta]
-    if empty:
-        raise CheckpointError(
-            f"cannot load {origin}: {len(empty)} buffers of {type(model).__name__} are on the meta device, "
-            "and no checkpoint holds them",
-            empty,
-            "make the modules that compute them outside of the meta device, then load",
-        )
+        try:
+            return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
+        except zipfile.BadZipFile:  # one of several disks, says a damaged end of the archive
+            return False

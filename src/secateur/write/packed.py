@@ -11,15 +11,19 @@ is read back equals what was written to the last bit.
 
 import json
 from collections.abc import Mapping
+from math import prod
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from secateur.errors import CheckpointError
 
 KEY = "secateur_packed"
 BITS, SIGNS = "::bits", "::signs"
+_SHAPES = TypeAdapter(dict[str, list[Annotated[int, Field(ge=0, lt=2**31)]]])
 
 
 def pack(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -54,28 +58,41 @@ def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[s
     """Undo `pack`; a file without packed tensors comes out as it is.
 
     Raises:
-        CheckpointError: Bits and values contradict each other.
+        CheckpointError: Bits and values contradict each other, or the shapes in the metadata are none.
     """
-    shapes = json.loads(metadata.get(KEY, "{}"))
+    do = "the file is damaged; save the model again"
+    try:
+        shapes = _SHAPES.validate_json(metadata.get(KEY, "{}"))
+    except ValidationError as error:
+        raise CheckpointError("cannot unpack the file: it does not say which shapes", do=do) from error
     inner = {name + suffix for name in shapes for suffix in (BITS, SIGNS)}
     result = {name: tensor for name, tensor in tensors.items() if name not in inner}
     for name, shape in shapes.items():
-        bits, values = tensors.get(name + BITS), tensors.get(name)
-        count = int(np.prod(shape, dtype=np.int64))
-        if bits is None or values is None or bits.numel() != -(-count // 8):
-            raise CheckpointError(f"cannot unpack {name}: its bits are missing or of another size")
-        kept = _read_bits(bits, count)
-        if int(kept.sum()) != values.numel():
-            raise CheckpointError(
-                f"cannot unpack {name}: {int(kept.sum())} bits are set, {values.numel()} values are there",
-                do="the file is damaged; save the model again",
-            )
+        values, count = tensors.get(name), prod(shape)
+        kept, negative = (_flags(tensors.get(name + suffix), count) for suffix in (BITS, SIGNS))
+        if kept is None or values is None or (negative is None and name + SIGNS in tensors):
+            what = f"cannot unpack {name}: its bits are missing or of another size"
+            raise CheckpointError(what, [f"its shape is {shape}"], do)
+        if values.shape != (int(kept.sum()),):
+            what = f"cannot unpack {name}: {int(kept.sum())} bits are set, values are {list(values.shape)}"
+            raise CheckpointError(what, do=do)
         dense = torch.zeros(count, dtype=values.dtype)
-        dense[kept] = values
-        if name + SIGNS in tensors:
-            dense[_read_bits(tensors[name + SIGNS], count)] = -0.0
+        try:
+            dense[kept] = values
+        except NotImplementedError as error:  # a type that torch can only hold
+            what = f"cannot unpack {name}: its values are {values.dtype}"
+            raise CheckpointError(what, do=do) from error
+        if negative is not None and values.is_floating_point():
+            dense[negative] = -0.0
         result[name] = dense.view(shape)
     return result
+
+
+def _flags(bits: Tensor | None, count: int) -> Tensor | None:
+    """Bits as flags; None where there are none, or not as many as are needed."""
+    if bits is None or bits.dtype != torch.uint8 or bits.shape != (-(-count // 8),):
+        return None
+    return _read_bits(bits, count)
 
 
 def _pack(name: str, tensor: Tensor) -> dict[str, Tensor]:

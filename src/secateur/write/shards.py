@@ -15,17 +15,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from secateur.errors import CheckpointError
+from secateur.write.digests import DIGEST_BYTES, VALUES, digest_of, digests_of, raw, require_same, signed
 
 SUFFIX = ".safetensors"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_LONGEST_NAME = 255
+"""Bytes; no file system takes more."""
 
 _ITEM_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3"), 1),
@@ -36,7 +38,7 @@ _ITEM_BYTES = {
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor as a file describes it.
 
     Attributes:
@@ -69,13 +71,19 @@ class Shards(Mapping[str, Tensor]):
         path: What was opened, for messages.
         stored: What each file holds, in the order of the files.
         plan_hashes: The hash of the plan that each file says it belongs to; None where it says none.
+        digests: By name, what a tensor must be; those that are not named may be anything.
     """
 
     def __init__(
-        self, path: Path, stored: Mapping[Path, Sequence[Stored]], plan_hashes: frozenset[str | None]
+        self,
+        path: Path,
+        stored: Mapping[Path, Sequence[StoredTensor]],
+        plan_hashes: frozenset[str | None],
+        digests: Mapping[str, str],
     ) -> None:
         self.path = path
         self.plan_hashes = plan_hashes
+        self._digests = dict(digests)
         self.stored = {one.name: one for held in stored.values() for one in held}
         self._file_of = {one.name: file for file, held in stored.items() for one in held}
 
@@ -84,10 +92,14 @@ class Shards(Mapping[str, Tensor]):
 
         Raises:
             KeyError: No file holds it.
-            CheckpointError: Its file went away or was replaced by something else.
+            CheckpointError: Its file went away, was damaged or replaced by something else.
         """
         with opened(self._file_of[name]) as file:
-            return file.get_tensor(name)
+            tensor: Tensor = file.get_tensor(name)
+        digest = self._digests.pop(name, None)  # once is enough
+        if digest is not None:
+            require_same(self._file_of[name], {name: digest}, {name: tensor})
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.stored)
@@ -124,12 +136,13 @@ def opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def open_shards(path: Path | str) -> Shards:
+def open_shards(path: Path | str, *, verify: bool = True) -> Shards:
     """Open a checkpoint without reading a value.
 
     Args:
         path: A folder with `model.safetensors.index.json` and its files, or with a single `.safetensors`
             file; or such a file; or an index.
+        verify: Compare each tensor, when it is read, with the digest that a file of ours holds.
 
     Returns:
         Its tensors, by name.
@@ -138,7 +151,7 @@ def open_shards(path: Path | str) -> Shards:
         CheckpointError: A file is missing, truncated or foreign, or an index contradicts its files.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> from safetensors.torch import save_file
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_file({"weight": torch.ones(2, 3)}, Path(folder, "model.safetensors"))
@@ -161,19 +174,33 @@ def open_shards(path: Path | str) -> Shards:
             do="save the tensors with safetensors.torch.save_file",
         )
     hashes: set[str | None] = set()
-    stored: dict[Path, list[Stored]] = {}
+    digests: dict[str, str] = {}
+    together = _together(source) if placed and verify else {}
+    stored: dict[Path, list[StoredTensor]] = {}
     for file in files:
         if not file.is_file():
             raise CheckpointError(
                 f"cannot load {source}: it names {file.name}, which is not there", do="get the missing file"
             )
         with opened(file) as opened_file:
-            hashes.add((opened_file.metadata() or {}).get("secateur_plan"))
-            names = list(opened_file.keys())
+            metadata, names = opened_file.metadata() or {}, list(opened_file.keys())
+            hashes.add(metadata.get("secateur_plan"))
+            if verify:
+                digests |= digests_of(file, metadata) or {}
+            if together.get(file.name) not in (None, metadata.get(VALUES)):
+                what = f"cannot load {source}: {file.name} was not written with it"
+                raise CheckpointError(what, ["it is of another model, or was edited"], "save the model again")
             stored[file] = [_described(opened_file, name, file) for name in names]
     if placed:
         _require_index(source, placed, stored)
-    return Shards(given, stored, frozenset(hashes))
+    return Shards(given, stored, frozenset(hashes), digests)
+
+
+def _together(index: Path) -> dict[str, str]:
+    """The digests of the files that were written with an index of ours, by their names; of others none."""
+    told = json.loads(index.read_bytes()).get("metadata")
+    found = told.get(VALUES) if isinstance(told, dict) else None
+    return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _in_folder(folder: Path) -> Path:
@@ -209,15 +236,18 @@ def read_index(index: Path) -> dict[str, Path]:
     do = "save the checkpoint again"
     try:
         placed = json.loads(index.read_bytes())["weight_map"]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, OSError, RecursionError) as error:
         raise CheckpointError(
             f"cannot load {index}: it is no index of tensors", [f"{type(error).__name__}: {error}"], do
         ) from error
     if not isinstance(placed, dict) or not placed:
         raise CheckpointError(f"cannot load {index}: its weight_map names no tensor", do=do)
     for file in placed.values():
-        if not isinstance(file, str) or file in ("", "..") or Path(file).name != file:
-            raise CheckpointError(f"cannot load {index}: it names {file!r}, no file beside it", do=do)
+        is_name = isinstance(file, str) and file.isprintable() and len(file.encode()) <= _LONGEST_NAME
+        if not is_name or file in ("", "..") or Path(file).name != file:
+            raise CheckpointError(
+                f"cannot load {index}: it names {str(file)[:80]!r}, no file beside it", do=do
+            )
     folders = (index.parent.resolve(), index.resolve().parent)
     for file in set(placed.values()):
         real = Path(index.parent, file).resolve()
@@ -227,7 +257,9 @@ def read_index(index: Path) -> dict[str, Path]:
     return {name: index.parent / file for name, file in placed.items()}
 
 
-def _require_index(index: Path, placed: Mapping[str, Path], stored: Mapping[Path, Sequence[Stored]]) -> None:
+def _require_index(
+    index: Path, placed: Mapping[str, Path], stored: Mapping[Path, Sequence[StoredTensor]]
+) -> None:
     """Refuse an index that names other tensors than its files hold."""
     held = {one.name: file for file, found in stored.items() for one in found}
     for name in [*placed, *held]:
@@ -239,7 +271,7 @@ def _require_index(index: Path, placed: Mapping[str, Path], stored: Mapping[Path
             )
 
 
-def _described(opened_file: Any, name: str, file: Path) -> Stored:
+def _described(opened_file: Any, name: str, file: Path) -> StoredTensor:
     view = opened_file.get_slice(name)
     dtype = str(view.get_dtype())
     if dtype not in _ITEM_BYTES:
@@ -248,13 +280,13 @@ def _described(opened_file: Any, name: str, file: Path) -> Stored:
             [f"known: {', '.join(_ITEM_BYTES)}"],
             "convert it first",
         )
-    return Stored(name, dtype, tuple(view.get_shape()))
+    return StoredTensor(name, dtype, tuple(view.get_shape()))
 
 
 def write_shard(
-    file: Path, tensors: Sequence[Stored], value: Callable[[str], Tensor], metadata: Mapping[str, str]
-) -> None:
-    """Write a safetensors file whose tensors are made one after the other.
+    file: Path, tensors: Sequence[StoredTensor], value: Callable[[str], Tensor], metadata: Mapping[str, str]
+) -> str:
+    """Write a safetensors file whose tensors are made one after the other, with their digests.
 
     Args:
         file: Where to write.
@@ -263,33 +295,48 @@ def write_shard(
             before the next call.
         metadata: Words that the file carries.
 
+    Returns:
+        The digest of all that the file holds.
+
     Raises:
         ValueError: A value has another size than described.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "model.safetensors")
-        ...     write_shard(path, [Stored("scale", "F32", (2,))], lambda name: torch.tensor([1.0, 2.0]), {})
+        ...     scale = torch.tensor([1.0, 2.0])
+        ...     _ = write_shard(path, [StoredTensor("scale", "F32", (2,))], lambda name: scale, {})
         ...     open_shards(path)["scale"]
         tensor([1., 2.])
     """
+    # The header comes first and the digests are known last: zeros of their length keep the place for them.
+    digests = dict.fromkeys((tensor.name for tensor in tensors), "00" * DIGEST_BYTES)
+    with file.open("wb") as out:
+        out.write(_header(tensors, signed(metadata, digests)))
+        for tensor in tensors:
+            digests[tensor.name] = _write_values(out, tensor, value(tensor.name))
+        out.seek(0)
+        told = signed(metadata, digests)
+        out.write(_header(tensors, told))
+    return told[VALUES]
+
+
+def _write_values(out: BinaryIO, described: StoredTensor, tensor: Tensor) -> str:
+    written = out.write(raw(tensor))
+    if written != described.size_bytes:
+        raise ValueError(f"{described.name} has {written} bytes, described are {described.size_bytes}")
+    return digest_of(described.name, tensor)
+
+
+def _header(tensors: Sequence[StoredTensor], metadata: Mapping[str, str]) -> bytes:
+    """What stands before the values: the length of the table, and the table."""
     table: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for tensor in tensors:
         start, end = end, end + tensor.size_bytes
         shape = list(tensor.shape)
         table[tensor.name] = {"dtype": tensor.dtype, "shape": shape, "data_offsets": [start, end]}
-    header = json.dumps(table, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # values start at a multiple of eight bytes
-    with file.open("wb") as out:
-        out.write(len(header).to_bytes(8, "little") + header)
-        for tensor in tensors:
-            written = out.write(_raw(value(tensor.name)))
-            if written != tensor.size_bytes:
-                raise ValueError(f"{tensor.name} has {written} bytes, described are {tensor.size_bytes}")
-
-
-def _raw(tensor: Tensor) -> memoryview:
-    """The values of a tensor, row-major, without a copy where they lie so already."""
-    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # values start at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text

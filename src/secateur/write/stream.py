@@ -8,7 +8,7 @@ import contextlib
 import fnmatch
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,11 +17,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from torch import Tensor
 
 from secateur.cut.slicing import slice_tensor
-from secateur.errors import CheckpointError, RequestError
+from secateur.errors import CheckpointError, RequestError, prefix_hint
 from secateur.plans.plan import Plan
 from secateur.write.atomic import atomic_folder, atomic_write
 from secateur.write.checkpoint import PLAN
-from secateur.write.shards import INDEX, SINGLE, Shards, Stored, open_shards, write_shard
+from secateur.write.digests import VALUES
+from secateur.write.experts import joined_experts
+from secateur.write.shards import INDEX, SINGLE, Shards, StoredTensor, open_shards, write_shard
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def stream(
     Args:
         plan: What to keep.
         source: The checkpoint of the uncut architecture: a folder with `model.safetensors.index.json` and its
-            files, or one `.safetensors` file.
+            files, or one `.safetensors` file. Experts that have a tensor each there, and one together in the
+            architecture, are joined.
         target: The folder to make; it may not exist, and appears when it is complete.
         max_shard_bytes: A file takes tensors up to this size together; a larger tensor gets its own.
         drop: Patterns of names of the source that are left out, such as leftovers of an older architecture.
@@ -98,11 +101,12 @@ def stream(
     """
     if max_shard_bytes < 1:
         raise RequestError(f"max_shard_bytes is {max_shard_bytes}", do="pass a number of bytes above 0")
-    shards = open_shards(source)
+    shards = joined_experts(open_shards(source), plan.first.shapes)
     foreign = _foreign(plan, shards, drop)
     _require_fit(plan, shards, foreign)
     source_of = _sources(plan, [name for name in shards if name not in foreign])
-    tensors = [_after(plan, name, shards.stored[origin]) for name, origin in source_of.items()]
+    before = {plan.renamed(name) or name: name for name in source_of}
+    tensors = [_after(plan, name, after, shards.stored[source_of[name]]) for after, name in before.items()]
     layout = pack(tensors, max_shard_bytes)
     names = _file_names(len(layout))
     text = plan.to_json().encode()
@@ -110,20 +114,22 @@ def stream(
     with atomic_folder(target) as folder, _bar(sum(one.size_bytes for one in tensors)) as advance:
 
         def value(name: str) -> Tensor:
-            tensor = _cut(plan, name, shards[source_of[name]])
+            tensor = _cut(plan, before[name], shards[source_of[before[name]]])
             advance(tensor.numel() * tensor.element_size())
             return tensor
 
-        for name, held in zip(names, layout, strict=True):
-            write_shard(folder / name, held, value, metadata)
+        values = {
+            name: write_shard(folder / name, held, value, metadata)
+            for name, held in zip(names, layout, strict=True)
+        }
         if len(names) > 1:
-            atomic_write(folder / INDEX, _index(names, layout))
+            atomic_write(folder / INDEX, _index(layout, values))
         atomic_write(folder / PLAN, text)
     return Streamed(
         folder=Path(target),
         files=len(names),
         tensors=len(tensors),
-        sliced=sum(one.shape != shards.stored[source_of[one.name]].shape for one in tensors),
+        sliced=sum(one.shape != shards.stored[source_of[before[one.name]]].shape for one in tensors),
         before_bytes=sum(one.size_bytes for one in shards.stored.values()),
         after_bytes=sum(one.size_bytes for one in tensors),
         dropped=tuple(sorted(set(shards) - set(source_of.values()))),
@@ -131,7 +137,7 @@ def stream(
 
 
 def _sources(plan: Plan, stored: Sequence[str]) -> dict[str, str]:
-    """By the name of each tensor to write, the name it is stored under.
+    """By the name in the uncut architecture of each tensor to write, the name it is stored under.
 
     They differ only where a tied tensor is stored under the name that it has in a dropped block.
     """
@@ -153,21 +159,21 @@ def _cut(plan: Plan, name: str, tensor: Tensor) -> Tensor:
     return tensor if all(mask.all() for mask in masks) else slice_tensor(tensor, masks)
 
 
-def _after(plan: Plan, name: str, stored: Stored) -> Stored:
-    return replace(stored, name=name, shape=tuple(int(mask.sum()) for mask in plan.masks(name)))
+def _after(plan: Plan, name: str, after: str, stored: StoredTensor) -> StoredTensor:
+    return replace(stored, name=after, shape=tuple(int(mask.sum()) for mask in plan.masks(name)))
 
 
-def pack(tensors: Sequence[Stored], max_shard_bytes: int) -> list[list[Stored]]:
+def pack(tensors: Sequence[StoredTensor], max_shard_bytes: int) -> list[list[StoredTensor]]:
     """Share tensors out to files, in their order, each file up to a size or of one tensor.
 
     Within a file larger elements come first, so that all lie at multiples of their size.
 
     Example:
-        >>> sizes = [Stored("a", "F32", (2,)), Stored("b", "U8", (4,)), Stored("c", "F32", (9,))]
-        >>> [[one.name for one in held] for held in pack(sizes, 12)]
+        >>> parts = ("a", "F32", (2,)), ("b", "U8", (4,)), ("c", "F32", (9,))
+        >>> [[one.name for one in file] for file in pack([StoredTensor(*part) for part in parts], 12)]
         [['a', 'b'], ['c']]
     """
-    layout: list[list[Stored]] = [[]]
+    layout: list[list[StoredTensor]] = [[]]
     held_bytes = 0
     for tensor in tensors:
         if layout[-1] and held_bytes + tensor.size_bytes > max_shard_bytes:
@@ -184,10 +190,12 @@ def _file_names(count: int) -> list[str]:
     return [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
 
 
-def _index(names: Sequence[str], layout: Sequence[Sequence[Stored]]) -> bytes:
-    placed = {one.name: name for name, held in zip(names, layout, strict=True) for one in held}
+def _index(layout: Sequence[Sequence[StoredTensor]], values: Mapping[str, str]) -> bytes:
+    """What lies where, and the digest of each file, by which files of another model are told apart."""
+    placed = {one.name: name for name, held in zip(values, layout, strict=True) for one in held}
     total = sum(one.size_bytes for held in layout for one in held)
-    content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
+    told = {"total_size": total, VALUES: dict(values)}
+    content = {"metadata": told, "weight_map": dict(sorted(placed.items()))}
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
@@ -230,6 +238,7 @@ def _require_fit(plan: Plan, shards: Shards, left_out: set[str]) -> None:
             f"{len(missing)} missing, {len(unknown)} unknown, {len(wrong)} of another shape",
             *differences[:5],
             *(["..."] if len(differences) > 5 else []),
+            *prefix_hint(first.shapes, shards, "the plan"),
         ],
         do,
     )

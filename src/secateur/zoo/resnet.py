@@ -25,7 +25,7 @@ _STAGES = {
 }
 
 
-class Block(nn.Module):
+class BasicBlock(nn.Module):
     """Two 3x3 convolutions with batch norm, added to their input.
 
     Args:
@@ -55,7 +55,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A ResNet for small images: `conv1`, `bn1`, `layer1` ... (lists of `Block`), average, `classifier`.
+    """A ResNet for small images: `conv1`, `bn1`, `layer1` ... (lists of `BasicBlock`), average, `classifier`.
 
     Args:
         depths: Number of blocks per stage; every stage but the first halves the map.
@@ -94,7 +94,9 @@ class ResNet(nn.Module):
         self.stages: list[str] = []
         for stage, (depth, out) in enumerate(zip(depths, widths, strict=True)):
             strides = [1 if stage == 0 else 2, *[1] * (depth - 1)]
-            blocks = [Block(before if at == 0 else out, out, stride) for at, stride in enumerate(strides)]
+            blocks = [
+                BasicBlock(before if at == 0 else out, out, stride) for at, stride in enumerate(strides)
+            ]
             self.stages.append(f"layer{stage + 1}")
             self.add_module(self.stages[-1], nn.Sequential(*blocks))
             before = out

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secateur.domains.darknet import Darknet
 from secateur.domains.darknet.cfg import NET, bundled_cfgs, parse_cfg, read_cfg, write_cfg
 from secateur.errors import RequestError
 
@@ -112,3 +113,33 @@ def test_a_file_comes_before_a_bundled_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").write_text("[net]\nwidth=7\n")
     assert read_cfg("digits").net["width"] == "7"
+
+
+BROKEN = {
+    "more than 32 bits": ("filters=2147483648", "has more than 32 bits"),
+    "hundreds of digits": (f"filters={'9' * 400}", "has more than 32 bits"),
+    "thousands of digits": (f"filters={'9' * 5000}", "is no integer"),
+    "a kernel of many gigabytes": ("filters=1000000\nsize=1001\npad=1", "the kernel has"),
+    "infinite layers": ("filters=8\n[route]\nlayers=inf", "no number"),
+    "anchors that are none": ("filters=8\n[yolo]\nanchors=nan,2\nnum=1\nmask=0\nclasses=1", "no number"),
+    "a line without end": ("filters=8\nx=" + " " * 200_000 + "y", "the line has 200,004 characters"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_numbers_that_no_network_has_are_named_before_memory_is_asked_for(name):
+    text, message = BROKEN[name]
+    with pytest.raises(RequestError, match=message):
+        Darknet(parse_cfg(f"[net]\nwidth=32\nheight=32\nchannels=3\n[convolutional]\n{text}\n", "net.cfg"))
+
+
+def test_layers_that_are_too_much_together_are_refused():
+    layer = "[convolutional]\nfilters=10000\nsize=1\n"
+    head = "[convolutional]\nfilters=6\nsize=1\n[yolo]\nanchors=1,2\nnum=1\nmask=0\nclasses=1\n"
+    cfg = parse_cfg("[net]\nwidth=32\nheight=32\nchannels=3\n" + layer * 4 + head, "net.cfg")
+    with pytest.raises(RequestError, match=r"net.cfg makes a network of 300,\d+,\d+ parameters"):
+        Darknet(cfg)
+
+
+def test_a_comment_may_be_long():
+    assert parse_cfg("[net]\n# " + "x" * 100_000 + "\n", "net.cfg").net.name == "net"

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.ops import box_convert
 
-from secateur.domains.darknet.data import Labels, Sample, digit_scenes, loader
+from secateur.domains.darknet.data import LabelledImage, Labels, digit_scenes, loader
 from secateur.domains.darknet.evaluate import detections, evaluate
 from secateur.errors import BrokenImageWarning, DataError, RequestError
 
@@ -10,7 +10,7 @@ SIZE = 96
 
 
 def sample(*rows, shape=(SIZE, SIZE), ignored=None, name="x"):
-    return Sample(torch.zeros(3, *shape, dtype=torch.uint8), Labels.of(rows, ignored), name)
+    return LabelledImage(torch.zeros(3, *shape, dtype=torch.uint8), Labels.of(rows, ignored), name)
 
 
 def box(left, top, width=20, height=20, side=SIZE):
@@ -133,7 +133,7 @@ def test_nothing_found_scores_zero():
 
 
 def test_broken_images_are_counted(tmp_path):
-    broken = Sample(tmp_path / "gone.png", Labels.of([(0, box(10, 10))]))
+    broken = LabelledImage(tmp_path / "gone.png", Labels.of([(0, box(10, 10))]))
     batches = loader([broken, sample((0, box(10, 10)))], ("a",), SIZE, 1)
     with pytest.warns(BrokenImageWarning):
         result = evaluate(told([[(0, 0.9, [10, 10, 30, 30])]], 1), batches)

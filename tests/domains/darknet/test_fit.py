@@ -10,11 +10,11 @@ from darknet_nets import conv
 from PIL import Image
 
 from secateur.domains.darknet import Darknet, load_darknet, parse_cfg, save_darknet, save_weights
-from secateur.domains.darknet.data import Augmentation, Labels, Sample, digit_scenes, loader
+from secateur.domains.darknet.data import Augmentation, LabelledImage, Labels, digit_scenes, loader
 from secateur.domains.darknet.fit import Teaching, fit_detector
 from secateur.domains.darknet.loss import yolo_loss
-from secateur.domains.darknet.recipe import Recipe
-from secateur.domains.darknet.sparsity import Sparsity
+from secateur.domains.darknet.recipe import DetectorFitConfig
+from secateur.domains.darknet.sparsity import ScalePenalty
 from secateur.domains.darknet.transfer import transfer
 from secateur.errors import BrokenImageWarning, CheckpointError, RequestError, SecateurError
 
@@ -44,7 +44,7 @@ def network(seed=0, classes=10):
 
 def recipe(**options):
     usual = {"epochs": 3, "lr": 0.005, "quiet": True, "keep": "last", "device": "cpu", "threads": 1}
-    return Recipe(**{**usual, **options})
+    return DetectorFitConfig(**{**usual, **options})
 
 
 def same(first, second):
@@ -87,7 +87,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(scenes, tmp_path, options):
         if folder.name.startswith(".epoch-0002") or "0002" in folder.name:
             raise KilledError
 
-    sparsity = Teaching(Sparsity(0.01, ("layers.1.norm.weight",), "global-decay"))
+    sparsity = Teaching(ScalePenalty(0.01, ("layers.1.norm.weight",), "global-decay"))
     plain = fit_detector(network(), batches(scenes), None, recipe(**options), sparsity)
     settings = recipe(**options, save=tmp_path)
     with pytest.raises(KilledError):
@@ -111,7 +111,7 @@ def test_a_run_is_not_overwritten_or_resumed_with_other_settings(scenes, tmp_pat
     again = fit_detector(network(), batches(scenes), None, dataclasses.replace(settings, overwrite=True))
     assert len(again.history) == 1
     (tmp_path / "epoch-0001" / "state.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="no state of a detector's training"):
+    with pytest.raises(CheckpointError, match="no state of a training run"):
         fit_detector(network(), batches(scenes), None, dataclasses.replace(settings, resume=True))
 
 
@@ -123,7 +123,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_weights(scene
             model.layers[0].conv.weight.fill_(math.nan)
 
     with pytest.raises(
-        SecateurError, match=r"loss is nan in epoch 2, step 1\n  the weights of epoch 1 are kept"
+        SecateurError, match="loss up to step 1 of epoch 2 is nan\n  the checkpoint of epoch 1 is kept"
     ):
         fit_detector(network(), batches(scenes), None, settings, on_checkpoint=spoil)
     kept = tmp_path / "epoch-0001" / "weights.safetensors"
@@ -174,7 +174,11 @@ def test_broken_images_are_left_out_and_listed(scenes, tmp_path):
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(good)
     (tmp_path / "bad.png").write_bytes(good.read_bytes()[:50])
     labels = Labels.of([(1, (0.5, 0.5, 0.3, 0.4))])
-    samples = [Sample(good, labels), Sample(tmp_path / "bad.png", labels), Sample(good, labels)]
+    samples = [
+        LabelledImage(good, labels),
+        LabelledImage(tmp_path / "bad.png", labels),
+        LabelledImage(good, labels),
+    ]
     train = loader(samples, scenes.names, 64, 3, training=True)
     with pytest.warns(BrokenImageWarning, match="bad.png"):
         trained = fit_detector(network(), train, None, recipe(epochs=1))
@@ -220,13 +224,13 @@ def test_recipe_follows_the_cfg_unless_told_otherwise():
         "channels=3\nlearning_rate=.002\nburn_in=10\nmax_batches=100\npolicy=steps\nsteps=50,75\nscales=.1,.5\n",
     )
     config = parse_cfg(text, "net.cfg")
-    found = Recipe.of_cfg(config, batches=7, momentum=0.8, lr=None)
+    found = DetectorFitConfig.of_cfg(config, batches=7, momentum=0.8, lr=None)
     assert (found.epochs, found.lr, found.momentum) == (15, 0.002, 0.8)
     assert [found.rate(step, 100) for step in (4, 20, 50, 75)] == pytest.approx(
         [0.002 * 0.5**4, 0.002, 0.0002, 0.0001]
     )
     with pytest.raises(RequestError, match=r"net\.cfg:\d+: policy=sig is not followed"):
-        Recipe.of_cfg(parse_cfg(text.replace("policy=steps", "policy=sig"), "net.cfg"), batches=7)
+        DetectorFitConfig.of_cfg(parse_cfg(text.replace("policy=steps", "policy=sig"), "net.cfg"), batches=7)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.domains.darknet import Darknet, bundled_cfgs, read_cfg
+from secateur.domains.darknet.cfg import NET
 from secateur.errors import RequestError
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -224,3 +225,28 @@ def test_halves_of_a_route_keep_equal_counts():
     groups = sc.couple(Darknet("yolov4-tiny"), torch.zeros(1, 3, 32, 32))
     halves = [group for group in groups if group.reason is None and group.name.startswith("layers.2.")]
     assert [group.size for group in halves] == [32]
+
+
+def test_images_are_those_of_the_cfg_unless_a_side_is_asked_for():
+    config = read_cfg("digits").replaced(NET, height=64, width=96, channels=1)
+    model = Darknet(config).half()
+    assert model.image_size() == (64, 96)
+    assert model.image_size(32) == (32, 32)
+    black = model.black((32, 64), batch=2)
+    assert (black.shape, black.dtype, black.requires_grad) == ((2, 1, 32, 64), torch.float16, False)
+    assert not black.any()
+    for side in (0, 40, -16):
+        with pytest.raises(RequestError, match=rf"image_size is {side}, digits\.cfg divides images by 16"):
+            model.image_size(side)
+    odd = Darknet(net(conv(8, stride=2)).replaced(NET, width=33))
+    with pytest.raises(RequestError, match="image_size is 32 x 33"):
+        odd.image_size()
+
+
+def test_a_head_takes_what_its_section_says_and_the_defaults_for_the_rest():
+    config = net(conv(8)).replaced(2, ignore_thresh=0.7, iou_normalizer=0.07, iou_loss="ciou")
+    (head,) = Darknet(config).heads
+    assert (head.ignore_thresh, head.iou_normalizer, head.iou_loss) == (0.7, 0.07, "ciou")
+    assert (head.truth_thresh, head.scale_x_y, head.iou_thresh) == (1, 1, 1)
+    with pytest.raises(RequestError, match="obj_normalizer holds 'much', which is no number"):
+        Darknet(config.replaced(2, obj_normalizer="much"))

@@ -18,9 +18,9 @@ from run_libdarknet import LIBRARY
 
 import secateur as sc
 from secateur.domains.darknet import (
+    CfgSection,
     Config,
     Darknet,
-    Section,
     decode,
     export,
     load_darknet,
@@ -114,7 +114,7 @@ def without_groups(model):
         count = channels // int(section["groups"])
         picks[index] = torch.eye(channels)[part * count : (part + 1) * count, :, None, None]
         text = f"[convolutional]\nfilters={count}\nsize=1\nstride=1\npad=0\nactivation=linear\n"
-        sections[index] = Section(tuple(text.splitlines(keepends=True)))
+        sections[index] = CfgSection(tuple(text.splitlines(keepends=True)))
     other = Darknet(Config(written.net, tuple(sections), "picked.cfg", written.opening)).eval()
     missing, unexpected = other.load_state_dict(model.state_dict(), strict=False)
     assert not unexpected

@@ -49,7 +49,7 @@ def sparse(name, strategy, share=0.6, seed=0):
             for member in groups[group.name].members:
                 if member.op == "aten.batch_norm" and member.arg in ("weight", "bias"):
                     axis = groups[group.name].axis
-                    rows = sc.score.view.Places(member.expr).of(axis)[gone].reshape(-1)
+                    rows = sc.score.view.DimPlaces(member.expr).of(axis)[gone].reshape(-1)
                     model.get_parameter(member.tensor)[torch.from_numpy(rows)] = 0
                     if member.arg == "weight" and not (
                         rule.takes_blocks and int(member.tensor.split(".")[1]) in blocks
@@ -251,6 +251,23 @@ def test_constants_of_removed_channels_are_absorbed(layers, exact, act):
         assert torch.allclose(expected, got, atol=2e-5)
     else:
         assert float((expected - got).abs().mean()) < float((expected - without).abs().mean())
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        ("[maxpool]\nsize=2\nstride=2\n", conv(8), conv(8, 1)),
+        (conv(8), "[dropout]\nprobability=1\n", conv(8, 1)),
+    ],
+    ids=["image-first", "dropout"],
+)
+def test_constants_are_followed_from_the_image_on_and_as_in_eval_mode(layers):
+    model = randomise(Darknet(net(*layers))).train()
+    scaled(model, **{f"l{layers.index(conv(8))}": [0.0] * 3 + [1.0] * 5})
+    pruned = prune_darknet(model, "extreme", percent=3 / 16)
+    assert pruned.rows[0].after == 5
+    assert pruned.absorbed[0].inputs == 3
+    assert pruned.absorbed[0].exact
 
 
 def test_the_bound_is_what_the_border_loses():

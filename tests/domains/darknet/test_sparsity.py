@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from secateur.domains.darknet import Darknet
-from secateur.domains.darknet.sparsity import Sparsity, schedules, sparsity_for
+from secateur.domains.darknet.sparsity import ScalePenalty, schedules, sparsity_for
 from secateur.errors import RequestError
 
 
@@ -27,20 +27,20 @@ def pulled(model, sparsity, progress):
 
 @pytest.mark.parametrize("progress", [0.0, 0.5, 0.99])
 def test_constant_pulls_by_the_sign_all_the_time(norms, progress):
-    first, second = pulled(norms, Sparsity(0.2, ("0.weight",)), progress)
+    first, second = pulled(norms, ScalePenalty(0.2, ("0.weight",)), progress)
     assert torch.equal(first, 0.2 * norms[0].weight.sign())
     assert second is None
 
 
 def test_global_decay_pulls_a_hundredth_from_half_on(norms):
-    sparsity = Sparsity(0.2, ("0.weight", "1.weight"), "global-decay")
+    sparsity = ScalePenalty(0.2, ("0.weight", "1.weight"), "global-decay")
     before, after = pulled(norms, sparsity, 0.4999)[0], pulled(norms, sparsity, 0.5)[0]
     torch.testing.assert_close(before, 0.2 * norms[0].weight.sign())
     torch.testing.assert_close(after, before / 100)
 
 
 def test_local_decay_spares_the_largest_across_all_layers(norms):
-    sparsity = Sparsity(0.2, ("0.weight", "1.weight"), "local-decay")
+    sparsity = ScalePenalty(0.2, ("0.weight", "1.weight"), "local-decay")
     first, second = pulled(norms, sparsity, 0.0)
     strengths = torch.cat([first, second]).abs()
     assert (strengths[:17] - 0.2).abs().max() < 1e-7
@@ -49,7 +49,7 @@ def test_local_decay_spares_the_largest_across_all_layers(norms):
 
 def test_the_pull_is_added_to_the_gradient_that_is_there(norms):
     norms[0].weight.grad = torch.full((10,), 3.0)
-    Sparsity(0.2, ("0.weight",)).pull(norms, 0.0)
+    ScalePenalty(0.2, ("0.weight",)).pull(norms, 0.0)
     torch.testing.assert_close(norms[0].weight.grad, 3 + 0.2 * norms[0].weight.detach().sign())
 
 
@@ -59,7 +59,7 @@ def test_only_what_the_strategy_prunes_is_pulled():
     assert normal < slim
     # Layers 1, 3 (a shortcut) and 24 (before the upsampling) stay whole in normal pruning.
     assert {f"layers.{n}.norm.weight" for n in (1, 3, 24)} <= slim - normal
-    scales = Sparsity(0.1, tuple(slim)).scales(model)
+    scales = ScalePenalty(0.1, tuple(slim)).scales(model)
     assert all(scale.dim() == 1 for scale in scales)
 
 
@@ -73,12 +73,12 @@ def test_only_what_the_strategy_prunes_is_pulled():
 )
 def test_settings_without_sense_are_refused(arguments, message):
     with pytest.raises(RequestError, match=message):
-        Sparsity(*arguments)
+        ScalePenalty(*arguments)
 
 
 def test_a_scale_that_is_not_there_is_refused(norms):
     with pytest.raises(RequestError, match="1 of 2 scales to pull are not in the network"):
-        Sparsity(1.0, ("0.weight", "7.weight")).pull(norms, 0.0)
+        ScalePenalty(1.0, ("0.weight", "7.weight")).pull(norms, 0.0)
 
 
 def test_schedules_are_the_three_known_ones():

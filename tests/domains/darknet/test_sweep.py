@@ -6,7 +6,7 @@ import torch
 from darknet_nets import conv, net, randomise
 
 from secateur.domains.darknet import Darknet
-from secateur.domains.darknet.sweep import Sweep, SweepRow, sweep
+from secateur.domains.darknet.sweep import PercentRow, Sweep, sweep
 from secateur.errors import CheckpointError, RequestError
 
 FAST = {"absorb": False, "check": False}
@@ -105,12 +105,21 @@ def test_rows_of_another_sweep_are_refused(model, tmp_path):
 
 @pytest.mark.parametrize("name", ["curve.png", "curve.svg"])
 def test_the_picture_is_drawn(tmp_path, name):
-    rows = [SweepRow(p, s, None, n, n, 0.8) for p, s, n in ((0, 0.9, 100), (0.3, 0.88, 60), (0.6, 0.2, 30))]
+    rows = [PercentRow(p, s, None, n, n, 0.8) for p, s, n in ((0, 0.9, 100), (0.3, 0.88, 60), (0.6, 0.2, 30))]
     path = Sweep("net.cfg", "slim", tuple(rows)).plot(tmp_path / name)
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG") if name.endswith("png") else b"<svg" in content
     Sweep("net.cfg", "slim", tuple(rows)).plot(path)
     assert path.read_bytes() == content
+
+
+def test_cliff_and_limit_are_marked_in_the_picture():
+    marked = []
+    for limit, last in ((None, 0.89), (0.8, 0.2)):
+        rows = [PercentRow(p, s, None, 100, 100, limit) for p, s in ((0, 0.9), (0.3, 0.88), (0.6, last))]
+        bands = Sweep("net.cfg", "slim", tuple(rows)).chart().bands
+        marked.append([(band.name, pytest.approx(band.start), pytest.approx(band.end)) for band in bands])
+    assert marked == [[], [("percent limit", 80, 80), ("cliff", 30, 60)]]
 
 
 def test_requests_that_make_no_sense_are_refused(model, tmp_path):
@@ -119,4 +128,18 @@ def test_requests_that_make_no_sense_are_refused(model, tmp_path):
     with pytest.raises(RequestError, match="allowed: 0 <= percent < 1"):
         sweep(model, Scorer(), percents=[1.5], **FAST)
     with pytest.raises(RequestError, match=r"name a \.png or \.svg"):
-        Sweep("net.cfg", "slim", (SweepRow(0, 1, None, 1, 1),)).plot(tmp_path / "curve.pdf")
+        Sweep("net.cfg", "slim", (PercentRow(0, 1, None, 1, 1),)).plot(tmp_path / "curve.pdf")
+
+
+def test_two_sweeps_in_one_file_at_a_time_are_refused_and_the_first_goes_on(model, tmp_path):
+    path, refused = tmp_path / "rows.jsonl", []
+
+    def again(row):
+        with pytest.raises(RequestError, match="is being written by another sweep") as caught:
+            sweep(model, Scorer(), percents=[0.2], rows=path, **FAST)
+        refused.append(caught)
+
+    found = sweep(model, Scorer(), percents=[0.2], rows=path, on_row=again, **FAST)
+    assert len(refused) == len(found.rows) == 2
+    assert len(path.read_text().splitlines()) == 3
+    assert sweep(model, Scorer(), percents=[0.2], rows=path, **FAST).rows == found.rows

@@ -1,1 +1,1 @@
-"""One module for each command; importing it registers the command."""
+"""A module is a command, with a function of its name; a folder is a group of commands."""

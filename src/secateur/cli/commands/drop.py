@@ -1,82 +1,60 @@
 """`secateur drop`: drop residual blocks of a model, prove it, save it."""
 
-from typing import Annotated
+from dataclasses import dataclass
 
-import torch
-import typer
-
-from secateur.cli.app import commands
-from secateur.cli.options import (
-    AsJson,
-    Device,
-    InputShape,
-    ModelArguments,
-    ModelWord,
-    Save,
-    Seed,
-    command_line,
-    emit,
-    example_input,
-    model_arguments,
-    open_placed,
-    require_other_folder,
-)
+from secateur.cli.options import ComputeOptions, ExampleOptions, TargetOptions, WeightedModelOptions
+from secateur.cli.terminal import Answer, command_line
 from secateur.depth import drop_blocks
-from secateur.errors import RequestError
-from secateur.train.checkpoint import last_folder
-from secateur.write.checkpoint import load_state, read_state, save_model
+from secateur.write.checkpoint import save_model
 
 
-@commands("drop")
+@dataclass(frozen=True)
+class DropOptions:
+    """Which blocks go.
+
+    Attributes:
+        count: How many blocks to drop.
+        ratio: Share of the blocks to drop instead.
+        blocks: Pattern of modules to choose from, 'layer3.*'; may be repeated.
+        criterion: bn-scale, l1, l2 or random.
+        protect: Pattern of blocks that stay; may be repeated.
+        check: Prove what the dropped model computes.
+    """
+
+    count: int | None = None
+    ratio: float | None = None
+    blocks: tuple[str, ...] = ()
+    criterion: str = "l2"
+    protect: tuple[str, ...] = ()
+    check: bool = True
+
+
 def drop(
-    model: ModelWord,
-    save: Save,
-    arg: ModelArguments = None,
-    weights: Annotated[
-        str | None, typer.Option(help="State dict to fill the architecture with: .safetensors, or .pth.")
-    ] = None,
-    count: Annotated[int | None, typer.Option(help="How many blocks to drop.")] = None,
-    ratio: Annotated[float | None, typer.Option(help="Share of the blocks to drop instead.")] = None,
-    blocks: Annotated[
-        list[str] | None,
-        typer.Option(help="Pattern of modules to choose from, 'layer3.*'; may be repeated."),
-    ] = None,
-    criterion: Annotated[str, typer.Option(help="bn-scale, l1, l2 or random.")] = "l2",
-    protect: Annotated[
-        list[str] | None, typer.Option(help="Pattern of blocks that stay; may be repeated.")
-    ] = None,
-    check: Annotated[bool, typer.Option(help="Prove what the dropped model computes.")] = True,
-    input_shape: InputShape = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
+    model: WeightedModelOptions,
+    target: TargetOptions,
+    dropping: DropOptions,
+    example: ExampleOptions,
+    place: ComputeOptions,
+) -> Answer:
     """Drop the least important residual blocks of a model, prove the result and save it.
 
     Example: secateur drop torchvision:resnet50 --weights resnet50.pth --count 4 --save runs/shallow
     """
-    require_other_folder(model, save)
-    if last_folder(save) is not None:
-        raise RequestError(
-            f"{save} holds a training run", do="name another folder: its weights would be lost"
-        )
-    torch.manual_seed(seed)  # fresh weights are drawn
-    opened = open_placed(model, model_arguments(arg), seed, device)
-    if weights is not None:
-        load_state(opened.model, read_state(weights), weights)
+    target.require_free(model.model)
+    opened = model.open(place.seed, place.device)
     result = drop_blocks(
         opened.model,
-        example_input(input_shape, opened),
-        count=count,
-        ratio=ratio,
-        blocks=blocks,
-        criterion=criterion,
-        protect=protect or (),
-        check=check,
-        seed=seed,
+        example.of(opened),
+        count=dropping.count,
+        ratio=dropping.ratio,
+        blocks=dropping.blocks or None,
+        criterion=dropping.criterion,
+        protect=dropping.protect,
+        check=dropping.check,
+        seed=place.seed,
     )
     plan = result.plan.after(opened.plan).model_copy(update={"command": command_line()})
-    folder = save_model(result.model, plan, save)
+    folder = save_model(result.model, plan, target.save)
     verdict = result.verdict
     numbers = {
         "requested": str(plan.requested),
@@ -89,4 +67,4 @@ def drop(
         "left_alone": dict(result.reasons),
         "saved": str(folder),
     }
-    emit(numbers, f"{result}\nwrote {folder}", as_json=as_json)
+    return Answer(numbers, f"{result}\nwrote {folder}")

@@ -1,64 +1,45 @@
-"""`secateur evaluate`: accuracy and cost of a saved model."""
+"""`secateur evaluate`: how good a saved model is, and what it costs."""
 
-from secateur.cli.app import commands
-from secateur.cli.options import (
-    AsJson,
-    DataDir,
-    DataName,
-    Device,
-    Download,
-    ModelArguments,
-    ModelWord,
-    Seed,
-    Threads,
-    data_arguments,
-    emit,
-    example_of,
-    load_data,
-    model_arguments,
-)
+from secateur.cli.data import DataOptions, open_fitting
+from secateur.cli.options import MachineOptions, ModelOptions
+from secateur.cli.terminal import Answer
 from secateur.costs import latency
 from secateur.pipeline import measure
-from secateur.sources import open_model
-from secateur.train import evaluate as evaluate_model
+from secateur.train import Figures, judge
 
 
-@commands("evaluate")
-def evaluate(
-    model: ModelWord,
-    data: DataName = "digits",
-    arg: ModelArguments = None,
-    data_dir: DataDir = None,
-    download: Download = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: AsJson = False,
-) -> None:
-    """Report accuracy on the test part, in all and by class, and what the model costs.
+def evaluate(model: ModelOptions, data: DataOptions, place: MachineOptions) -> Answer:
+    """Report the figures of the test part, in all and by class, and what the model costs.
 
     Example: secateur evaluate runs/tuned --data digits
     """
-    parts = load_data(data, data_dir, download, seed)
-    opened = open_model(model, data_arguments(parts, model, model_arguments(arg)))
-    found = evaluate_model(opened.model, parts.test, device=device, threads=threads)
-    cost = measure(opened.model, example_of(parts))
-    timing = latency(opened.model, example_of(parts))
-    by_class = dict(zip(parts.spec.class_names, found.per_class_accuracy, strict=True))
+    parts = data.open(place.seed)
+    opened = open_fitting(model, parts, place.seed)
+    found = judge(opened.model, parts.test, parts.task, device=place.device, threads=place.threads)
+    cost = measure(opened.model, parts.example)
+    timing = latency(opened.model, parts.example)
+    by_class = _by_class(found, parts.class_names)
     numbers = {
-        "accuracy": found.accuracy,
-        "loss": found.loss,
-        "images": found.n,
-        "per_class_accuracy": by_class,
+        **found.values,
+        parts.task.noun: found.count,
+        **{f"per_class_{name.lower().replace(' ', '_')}": shares for name, shares in by_class.items()},
         "params": cost.params,
         "macs": cost.macs,
         "size_bytes": cost.size_bytes,
         "latency_ms": timing.median_ms,
     }
-    lines = [f"{found.accuracy * 100:.2f} % of {found.n} test images right, loss {found.loss:.4f}", str(cost)]
-    lines.append(str(timing))
+    lines = [parts.task.tell(found, "test"), str(cost), str(timing)]
     lines += [
-        f"  {name}: {'no image' if share is None else f'{share * 100:.2f} %'}"
-        for name, share in by_class.items()
+        f"  {name}: {'none' if share is None else f'{share * 100:.2f} %'}"
+        for shares in by_class.values()
+        for name, share in shares.items()
     ]
-    emit(numbers, "\n".join(lines), as_json=as_json)
+    return Answer(numbers, "\n".join(lines))
+
+
+def _by_class(found: Figures, names: tuple[str, ...]) -> dict[str, dict[str, float | None]]:
+    """What a task tells of each class, by the figure."""
+    told = {
+        key.removesuffix(" per class"): held for key, held in found.details.items() if " per class" in key
+    }
+    return {figure: dict(zip(names, shares, strict=True)) for figure, shares in told.items()}

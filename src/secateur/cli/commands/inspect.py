@@ -1,50 +1,30 @@
 """`secateur inspect`: which channels of a model belong together, and what is protected and why."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
-
-from secateur.cli.app import commands
-from secateur.cli.options import (
-    AsJson,
-    Device,
-    InputShape,
-    ModelArguments,
-    ModelWord,
-    Seed,
-    emit,
-    example_input,
-    model_arguments,
-    open_placed,
-)
+from secateur.cli.asking import AskOptions, all_but, read_words
+from secateur.cli.flatten import Like
+from secateur.cli.options import ComputeOptions, ModelOptions, OutputOptions
+from secateur.cli.terminal import Answer
 from secateur.costs import cost_of
 from secateur.pipeline import couple
 
 
-@commands("inspect")
 def inspect(
-    model: ModelWord,
-    arg: ModelArguments = None,
-    input_shape: InputShape = None,
-    protect: Annotated[
-        list[str] | None, typer.Option(help="Module or parameter pattern to keep whole; may be repeated.")
-    ] = None,
-    axes: Annotated[
-        str, typer.Option(help="Where two axes multiply (heads and widths), cut: heads, widths or both.")
-    ] = "heads",
-    seed: Seed = 0,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
+    model: ModelOptions,
+    outputs: OutputOptions,
+    asked: Annotated[dict[str, Any], Like(AskOptions, *all_but("protect", "axes", "state", "outputs"))],
+    place: ComputeOptions,
+) -> Answer:
     """Show which channels belong together, and what is protected and why.
 
     Example: secateur inspect torchvision:resnet18 --protect 'layer4.*'
     """
-    opened = open_placed(model, model_arguments(arg), seed, device)
-    groups = couple(opened.model, example_input(input_shape, opened), protect or (), axes)
+    opened = model.open(place.seed, place.device)
+    groups = couple(opened.model, outputs.of(opened), **read_words(asked))
     cost = cost_of(opened.model, groups)
     numbers = {
-        "model": model,
+        "model": model.model,
         "params": cost.params,
         "macs": cost.macs,
         "size_bytes": cost.size_bytes,
@@ -62,4 +42,4 @@ def inspect(
             for group in groups
         ],
     }
-    emit(numbers, f"{groups}\n{cost}", as_json=as_json)
+    return Answer(numbers, f"{groups}\n{cost}")

@@ -1,31 +1,36 @@
-"""`secateur report`: render a saved report in another format."""
+"""`secateur report`: report on a run, or on several; render a saved report in another format."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from secateur.cli.app import commands
-from secateur.cli.options import AsJson, emit
-from secateur.write.reports import formats, write_report
-from secateur.write.reports.json import read_report
+from secateur.cli.terminal import Answer
+from secateur.reports.formats import formats, require_suffix, write_report
+from secateur.reports.subjects import report_of
 
 
-@commands("report")
 def report(
-    source: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report that secateur wrote.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN",
+            help="A folder that a command wrote, or a report's JSON file; several of them are compared.",
+        ),
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="File to write: .html, .md, .txt or .json; none prints text.")
+        Path | None,
+        typer.Option(help="File to write: .html, .md, .txt or .json; without it, text is printed."),
     ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Render a report again, as text, Markdown, JSON or one self-contained HTML file.
+) -> Answer:
+    """Report on a run, or compare several: as text, Markdown, JSON or one self-contained HTML file.
 
-    Example: secateur report demo/report.json --out report.md
+    Example: secateur report runs/dense runs/pruned --out comparison.html
     """
-    found = read_report(source)
+    if out is not None:
+        require_suffix(out)
+    found = report_of(runs)
     if out is None:
-        emit({"report": formats["json"](found)}, formats["text"](found), as_json=as_json)
-        return
+        return Answer({"report": formats["json"](found)}, formats["text"](found))
     written = write_report(found, out)
-    emit({"wrote": str(written)}, f"wrote {written}", as_json=as_json)
+    return Answer({"wrote": str(written)}, f"wrote {written}")

@@ -1,47 +1,60 @@
 """`secateur stream`: cut a checkpoint on the disk by a plan, tensor by tensor."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from secateur.cli.app import commands
-from secateur.cli.options import AsJson, emit
+from secateur.cli.terminal import Answer
 from secateur.errors import CheckpointError
 from secateur.plans.plan import Plan
 from secateur.write.checkpoint import load_plan
 from secateur.write.stream import stream as stream_checkpoint
 
 
-@commands("stream")
-def stream(
-    plan: Annotated[
-        Path, typer.Argument(metavar="PLAN", help="A plan.json, or a folder that secateur saved.")
-    ],
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SOURCE",
-            help="The uncut checkpoint: a folder of .safetensors files with an index, or one file.",
-        ),
-    ],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Folder to make; it may not exist.")],
-    max_shard_bytes: Annotated[
-        int, typer.Option(help="A file takes tensors up to this size together.")
-    ] = 5_000_000_000,
-    drop: Annotated[
-        list[str] | None,
-        typer.Option(help="Pattern of tensors the plan does not know, to leave out; may be repeated."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+@dataclass(frozen=True)
+class StreamFileOptions:
+    """What is read and written.
+
+    Attributes:
+        plan: A plan.json, or a folder that secateur saved.
+        source: The uncut checkpoint: a folder of .safetensors files with an index, or one file.
+        target: Folder to make; it may not exist.
+    """
+
+    plan: Annotated[Path, typer.Argument(metavar="PLAN")]
+    source: Annotated[Path, typer.Argument(metavar="SOURCE")]
+    target: Annotated[Path, typer.Argument(metavar="TARGET")]
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """How it is written.
+
+    Attributes:
+        max_shard_bytes: A file takes tensors up to this size together.
+        drop: Pattern of tensors the plan does not know, to leave out; may be repeated.
+    """
+
+    max_shard_bytes: int = 5_000_000_000
+    drop: tuple[str, ...] = ()
+
+
+def stream(files: StreamFileOptions, sharding: ShardOptions) -> Answer:
     """Cut a checkpoint that need not fit into the memory; nothing is run and no model is built.
 
     Example: secateur stream half/plan.json checkpoints/llama-7b checkpoints/llama-7b-half
     """
-    done = stream_checkpoint(_read(plan), source, target, max_shard_bytes=max_shard_bytes, drop=drop or ())
+    done = stream_checkpoint(
+        _read(files.plan),
+        files.source,
+        files.target,
+        max_shard_bytes=sharding.max_shard_bytes,
+        drop=sharding.drop,
+    )
     numbers = {**vars(done), "folder": str(done.folder), "dropped": list(done.dropped)}
-    emit(numbers, str(done), as_json=as_json)
+    return Answer(numbers, str(done))
 
 
 def _read(path: Path) -> Plan:

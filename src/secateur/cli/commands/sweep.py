@@ -1,33 +1,15 @@
-"""`secateur sweep`: how sensitive a classifier is to its layers, channels and blocks."""
+"""`secateur sweep`: how sensitive a network is to its layers, channels and blocks."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from secateur.cli.app import commands
-from secateur.cli.options import (
-    AsJson,
-    DataDir,
-    DataName,
-    Device,
-    Download,
-    ModelArguments,
-    ModelWord,
-    Save,
-    Seed,
-    Threads,
-    data_arguments,
-    emit,
-    load_data,
-    model_arguments,
-    open_placed,
-    require_other_folder,
-    say,
-)
-from secateur.domains.classification import Splits
-from secateur.domains.classification.images import labelled
+from secateur.cli.data import DataOptions, open_fitting
+from secateur.cli.options import MachineOptions, ModelOptions, Save, numbers_of, require_other_folder
+from secateur.cli.terminal import Answer, say
 from secateur.errors import RequestError
 from secateur.sweep import (
     Engine,
@@ -41,120 +23,136 @@ from secateur.sweep import (
 )
 from secateur.sweep.curves import BY
 from secateur.sweep.maps import has_maps
-from secateur.train.classifier import make_fabric, surroundings
+from secateur.train import Work
+from secateur.train.device import make_fabric, surroundings
+from secateur.write.rows import flat
 
 
-@commands("sweep")
+@dataclass(frozen=True)
+class SweepOptions:
+    """What is zeroed.
+
+    Attributes:
+        layer: Sweep its channels: a convolution, such as layer4.1.conv2.
+        counts: How many to zero, with commas; default: 1,3,5.
+        maps: Draw the mean feature maps of so many channels of --layer; default: 64 if it makes maps.
+        ratios: Sweep every layer or group by shares, with commas, such as 0.25,0.5.
+        by: What --ratios sweeps: layers, groups (all coupled layers), or layers,groups.
+        blocks: Zero the last convolution of each residual block.
+        criterion: What orders the channels; the least go first.
+        where: removed: after the norm, as a cut does; output: what the layer returns.
+        score_images: Training images to score by; 0 takes the test images.
+    """
+
+    layer: str | None = None
+    counts: str | None = None
+    maps: Annotated[int | None, typer.Option(min=0)] = None
+    ratios: str | None = None
+    by: str = "layers"
+    blocks: bool = False
+    criterion: str = "activation-mean"
+    where: str = "removed"
+    score_images: Annotated[int, typer.Option(min=0)] = 1024
+
+    def __post_init__(self) -> None:
+        if self.layer is None and self.ratios is None and not self.blocks:
+            raise RequestError("nothing to sweep was named", do="pass --layer, --ratios or --blocks")
+        if self.layer is None and (self.counts is not None or self.maps is not None):
+            what = "--counts and --maps are for --layer, which was not given"
+            raise RequestError(what, do="pass --layer NAME")
+        if not self._kinds() or not set(self._kinds()) <= set(BY):
+            raise RequestError(f"--by is '{self.by}'", do="write layers, groups, or both with a comma")
+        if self.ratios is None and self.by != "layers":
+            what = "--by is for --ratios, which was not given"
+            raise RequestError(what, do="pass --ratios, such as 0.25,0.5")
+
+    def _kinds(self) -> list[str]:
+        return list(dict.fromkeys(word.strip() for word in self.by.split(",") if word.strip()))
+
+    def kinds(self) -> list[str]:
+        """What the shares are of."""
+        return self._kinds() if self.ratios is not None else []
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How the work is done.
+
+    Attributes:
+        batch_size: Images per batch.
+        memory_mb: Activations kept in memory, in MB; the rest goes to disk.
+        engine: local, or ray: over a Ray cluster, as RAY_ADDRESS says or on this machine.
+        workers: Workers of --engine ray; default: one for each CPU.
+    """
+
+    batch_size: Annotated[int, typer.Option(min=1)] = 64
+    memory_mb: Annotated[int, typer.Option(min=0)] = 1024
+    engine: str = "local"
+    workers: Annotated[int | None, typer.Option(min=1)] = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("local", "ray"):
+            raise RequestError(f"--engine is '{self.engine}'", do="choose one of local, ray")
+        if self.workers is not None and self.engine == "local":
+            raise RequestError("--workers is for --engine ray", do="add --engine ray, or leave --workers out")
+
+
 def sweep(
-    model: ModelWord,
+    model: ModelOptions,
     save: Save,
-    layer: Annotated[
-        str | None, typer.Option("--layer", help="Sweep its channels: a convolution, such as layer4.1.conv2.")
-    ] = None,
-    counts: Annotated[
-        str | None, typer.Option("--counts", help="How many to zero, with commas; 1,3,5 of itself.")
-    ] = None,
-    maps: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Draw the mean feature maps of so many channels of --layer; 64 if it makes maps."
-        ),
-    ] = None,
-    ratios: Annotated[
-        str | None, typer.Option(help="Sweep every layer or group by shares, with commas, such as 0.25,0.5.")
-    ] = None,
-    by: Annotated[
-        str, typer.Option(help="What --ratios sweeps: layers, groups (all coupled layers), or layers,groups.")
-    ] = "layers",
-    blocks: Annotated[
-        bool, typer.Option("--blocks", help="Zero the last convolution of each residual block.")
-    ] = False,
-    criterion: Annotated[
-        str, typer.Option(help="What orders the channels; the least go first.")
-    ] = "activation-mean",
-    where: Annotated[
-        str, typer.Option(help="removed: after the norm, as a cut does; output: what the layer returns.")
-    ] = "removed",
-    score_images: Annotated[
-        int, typer.Option(min=0, help="Training images to score by; 0 takes the test images.")
-    ] = 1024,
-    data: DataName = "digits",
-    arg: ModelArguments = None,
-    data_dir: DataDir = None,
-    download: Download = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64,
-    memory_mb: Annotated[
-        int, typer.Option(min=0, help="Activations kept in memory, in MB; the rest goes to disk.")
-    ] = 1024,
-    engine: Annotated[
-        str, typer.Option(help="local, or ray: over a Ray cluster, as RAY_ADDRESS says or on this machine.")
-    ] = "local",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Workers of --engine ray; one for each CPU if not given.")
-    ] = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: AsJson = False,
-) -> None:
+    sweeps: SweepOptions,
+    data: DataOptions,
+    means: EngineOptions,
+    place: MachineOptions,
+) -> Answer:
     """Zero channels, layers or blocks by masks, and plot what accuracy is left.
 
     A sweep that was stopped goes on: every row is in a .jsonl file in SAVE as soon as it is known.
 
     Example: secateur sweep runs/dense --layer layer4.1.conv2 --counts 1,3,5,7 --data digits --save runs/sweep
     """
-    require_other_folder(model, save)
-    if layer is None and ratios is None and not blocks:
-        raise RequestError("nothing to sweep was named", do="pass --layer, --ratios or --blocks")
-    numbers = [int(number) for number in _numbers("--counts", counts or "1,3,5", int)]
-    shares = None if ratios is None else _numbers("--ratios", ratios, float)
-    kinds = _kinds(by)
-    if layer is None and (counts is not None or maps is not None):
-        raise RequestError("--counts and --maps are for --layer, which was not given", do="pass --layer NAME")
-    if ratios is None and by != "layers":
-        raise RequestError("--by is for --ratios, which was not given", do="pass --ratios, such as 0.25,0.5")
-    if engine not in ("local", "ray"):
-        raise RequestError(f"--engine is '{engine}'", do="choose one of local, ray")
-    if workers is not None and engine == "local":
-        raise RequestError("--workers is for --engine ray", do="add --engine ray, or leave --workers out")
-    parts = load_data(data, data_dir, download, seed)
-    opened = open_placed(model, data_arguments(parts, model, model_arguments(arg)), seed, device)
+    require_other_folder(model.model, save)
+    counts = numbers_of("--counts", sweeps.counts or "1,3,5", int, "1,3,5")
+    shares = numbers_of("--ratios", sweeps.ratios or "", float, "0.25,0.5")
+    kinds = sweeps.kinds()
+    parts = data.open(place.seed)
+    opened = open_fitting(model, parts, place.seed, place.device)
     save.mkdir(parents=True, exist_ok=True)
-    with surroundings(make_fabric(device, "32-true"), threads):
+    with surroundings(make_fabric(place.device, "32-true"), place.threads):
         forks = Forks(
             opened.model,
             parts.test,
-            batch_size=batch_size,
-            fork_size=8 * batch_size,
-            device=device,
-            memory_bytes=memory_mb * 10**6,
+            batch_size=means.batch_size,
+            fork_size=8 * means.batch_size,
+            device=place.device,
+            memory_bytes=means.memory_mb * 10**6,
             folder=save,
+            task=parts.task,
         )
-        scored = labelled(parts.train, score_images, seed) if score_images else None
-        asked = {"criterion": criterion, "data": scored, "seed": seed}
-        works = RayEngine(workers, device=device) if engine == "ray" else LocalEngine()
-        session = _Session(opened.model, parts, save, forks, where, works)
+        scored = parts.evidence(sweeps.score_images, place.seed) if sweeps.score_images else None
+        chosen = parts.criterion(opened.model, sweeps.criterion)
+        asked = {"criterion": chosen, "data": scored, "seed": place.seed}
+        engine = RayEngine(means.workers, device=place.device) if means.engine == "ray" else LocalEngine()
+        session = _SweepRun(opened.model, parts, save, forks, sweeps.where, engine)
         try:
-            if layer is not None:
-                session.channels(layer, numbers, maps, asked)
-            for kind in kinds if shares is not None else ():
-                session.curves(shares or [], kind, asked)
-            if blocks:
+            if sweeps.layer is not None:
+                session.channels(sweeps.layer, counts, sweeps.maps, asked)
+            for kind in kinds:
+                session.curves(shares, kind, asked)
+            if sweeps.blocks:
                 session.blocks()
         finally:
-            works.close()
+            engine.close()
             forks.close()
     session.told["written"] = [str(path) for path in session.written]
     wrote = f"wrote {', '.join(session.told['written'])}"
-    emit(session.told, "\n".join([*session.lines, wrote]), as_json=as_json)
+    return Answer(session.told, "\n".join([*session.lines, wrote]))
 
 
-class _Session:
+class _SweepRun:
     """The sweeps of one command, which share the model and the images."""
 
-    def __init__(
-        self, model: Any, parts: Splits, save: Path, forks: Forks, where: str, engine: Engine
-    ) -> None:
+    def __init__(self, model: Any, parts: Work, save: Path, forks: Forks, where: str, engine: Engine) -> None:
         self.model = model
         self.parts = parts
         self.save = save
@@ -180,15 +178,16 @@ class _Session:
             counts,
             where=self.where,
             rows=self.save / "sweep.jsonl",
-            on_row=lambda row: say(f"{row.count} channels: {100 * row.accuracy:.2f} % right"),
+            on_row=lambda row: say(f"{row.count} channels: {_told(row.figures)}"),
             forks=self.forks,
             engine=self.engine,
             **asked,
         )
-        rows = [asdict(row) for row in found.rows]
+        rows = [flat(asdict(row)) for row in found.rows]
         for row in rows:
-            names = self.parts.spec.class_names
-            row["per_class_accuracy"] = dict(zip(names, row["per_class_accuracy"], strict=True))
+            if row["per_class_accuracy"]:
+                names = self.parts.class_names
+                row["per_class_accuracy"] = dict(zip(names, row["per_class_accuracy"], strict=True))
         self.told |= {"layer": layer, "where": self.where, "criterion": found.criterion}
         self.told |= {"scores": found.scores.tolist(), "rows": rows}
         self.lines.append(str(found))
@@ -210,7 +209,7 @@ class _Session:
             ratios,
             where=self.where,
             rows=self.save / f"{name}.jsonl",
-            on_point=lambda point: say(f"{point.layer} at {point.ratio:g}: {100 * point.value:.2f} % right"),
+            on_point=lambda point: say(f"{point.layer} at {point.ratio:g}: {point.value:.4f}"),
             forks=self.forks,
             engine=self.engine,
             by=by,
@@ -228,27 +227,15 @@ class _Session:
             self.parts.test,
             where=self.where,
             rows=self.save / "blocks.jsonl",
-            on_row=lambda row: say(f"without {row.layer}: {100 * row.accuracy:.2f} % right"),
+            on_row=lambda row: say(f"without {row.layer}: {_told(row.figures)}"),
             forks=self.forks,
             engine=self.engine,
         )
-        self.told["blocks"] = {"accuracy": found.accuracy, "rows": list(map(asdict, found.rows))}
+        rows = [flat(asdict(row)) for row in found.rows]
+        self.told["blocks"] = {found.figure: found.value, "rows": rows}
         self.lines.append(str(found))
         self.written += [self.save / "blocks.jsonl", found.plot(self.save / "blocks.png")]
 
 
-def _kinds(text: str) -> list[str]:
-    kinds = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    if not kinds or not set(kinds) <= set(BY):
-        raise RequestError(f"--by is '{text}'", do="write layers, groups, or both with a comma")
-    return kinds
-
-
-def _numbers(option: str, text: str, kind: type[int] | type[float]) -> list[float]:
-    try:
-        return [kind(word) for word in text.split(",") if word.strip()]
-    except ValueError as error:
-        example = "1,3,5" if kind is int else "0.25,0.5"
-        raise RequestError(
-            f"{option} is '{text}'", do=f"write numbers with commas, such as {example}"
-        ) from error
+def _told(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())

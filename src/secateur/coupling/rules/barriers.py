@@ -49,7 +49,6 @@ _BARRIERS: dict[str, dict[str, str]] = {
         "aten.histc": "torch.histc(T(2, 3), 4)",
     },
     _ORDERED: {
-        "aten.masked_scatter": "T(2, 3).masked_scatter(T(2, 3) > 0, T(2, 3))",
         "aten.put": "T(2, 3).put((T(2) > 0).long(), T(2))",
         "aten.segment_reduce": "torch.segment_reduce(T(4), 'sum', lengths=torch.tensor([1, 3]))",
         "aten.combinations": "torch.combinations(T(3))",
@@ -61,7 +60,6 @@ _BARRIERS: dict[str, dict[str, str]] = {
     _MEMORY: {
         "aten.as_strided": "T(4, 6).as_strided((2, 3), (6, 1))",
         "aten.as_strided_scatter": "torch.as_strided_scatter(T(4, 6), T(2, 3), (2, 3), (6, 1))",
-        "aten.resize": "T(2, 6).clone().resize_(3, 4)",
         "aten.set": "T(2, 3).clone().set_(T(3, 2).clone())",
     },
     _SINGULAR: {

@@ -85,6 +85,7 @@ _CURVES = {
 }
 _OTHERS = {
     "aten._conj": "torch.conj(torch.complex(T(2, 3), T(2, 3)))",
+    "aten.imag": "torch.complex(T(2, 3), T(2, 3)).imag",
     "aten.masked_fill": "T(2, 3).masked_fill(T(2, 3) > 0, 1.5)",
 }
 
@@ -226,30 +227,6 @@ def where(call: Call) -> list[list[Expr]]:
 def cast_like(call: Call) -> list[list[Expr]]:
     """The dims of the first operand."""
     return [call["self"]]
-
-
-_QUANTISED = {
-    "aten.fake_quantize_per_tensor_affine": "torch.fake_quantize_per_tensor_affine(T(2, 3), 0.1, 0, 0, 9)",
-    "aten.fake_quantize_per_channel_affine": (
-        "torch.fake_quantize_per_channel_affine(T(2, 3).float(), T(3).float().abs(), "
-        "(T(3) * 0).int(), 1, 0, 9)"
-    ),
-}
-
-
-@rule(
-    *_QUANTISED,
-    law="self(... c ...), scale(c), zero_point(c) -> (... c ...)",
-    samples=_QUANTISED,
-    traits={"aten.fake_quantize_per_tensor_affine": Trait.POINTWISE},
-)
-def fake_quantise(call: Call) -> list[list[Expr]]:
-    """Rounding to a grid, one for all or one for each channel."""
-    dims = call["self"]
-    if "per_channel" in call.node.op:
-        for name in ("scale", "zero_point"):
-            call.equate(dims[call.dim(call.arg("axis"), len(dims))], call[name][0])
-    return [dims]
 
 
 @rule(

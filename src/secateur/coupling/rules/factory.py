@@ -1,5 +1,7 @@
 """Tensors made from nothing: constant ones may follow any axis, numbered or random ones may not."""
 
+from math import prod
+
 from secateur.coupling.call import Call
 from secateur.coupling.rule import rule
 from secateur.graph.axes import Expr, axis
@@ -50,3 +52,21 @@ def constant(call: Call) -> list[list[Expr]]:
 def numbered(call: Call) -> list[list[Expr]]:
     """Ranges and random numbers."""
     return [[call.fixed(size, "made by number") for size in call.out_shape()]]
+
+
+@rule(
+    "aten.resize",
+    law="x(...) -> (...) where the shape stays; new dims where x is empty or one number; else a barrier",
+    samples=("T(2, 3).clone().resize_(2, 3)", "torch.empty(0).resize_(2, 3).fill_(1.0)"),
+)
+def resize(call: Call) -> list[list[Expr]]:
+    """How observers make room for what they have seen."""
+    shape = call.out_shape()
+    dims = call["self"]
+    if tuple(dim.size for dim in dims) != shape:
+        if prod(dim.size for dim in dims) > 1:
+            return call.barrier("it addresses memory, not positions")
+        dims = [axis(size) for size in shape]
+    for index, dim in enumerate(dims):
+        call.literal(("size", index), dim)
+    return [dims]

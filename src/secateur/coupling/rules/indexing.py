@@ -84,7 +84,7 @@ def index_select(call: Call) -> list[list[Expr]]:
 
 
 @dataclass(frozen=True)
-class Places:
+class Indexing:
     """What the tensors between the brackets of an indexing stand for.
 
     Attributes:
@@ -114,7 +114,7 @@ class Places:
         return [dim for at, dim in enumerate(dims) if at not in self.covered]
 
 
-def read_places(call: Call) -> Places:
+def read_places(call: Call) -> Indexing:
     """Tell masks from numbers."""
     covered: list[int] = []
     numbers: list[list[Expr]] = []
@@ -132,7 +132,7 @@ def read_places(call: Call) -> Places:
         span = len(dims) if is_mask else 1
         covered.extend(range(at, at + span))
         at += span
-    return Places(tuple(covered), tuple(numbers), tuple(masks))
+    return Indexing(tuple(covered), tuple(numbers), tuple(masks))
 
 
 @rule(

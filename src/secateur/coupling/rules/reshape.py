@@ -82,7 +82,12 @@ def _keeps_numbers(node: Node) -> bool:
 
 
 _VIEWS = {
-    "aten.view": ("T(2, 6, 4).view(2, 3, 2, 4)", "T(2, 3, 4).view(6, 4)", "T(2, 3, 1, 1).view(2, -1)"),
+    "aten.view": (
+        "T(2, 3).view(torch.float32)",
+        "T(2, 6, 4).view(2, 3, 2, 4)",
+        "T(2, 3, 4).view(6, 4)",
+        "T(2, 3, 1, 1).view(2, -1)",
+    ),
     "aten.reshape": ("T(2, 6, 4).reshape(2, 2, 3, 4)", "T(2, 3, 4).reshape(2, 1, 12)"),
     "aten._unsafe_view": ("torch.ops.aten._unsafe_view(T(2, 6), [2, 2, 3])",),
 }
@@ -97,7 +102,14 @@ for _op, _samples in _VIEWS.items():
         traits_if=_keeps_numbers,
     )
     def view(call: Call) -> list[list[Expr]]:
-        """A view by its sizes, or a cast of the element type (`view.dtype`)."""
+        """A view by its sizes, or of the same bits as other numbers (`view.dtype`), more in the last dim."""
+        if call.node.overload == "dtype":
+            dims, size = list(call["self"]), call.out_shape()[-1]
+            if size > dims[-1].size:
+                dims[-1] = product(dims[-1], call.fixed(size // dims[-1].size, "parts of one number"))
+            elif size < dims[-1].size:
+                return call.barrier("parts of a number in the last dim are read as one")
+            return [dims]
         dims = reshape(call, call["self"], call.out_shape())
         sizes = call.arg("size", call.arg("shape"))
         if isinstance(sizes, tuple):

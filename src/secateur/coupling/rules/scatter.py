@@ -3,16 +3,19 @@
 index_add      y = x;  y[..., index[j], ...] += source[..., j, ...]
 scatter_add    y = x;  y[..., index[..., j, ...], ...] += src[..., j, ...]
 index_put      y = x;  y[indices] = values
+masked_scatter y = x;  y[mask] = the numbers of source, one after the other
 """
 
 import itertools
 from collections.abc import Sequence
 
 from secateur.coupling.call import Call
-from secateur.coupling.rule import rule
+from secateur.coupling.rule import rule, traits_of
 from secateur.coupling.rules.indexing import read_places
 from secateur.coupling.rules.pieces import sliced
 from secateur.graph.axes import Expr
+from secateur.graph.node import Graph, first_operand
+from secateur.graph.trait import Trait
 
 _REASON = "its positions are written by number"
 
@@ -113,6 +116,41 @@ def index_put(call: Call) -> list[list[Expr]]:
     for dim in itertools.chain(indexed, joined, *places.numbers, *places.masks):
         call.protect(dim, _REASON)
     return [dims]
+
+
+_SPREADS = ("aten.expand", "aten.expand_as", "aten.broadcast_to")
+
+
+@rule(
+    "aten.masked_scatter",
+    law="self(... a), mask(... 1), source(... a) -> (... a) where the mask is spread along a; else a barrier",
+    samples=("T(2, 3, 4).masked_scatter(T(2, 3, 1) > 0, T(6, 4))",),
+)
+def masked_scatter(call: Call) -> list[list[Expr]]:
+    """Chosen positions are filled from a list: rows stay rows where the mask takes or leaves them whole."""
+    dims, mask, source = call["self"], call["mask"], call["source"]
+    is_spread = bool(mask) and (mask[-1].size == 1 or _is_spread(call.graph, call.node.args["mask"].value))
+    is_of_rows = bool(dims) and bool(source) and dims[-1].size == source[-1].size
+    if not is_spread or not is_of_rows or len(mask) > len(dims):
+        return call.barrier("it fills chosen positions one after the other from a list")
+    for dim in (*dims[:-1], *mask[:-1], *source[:-1]):
+        call.protect(dim, "it fills chosen rows one after the other from a list")
+    call.broadcast([dims[-1]], [source[-1]], [mask[-1]])
+    return [dims]
+
+
+def _is_spread(graph: Graph, value: int) -> bool:
+    """Whether a tensor holds the same numbers at all positions of its last dim, as it was made so."""
+    node = graph.maker.get(value)
+    while node is not None and node.op not in _SPREADS:
+        source = first_operand(node)
+        is_copy = Trait.MOVES | Trait.ROW_MAJOR in traits_of(node)
+        same = source is not None and graph.values[source].shape == graph.values[value].shape
+        if source is None or not (is_copy and same):
+            return False
+        value, node = source, graph.maker.get(source)
+    source = None if node is None else first_operand(node)
+    return source is not None and graph.values[source].shape[-1:] == (1,)
 
 
 @rule(

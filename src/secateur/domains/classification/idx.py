@@ -7,7 +7,6 @@ References:
     LeCun, Cortes and Burges, "The MNIST database", section "File formats". http://yann.lecun.com/exdb/mnist/
 """
 
-import gzip
 import math
 import struct
 import zlib
@@ -19,6 +18,9 @@ from jaxtyping import UInt8
 from secateur.errors import CheckpointError, RequestError
 
 _UNSIGNED_BYTE = 8
+_MOST_DIMS = 8
+_MOST_BYTES = 2**30
+"""What a compressed file may become: a gigabyte of zeros takes a megabyte."""
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
@@ -32,7 +34,8 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
 
     Raises:
         RequestError: The file is missing or cannot be read.
-        CheckpointError: The file is truncated, has data left over, or is no IDX file of unsigned bytes.
+        CheckpointError: The file is truncated, has data left over, is no IDX file of unsigned bytes, or
+            decompresses to more than its header states or a gigabyte.
 
     Example:
         >>> import tempfile
@@ -43,6 +46,27 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
         array([7, 2, 1], dtype=uint8)
     """
     content = _read(path)
+    is_packed = content.startswith(b"\x1f\x8b")
+    shape = _shape(path, _inflated(path, content, 4 + 4 * _MOST_DIMS) if is_packed else content)
+    offset, expected = 4 + 4 * len(shape), math.prod(shape)
+    do = "delete it and get the file again"
+    if is_packed:
+        if expected > _MOST_BYTES:
+            detail = f"its header states {expected:,} bytes, of a compressed file {_MOST_BYTES:,} are read"
+            raise CheckpointError(f"{path} is too large", [detail], "decompress it, if it is what you want")
+        content = _inflated(path, content, offset + expected + 1)
+    found = len(content) - offset
+    if found != expected:
+        problem = "is truncated" if found < expected else "has data left over"
+        more = " or more" if is_packed and found > expected else ""
+        stated = f"{' x '.join(map(str, shape))} = {expected:,} bytes"
+        detail = f"its header states {stated}, it holds {found:,}{more}"
+        raise CheckpointError(f"{path} {problem}", [detail], do)
+    return np.frombuffer(content, np.uint8, offset=offset).reshape(shape)
+
+
+def _shape(path: Path, content: bytes) -> tuple[int, ...]:
+    """What the header says."""
     do = "delete it and get the file again"
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _UNSIGNED_BYTE or content[3] == 0:
         start = (
@@ -50,28 +74,36 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
         )
         raise CheckpointError(f"{path} is no IDX file of unsigned bytes", [start], do)
     dims = content[3]
-    offset = 4 + 4 * dims
-    if len(content) < offset:
+    if dims > _MOST_DIMS:
+        detail = f"it has {dims} dims, allowed: {_MOST_DIMS}"
+        raise CheckpointError(f"{path} is no IDX file of images or labels", [detail], do)
+    if len(content) < 4 + 4 * dims:
         raise CheckpointError(f"{path} is truncated inside its header", [f"it has {len(content)} bytes"], do)
-    shape = struct.unpack(f">{dims}I", content[4:offset])
-    expected, found = math.prod(shape), len(content) - offset
-    if found != expected:
-        problem = "is truncated" if found < expected else "has data left over"
-        detail = f"its header states {' x '.join(map(str, shape))} = {expected:,} bytes, it holds {found:,}"
-        raise CheckpointError(f"{path} {problem}", [detail], do)
-    return np.frombuffer(content, np.uint8, offset=offset).reshape(shape)
+    return struct.unpack_from(f">{dims}I", content, 4)
 
 
 def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
         raise RequestError(f"cannot read {path}: {reason}", do="check the data folder") from error
-    if not content.startswith(b"\x1f\x8b"):
-        return content
+
+
+def _inflated(path: Path, content: bytes, most: int) -> bytes:
+    """Decompress up to so many bytes; if there are fewer, the compressed data must end as it should."""
+    inflater, made, left = zlib.decompressobj(wbits=31), b"", content
     try:
-        return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
+        while left and len(made) < most:  # a gzip file may be several one after the other
+            made += inflater.decompress(left, most - len(made))
+            if not inflater.eof:
+                break
+            left = inflater.unused_data.lstrip(b"\0")
+            inflater = zlib.decompressobj(wbits=31) if left else inflater
+    except zlib.error as error:
         detail = f"its compressed data ends early or is damaged: {error}"
         raise CheckpointError(f"{path} is truncated", [detail], "delete it and get the file again") from error
+    if len(made) < most and not inflater.eof:
+        detail = "its compressed data ends early or is damaged"
+        raise CheckpointError(f"{path} is truncated", [detail], "delete it and get the file again")
+    return made

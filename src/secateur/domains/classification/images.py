@@ -1,21 +1,18 @@
 """Labelled images in memory: what a data set is made of and how it becomes batches.
 
 Pixels stay uint8 tensors (a 60,000-image Fashion-MNIST is 47 MB); a batch is cut out, cropped, flipped and
-normalised as a whole. On two cores that is many times faster than one transform per image.
-
-Every random choice of epoch e comes from a generator seeded by (seed, e), and of batch b by (seed, e, b). So
-a run that resumes after epoch e sees exactly the batches of an uninterrupted one, whatever the number of
-workers.
+normalised as a whole (`secateur.train.parts.WholeBatches`).
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+
+from secateur.domains.classification.pixels import ImageFiles, Pixels
+from secateur.train.parts import WholeBatches, generator_of
 
 Batch = tuple[Float[Tensor, "n c h w"], Int64[Tensor, " n"]]
 
@@ -56,7 +53,7 @@ class DataSpec:
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(WholeBatches):
     """One part of a data set: training, validation or test images with their labels.
 
     Args:
@@ -66,7 +63,7 @@ class Images:
     """
 
     spec: DataSpec
-    pixels: UInt8[Tensor, "n c h w"]
+    pixels: Pixels
     labels: Int64[Tensor, " n"]
 
     def __len__(self) -> int:
@@ -80,30 +77,8 @@ class Images:
     def __repr__(self) -> str:
         return f"Images({self.spec.name}: {len(self):,} of {self.spec.shape})"
 
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        training: bool = False,
-        seed: int = 0,
-        epoch: int = 0,
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> Iterable[Batch]:
-        """Go through all images once, normalised, in batches.
-
-        Args:
-            batch_size: Images per batch; the last batch may be smaller.
-            training: Shuffle, crop and flip. A last batch of a single image is then left out, because batch
-                norm has no variance over it.
-            seed: Seeds the order and the augmentation, together with the epoch.
-            epoch: Which time the images are gone through.
-            workers: Processes that prepare batches; 0 prepares them here, which is faster for small images.
-            pin_memory: Put batches in page-locked memory for faster copies to a GPU; without one it is
-                ignored.
-
-        Returns:
-            Pairs of images and labels; its `len` is the number of batches.
+    def batch(self, chosen: Tensor, generator: torch.Generator | None = None) -> Batch:
+        """Some of the images, normalised, with their labels; cropped and flipped as the generator says.
 
         Example:
             >>> from secateur.domains.classification import load
@@ -111,14 +86,10 @@ class Images:
             >>> images.shape, labels.shape
             (torch.Size([32, 1, 8, 8]), torch.Size([32]))
         """
-        return DataLoader(
-            _Epoch(self, batch_size, training, seed, epoch),
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=pin_memory and torch.cuda.is_available(),
-            # Without a generator of its own the loader would draw from the global one.
-            generator=_generator(seed, epoch),
-        )
+        pixels = self.pixels[chosen]
+        if generator is not None:
+            pixels = crop_and_flip(pixels, self.spec.padding, self.spec.flip, generator)
+        return normalise(pixels, self.spec), self.labels[chosen]
 
 
 def calibration(images: Images, count: int, seed: int = 0) -> list[Float[Tensor, "n c h w"]]:
@@ -150,7 +121,7 @@ def labelled(images: Images, count: int, seed: int = 0) -> list[tuple[Tensor, Te
         >>> [labels.shape for _, labels in labelled(load("digits").train, 100)]
         [torch.Size([64]), torch.Size([36])]
     """
-    chosen = torch.randperm(len(images), generator=_generator(seed))[:count]
+    chosen = torch.randperm(len(images), generator=generator_of(seed))[:count]
     pixels = normalise(images.pixels[chosen], images.spec)
     return list(zip(pixels.split(64), images.labels[chosen].split(64), strict=True))
 
@@ -171,34 +142,19 @@ class Splits:
     validation: Images
     test: Images
 
+    @property
+    def name(self) -> str:
+        """What the data are called."""
+        return self.spec.name
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What a task remembers of them."""
+        return {"class names": self.spec.class_names}
+
     def __str__(self) -> str:
         parts = f"{len(self.train):,} train + {len(self.validation):,} validation + {len(self.test):,} test"
         return f"{self.spec.name}: {parts} images of {self.spec.shape}, {self.spec.num_classes} classes"
-
-
-class _Epoch(Dataset[Batch]):
-    """The batches of one epoch; item b depends on nothing but (images, batch size, seed, epoch, b)."""
-
-    def __init__(self, images: Images, batch_size: int, training: bool, seed: int, epoch: int) -> None:
-        self.images, self.training, self.seed, self.epoch = images, training, seed, epoch
-        n = len(images)
-        order = torch.randperm(n, generator=_generator(seed, epoch)) if training else torch.arange(n)
-        self.batches = list(order.split(batch_size)) if n else []
-        if training and self.batches and len(self.batches[-1]) == 1:
-            self.batches.pop()
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> Batch:
-        if index >= len(self):
-            raise IndexError(index)
-        spec, chosen = self.images.spec, self.batches[index]
-        pixels = self.images.pixels[chosen]
-        if self.training:
-            generator = _generator(self.seed, self.epoch, index)
-            pixels = crop_and_flip(pixels, spec.padding, spec.flip, generator)
-        return normalise(pixels, spec), self.images.labels[chosen]
 
 
 def crop_and_flip(
@@ -240,11 +196,11 @@ def normalise(pixels: UInt8[Tensor, "n c h w"], spec: DataSpec) -> Float[Tensor,
     return (pixels.float() - mean) / std
 
 
-def channel_statistics(pixels: UInt8[Tensor, "n c h w"]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Compute mean and standard deviation of each channel, exactly, from counts of the 256 values.
 
     Args:
-        pixels: The training images.
+        pixels: The training images; of those that stay in their files, some 2,000 say it well enough.
 
     Returns:
         Means and standard deviations from 0 to 1; a channel that never changes gets 1, so that it can be
@@ -254,6 +210,8 @@ def channel_statistics(pixels: UInt8[Tensor, "n c h w"]) -> tuple[tuple[float, .
         >>> channel_statistics(torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 1, 2))
         ((0.5,), (0.5,))
     """
+    if isinstance(pixels, ImageFiles):
+        pixels = pixels[torch.randperm(len(pixels), generator=generator_of(0))[:2048]]
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
     for channel in range(pixels.shape[1]):
@@ -264,9 +222,3 @@ def channel_statistics(pixels: UInt8[Tensor, "n c h w"]) -> tuple[tuple[float, .
         means.append(mean.item())
         stds.append(std if std > 1e-6 else 1.0)
     return tuple(means), tuple(stds)
-
-
-def _generator(*key: int) -> torch.Generator:
-    """Make a generator from a tuple of numbers, well mixed, so that neighbouring keys are unrelated."""
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))

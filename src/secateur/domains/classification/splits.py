@@ -7,10 +7,11 @@ chosen by (validation). The test part is what the data set's authors made it, an
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from torch import Tensor
 
 from secateur.domains.classification.images import DataSpec, Images, Splits, channel_statistics
+from secateur.domains.classification.pixels import ImageFiles, Pixels, only
 from secateur.errors import RequestError
 
 
@@ -26,15 +27,19 @@ class RawData:
         class_names: One name per class.
         flip: Whether a mirrored image is still of its class.
         validation: Share of the training data that becomes the validation part, unless the caller says.
+        validation_pixels: Validation images, where the data have some; no share is taken then.
+        validation_labels: Their classes.
     """
 
-    pixels: UInt8[Tensor, "n c h w"]
+    pixels: Pixels
     labels: Int64[Tensor, " n"]
-    test_pixels: UInt8[Tensor, "m c h w"]
+    test_pixels: Pixels
     test_labels: Int64[Tensor, " m"]
     class_names: tuple[str, ...]
     flip: bool
     validation: float = 0.1
+    validation_pixels: Pixels | None = None
+    validation_labels: Int64[Tensor, " k"] | None = None
 
 
 def split(
@@ -68,9 +73,14 @@ def split(
         )
     if image_size is not None and image_size < 1:
         raise RequestError(f"the image size is {image_size} pixels", do="pass a size such as 32")
-    kept, held_out = stratified(raw.labels, share, seed)
-    pixels, test_pixels = _resize(raw.pixels, image_size), _resize(raw.test_pixels, image_size)
-    mean, std = channel_statistics(pixels[kept])
+    pixels, labels = _resize(raw.pixels, image_size), raw.labels
+    if raw.validation_pixels is not None and raw.validation_labels is not None:
+        held_pixels, held_labels = _resize(raw.validation_pixels, image_size), raw.validation_labels
+    else:
+        kept, held_out = stratified(labels, share, seed)
+        held_pixels, held_labels = only(pixels, held_out), labels[held_out]
+        pixels, labels = only(pixels, kept), labels[kept]
+    mean, std = channel_statistics(pixels)
     size = pixels.shape[-1]
     spec = DataSpec(
         name=name,
@@ -84,9 +94,9 @@ def split(
     )
     return Splits(
         spec,
-        train=Images(spec, pixels[kept], raw.labels[kept]),
-        validation=Images(spec, pixels[held_out], raw.labels[held_out]),
-        test=Images(spec, test_pixels, raw.test_labels),
+        train=Images(spec, pixels, labels),
+        validation=Images(spec, held_pixels, held_labels),
+        test=Images(spec, _resize(raw.test_pixels, image_size), raw.test_labels),
     )
 
 
@@ -125,9 +135,11 @@ def stratified(
     return (~taken).nonzero().flatten(), taken.nonzero().flatten()
 
 
-def _resize(pixels: UInt8[Tensor, "n c h w"], size: int | None) -> UInt8[Tensor, "n c s s"]:
+def _resize(pixels: Pixels, size: int | None) -> Pixels:
     if size is None or pixels.shape[-2:] == (size, size):
         return pixels
+    if isinstance(pixels, ImageFiles):
+        return ImageFiles(pixels.paths, pixels.channels, size)
     parts = [
         torch.nn.functional.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
         for part in pixels.split(4096)

@@ -1,6 +1,12 @@
 """Darknet: its files in, an ordinary network, the general engine, its files out (docs/decisions/0008)."""
 
-from secateur.domains.darknet.cfg import Config, Section, bundled_cfgs, parse_cfg, read_cfg, write_cfg
+from secateur.extras import extra
+
+with extra("darknet", "detectors"):
+    import PIL  # noqa: F401 - modules of this package import parts of both
+    import torchvision  # noqa: F401
+
+from secateur.domains.darknet.cfg import CfgSection, Config, bundled_cfgs, parse_cfg, read_cfg, write_cfg
 from secateur.domains.darknet.decoding import Decoded, decode
 from secateur.domains.darknet.edit import remove_layers, remove_sections
 from secateur.domains.darknet.exporting import export, save_darknet
@@ -9,17 +15,20 @@ from secateur.domains.darknet.heads import Head
 from secateur.domains.darknet.names import DataFile, read_data, read_names, write_data, write_names
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.prune import DarknetPruned, prunable_scales, prune_darknet
+from secateur.domains.darknet.report import of_detector as of_detector
+from secateur.domains.darknet.task import Detection
 from secateur.domains.darknet.weights import load_darknet, load_weights, read_header, save_weights
 
 __all__ = [
+    "CfgSection",
     "Config",
     "Darknet",
     "DarknetPruned",
     "DataFile",
     "Decoded",
+    "Detection",
     "Head",
     "Header",
-    "Section",
     "bundled_cfgs",
     "decode",
     "export",

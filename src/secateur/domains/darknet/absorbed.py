@@ -15,13 +15,14 @@ in standard deviations of the channel (in its own units where nothing normalises
 not 0 vary besides: by gamma times a normalised value, about Gaussian with deviation 1.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from secateur.costs.stopwatch import quiet
 from secateur.domains.darknet.layers import IMAGE
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.sections.convolutional import Convolutional
@@ -78,19 +79,23 @@ def absorbed_into(dense: Darknet, cut: Darknet, plan: Plan) -> tuple[Absorbed, .
         One entry for each convolution that lost inputs.
     """
     state = cut.state_dict()
-    constants = dict(_constants(dense))
-    scales = _scales(dense)
+    with quiet(dense, threads=None):
+        kept = _through(
+            dense, lambda index, _: torch.from_numpy(plan.masks(f"layers.{index}.conv.weight")[0])
+        )
+        constants = _through(dense, lambda _, layer: _constant(layer))
+        scales = _through(dense, lambda _, layer: _scale(layer))
     found: list[Absorbed] = []
     for index, layer in enumerate(dense.layers):
         if not isinstance(layer, Convolutional):
             continue
-        kept_out, kept_in = (torch.from_numpy(mask) for mask in plan.masks(f"layers.{index}.conv.weight")[:2])
         source = dense.sources[index][0]
-        removed = _removed_inputs(dense, plan, index, source, kept_in)
-        if source == IMAGE or not bool(removed.any()):
+        removed = kept[source] == 0
+        if not bool(removed.any()):
             continue
-        lost = _lost(layer, constants[source] * removed)[kept_out]
-        taken, sigma = _taken(layer, state, f"layers.{index}", kept_out)
+        stays = kept[index] > 0
+        lost = _lost(layer, constants[source] * removed)[stays]
+        taken, sigma = _taken(layer, state, f"layers.{index}", stays)
         bound = float(((lost - taken[:, None]).abs().amax(1) / sigma).max())
         found.append(
             Absorbed(
@@ -105,58 +110,28 @@ def absorbed_into(dense: Darknet, cut: Darknet, plan: Plan) -> tuple[Absorbed, .
     return tuple(found)
 
 
-def _removed_inputs(dense: Darknet, plan: Plan, index: int, source: int, kept: Tensor) -> Tensor:
-    """Which channels of the input were removed; a grouped convolution's weight shows only one group's."""
-    layer = dense.layers[index]
-    assert isinstance(layer, Convolutional), "asked for a convolution"
-    if layer.conv.groups == 1:
-        return ~kept
-    return ~_kept_outputs(dense, plan, source)
-
-
-def _kept_outputs(dense: Darknet, plan: Plan, index: int) -> Tensor:
-    """Which channels of a layer's output stay: run as maps of ones and zeros."""
-    if index == IMAGE:
-        return torch.ones(int(dense.config.net.get("channels") or 3), dtype=torch.bool)
-    layer = dense.layers[index]
-    if isinstance(layer, Convolutional):
-        return torch.from_numpy(plan.masks(f"layers.{index}.conv.weight")[0])
-    maps = [
-        _kept_outputs(dense, plan, source).double()[None, :, None, None] for source in dense.sources[index]
-    ]
-    result: Tensor = layer(*maps)[0, :, 0, 0] > 0
-    return result
-
-
-def _constants(dense: Darknet) -> Iterator[tuple[int, Tensor]]:
-    """What each layer's channels are if all scales are zero, float64."""
-    known: dict[int, Tensor] = {}
+def _through(dense: Darknet, made: Callable[[int, Convolutional], Tensor]) -> Mapping[int, Tensor]:
+    """What each layer's channels hold where its convolutions make this: run as maps of one pixel, float64."""
+    known = {IMAGE: dense.black((1, 1))[0, :, 0, 0].double() + 1}  # the image's channels always stay
     for index, layer in enumerate(dense.layers):
         if isinstance(layer, Convolutional):
-            beta = layer.conv.bias if layer.norm is None else layer.norm.bias
-            assert beta is not None, "a convolution without normalisation has a bias"
-            known[index] = layer.act(beta.detach().double())
-        elif not isinstance(layer, Yolo):
-            maps = [known[source][None, :, None, None] for source in dense.sources[index]]
-            known[index] = layer(*maps)[0, :, 0, 0]
-        else:
-            continue
-        yield index, known[index]
-
-
-def _scales(dense: Darknet) -> Mapping[int, Tensor]:
-    """The largest |gamma| that each channel of each layer's output depends on."""
-    known: dict[int, Tensor] = {}
-    for index, layer in enumerate(dense.layers):
-        if isinstance(layer, Convolutional):
-            gamma = (
-                torch.full((layer.conv.out_channels,), torch.inf) if layer.norm is None else layer.norm.weight
-            )
-            known[index] = gamma.detach().abs().double()
+            known[index] = made(index, layer).detach().double()
         elif not isinstance(layer, Yolo):
             maps = [known[source][None, :, None, None] for source in dense.sources[index]]
             known[index] = layer(*maps)[0, :, 0, 0]
     return known
+
+
+def _constant(layer: Convolutional) -> Tensor:
+    """What a convolution's channels are if all scales are zero."""
+    beta = layer.conv.bias if layer.norm is None else layer.norm.bias
+    assert beta is not None, "a convolution without normalisation has a bias"
+    result: Tensor = layer.act(beta.detach().double())
+    return result
+
+
+def _scale(layer: Convolutional) -> Tensor:
+    return torch.full_like(_constant(layer), torch.inf) if layer.norm is None else layer.norm.weight.abs()
 
 
 def _lost(layer: Convolutional, constants: Tensor) -> Tensor:

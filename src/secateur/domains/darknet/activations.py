@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from secateur.domains.darknet.layers import Place
+from secateur.domains.darknet.layers import SectionPlace
 
 __all__ = ["ACTIVATIONS", "activation"]
 
@@ -24,7 +24,7 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
-def activation(place: Place, default: str) -> nn.Module:
+def activation(place: SectionPlace, default: str) -> nn.Module:
     """The activation of a section.
 
     Args:

@@ -9,7 +9,6 @@ References:
 """
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -23,12 +22,11 @@ from secateur.domains.darknet.sections.convolutional import Convolutional
 from secateur.domains.darknet.sections.shortcut import Shortcut
 from secateur.domains.darknet.sections.yolo import Yolo
 from secateur.proof import Verdict
+from secateur.proof.comparison import TOLERANCE
+from secateur.proof.comparison import measure as compare
 from secateur.proof.drawing import drawn_inputs, randomised
 
 __all__ = ["ResidualBlock", "prove_removed", "residual_blocks"]
-
-TOLERANCE = 1e-9
-"""Largest relative difference, in float64, of networks that compute the same."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +129,8 @@ def prove_removed(
         for block in blocks:
             whole.layers[block.last] = _Silent(whole.layers[block.last])
         with torch.no_grad():
-            for expected, got in zip(whole(inputs), cut(inputs), strict=True):
-                error = float((expected - got).abs().max()) / (float(expected.abs().max()) or 1.0)
-                errors.append(error if math.isfinite(error) else math.inf)
+            pairs = zip(whole(inputs), cut(inputs), strict=True)
+            errors += [compare(expected, got, channel=1).error for expected, got in pairs]
     error = max(errors)
     failure = None if error < TOLERANCE else f"the outputs differ by {error:.2g}"
     return smaller, Verdict(error, TOLERANCE, nodes=len(smaller.layers), failure=failure)

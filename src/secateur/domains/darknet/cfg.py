@@ -22,7 +22,16 @@ from pathlib import Path
 from secateur.errors import RequestError
 from secateur.write.atomic import atomic_write
 
-__all__ = ["NET", "Config", "Section", "bundled_cfgs", "parse_cfg", "parse_options", "read_cfg", "write_cfg"]
+__all__ = [
+    "NET",
+    "CfgSection",
+    "Config",
+    "bundled_cfgs",
+    "parse_cfg",
+    "parse_options",
+    "read_cfg",
+    "write_cfg",
+]
 
 NET = -1
 """The number that stands for `[net]` where a layer is asked for."""
@@ -31,18 +40,19 @@ _OPTION = re.compile(
     r"(?P<before>\s*(?P<key>[^=#;\s][^=]*?)\s*=[^\S\r\n]*)(?P<value>[^#;]*?)(?P<after>\s*([#;].*)?)",
     re.DOTALL,
 )
+_LONGEST_LINE = 10_000
 _HEADER = re.compile(r"[\s\ufeff]*\[(?P<name>[^\]]*)\]\s*([#;].*)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Section:
+class CfgSection:
     r"""One section of a cfg.
 
     Attributes:
         lines: The lines it was read from, the first is its header; line ends included.
 
     Example:
-        >>> section = Section(("[maxpool]\n", "size = 2  # halves\n", "stride=2\n", "\n"))
+        >>> section = CfgSection(("[maxpool]\n", "size = 2  # halves\n", "stride=2\n", "\n"))
         >>> section.name, section["size"], section.get("padding")
         ('maxpool', '2', None)
         >>> print(section.replaced(size=3, padding=1).text, end="")
@@ -86,7 +96,7 @@ class Section:
         """Which of its lines holds a key; the header is line 0, also for keys that are not there."""
         return next((row for row, option in self._options() if option["key"] == key), 0)
 
-    def replaced(self, **values: object) -> "Section":
+    def replaced(self, **values: object) -> "CfgSection":
         """The section with other values.
 
         Args:
@@ -100,7 +110,7 @@ class Section:
         for key, value in values.items():
             row = self.row(key)
             if not row:
-                last = max((row for row, _ in Section(tuple(lines))._options()), default=0)
+                last = max((row for row, _ in CfgSection(tuple(lines))._options()), default=0)
                 ending = "\r\n" if lines[last].endswith("\r\n") else "\n"
                 if not lines[last].endswith("\n"):
                     lines[last] += ending
@@ -110,7 +120,7 @@ class Section:
             assert option is not None, "row() names an option"
             if option["value"] != str(value):
                 lines[row] = f"{option['before']}{value}{option['after']}"
-        return Section(tuple(lines))
+        return CfgSection(tuple(lines))
 
     def _options(self) -> Iterator[tuple[int, re.Match[str]]]:
         for row, line in enumerate(self.lines[1:], 1):
@@ -137,8 +147,8 @@ class Config:
         ('9', '16')
     """
 
-    net: Section
-    sections: tuple[Section, ...]
+    net: CfgSection
+    sections: tuple[CfgSection, ...]
     name: str = "cfg"
     opening: str = ""
 
@@ -147,7 +157,7 @@ class Config:
         """The file; equal to what was read, byte for byte, where nothing was replaced."""
         return self.opening + self.net.text + "".join(section.text for section in self.sections)
 
-    def layer(self, index: int) -> Section:
+    def layer(self, index: int) -> CfgSection:
         """The section of a layer; `NET` (-1) is `[net]`."""
         return self.net if index == NET else self.sections[index]
 
@@ -269,7 +279,7 @@ def parse_cfg(text: str, name: str = "cfg") -> Config:
             do = "begin with [net]"
             raise RequestError(f"{name}:{number}: {line.strip()!r} stands before the first section", do=do)
         (sections[-1] if sections else opening).append(line)
-    found = [Section(tuple(lines)) for lines in sections]
+    found = [CfgSection(tuple(lines)) for lines in sections]
     first = found[0].name if found else "nothing"
     if first not in ("net", "network"):
         do = "begin with [net], which holds the input's size"
@@ -323,6 +333,9 @@ def parse_options(text: str, name: str) -> dict[str, str]:
 
 def _option(line: str, number: int, name: str) -> re.Match[str] | None:
     """A line as an option; None if it is empty or a comment."""
+    if len(line) > _LONGEST_LINE and line.lstrip()[:1] not in ("#", ";"):
+        what = f"{name}:{number}: the line has {len(line):,} characters"
+        raise RequestError(what, [f"allowed: {_LONGEST_LINE:,}"], "break it, or make it a comment")
     option = _OPTION.fullmatch(line)
     if option is None and line.strip("\ufeff \t\r\n\v\f")[:1] not in ("", "#", ";"):
         do = "write key=value, or # before a comment"

@@ -17,17 +17,19 @@ from secateur.domains.darknet.draw import draw, side_by_side
 from secateur.domains.darknet.fit import Teaching, fit_detector
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.prune import DarknetPruned, prune_darknet
-from secateur.domains.darknet.recipe import Recipe
+from secateur.domains.darknet.recipe import DetectorFitConfig
 from secateur.domains.darknet.sparsity import sparsity_for
 from secateur.domains.darknet.start import expect_nothing
-from secateur.domains.darknet.table import Stage, measure_stage, stage_table, time_in_turn
+from secateur.domains.darknet.table import DarknetStage, measure_stage, stage_table, time_in_turn
 from secateur.errors import RequestError
+from secateur.train.device import require_one_process
 from secateur.write.atomic import atomic_write
 
 __all__ = ["DemoConfig", "DemoRun", "run_demo"]
 
 AUGMENTATION = Augmentation(flip=0.0, hue=0.0, saturation=1.0, exposure=1.0, shift=0.08, scale=(0.85, 1.15))
-"""Moves and sizes only: the scenes come in every colour, and colours cost half of the time."""
+"""Moves and sizes only: digits are never mirrored, the scenes come in every colour, and colours cost half of
+the time."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class DemoRun:
         seconds: Wall time in all.
     """
 
-    stages: tuple[Stage, ...]
+    stages: tuple[DarknetStage, ...]
     pruned: DarknetPruned
     near_zero: float
     written: dict[str, Path]
@@ -118,6 +120,7 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> DemoRun:
     Returns:
         The stages and what was written.
     """
+    require_one_process()
     started = time.perf_counter()
     torch.manual_seed(config.seed)  # the initial weights are drawn
     dense = Darknet("digits")
@@ -126,7 +129,7 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> DemoRun:
     scenes = digit_scenes(train=config.images[0], valid=config.images[1], size=side, seed=config.seed)
     say(str(scenes))
     bench = _Bench(config, scenes, side, say)
-    recipe = Recipe(
+    recipe = DetectorFitConfig(
         epochs=config.epochs[0], lr=0.01, policy="cosine", burn_in=0.1, nesterov=True, keep="last",
         validate_every=max(config.epochs), seed=config.seed, device=config.device, threads=config.threads,
         quiet=config.quiet,
@@ -155,7 +158,7 @@ class _Bench:
         self, config: DemoConfig, scenes: Annotations, side: int, say: Callable[[str], None]
     ) -> None:
         self.config, self.say = config, say
-        self.stages: list[Stage] = []
+        self.stages: list[DarknetStage] = []
         self.models: list[Darknet] = []
         self.batches: Loader = loader(
             scenes["train"],
@@ -168,7 +171,9 @@ class _Bench:
         )
         self.valid = loader(scenes["valid"], scenes.names, side, 50)
 
-    def train(self, model: Darknet, name: str, recipe: Recipe, teaching: Teaching | None = None) -> Darknet:
+    def train(
+        self, model: Darknet, name: str, recipe: DetectorFitConfig, teaching: Teaching | None = None
+    ) -> Darknet:
         self.say(f"{name}: {recipe.epochs} epochs of {self.batches}")
         trained = fit_detector(model, self.batches, None, recipe, teaching).model.eval()
         self.measure(name, trained)

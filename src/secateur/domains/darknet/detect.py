@@ -11,13 +11,13 @@ from typing import Any, Self
 
 import torch
 
+from secateur.costs.stopwatch import quiet
 from secateur.domains.darknet.data.letterbox import Letterbox
 from secateur.domains.darknet.draw import draw, to_pixels
 from secateur.domains.darknet.evaluate import Detections, detections
-from secateur.domains.darknet.layers import input_place
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.predict import predictor
-from secateur.domains.darknet.streams import Picture, open_cv, pictures
+from secateur.domains.darknet.streams import StreamPicture, open_cv, pictures
 from secateur.errors import RequestError
 from secateur.write.atomic import atomic_write
 
@@ -47,7 +47,7 @@ class Detected:
         names: Class names.
     """
 
-    picture: Picture
+    picture: StreamPicture
     found: Detections
     names: tuple[str, ...]
 
@@ -131,20 +131,11 @@ def detect_picture(
         4
     """
     thresholds = thresholds or Thresholds()
-    if size is None:
-        net = input_place(model.config)
-        size = (net.integer("height", 416, least=1), net.integer("width", 416, least=1))
-    letterbox = Letterbox((int(pixels.shape[1]), int(pixels.shape[2])), size)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            boxes, scores = predictor(model)(letterbox.image(pixels)[None])
-            (found,) = detections(boxes, scores, thresholds.conf, thresholds.iou)
-            return replace(found, boxes=letterbox.back(found.boxes))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    letterbox = Letterbox((int(pixels.shape[1]), int(pixels.shape[2])), size or model.image_size())
+    with quiet(model, threads=None), torch.inference_mode():
+        boxes, scores = predictor(model)(letterbox.image(pixels)[None])
+        (found,) = detections(boxes, scores, thresholds.conf, thresholds.iou)
+        return replace(found, boxes=letterbox.back(found.boxes))
 
 
 def save_json(found: Sequence[dict[str, Any]], path: Path | str) -> Path:

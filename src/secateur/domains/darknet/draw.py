@@ -3,11 +3,10 @@
 import colorsys
 from collections.abc import Sequence
 
-import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from secateur.domains.darknet.evaluate import Detections
 
@@ -44,21 +43,18 @@ def draw(
         A new picture.
 
     Example:
+        >>> import torch
         >>> boxes = Detections(torch.tensor([[2.0, 2, 9, 9]]), torch.tensor([0.9]), torch.tensor([1]))
         >>> draw(torch.zeros(3, 16, 24, dtype=torch.uint8), boxes, ["cat", "dog"], least=40).size
         (48, 32)
     """
-    picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy().astype(np.uint8))
-    factor = max(1, -(-least // max(picture.size)))
-    if factor > 1:
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    factor = max(1, -(-least // max(pixels.shape[1:])))
+    picture = to_pil_image(pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2))
     pen = ImageDraw.Draw(picture)
     line = max(2, round(max(picture.size) / 300))
     font = ImageFont.load_default(size=max(11, round(max(picture.size) / 32)))
     for row in reversed(range(len(found))):
-        box = [value * factor for value in found.boxes[row].tolist()]
-        left, right = sorted((box[0], box[2]))
-        top, bottom = sorted((box[1], box[3]))
+        left, top, right, bottom = (found.boxes[row] * factor).tolist()
         colour = class_colour(int(found.classes[row]))
         pen.rectangle((left, top, right, bottom), outline=colour, width=line)
         text = f"{names[int(found.classes[row])]} {found.scores[row]:.2f}"
@@ -98,4 +94,5 @@ def side_by_side(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -
 
 def to_pixels(picture: Image.Image) -> UInt8[Tensor, "3 h w"]:
     """A picture as a tensor, 0 to 255."""
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+    pixels: Tensor = pil_to_tensor(picture.convert("RGB"))
+    return pixels

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from secateur.domains.darknet.cfg import Config, Section
+from secateur.domains.darknet.cfg import CfgSection, Config
 from secateur.domains.darknet.exporting import export
 from secateur.domains.darknet.layers import IMAGE
 from secateur.domains.darknet.network import Darknet
@@ -72,7 +72,7 @@ def remove_sections(config: Config, removed: Collection[int]) -> Config:
         if config.layer(index).name == "yolo":
             raise config.error("a head cannot be removed", index, do="choose layers before it")
     numbers = renumbered(count, removed)
-    kept: list[Section] = []
+    kept: list[CfgSection] = []
     net = config.net
     for index, section in enumerate(config.sections):
         if index not in removed:
@@ -80,9 +80,9 @@ def remove_sections(config: Config, removed: Collection[int]) -> Config:
             continue
         comments = section.lines[_options_end(section) :]
         if kept:
-            kept[-1] = Section((*kept[-1].lines, *comments))
+            kept[-1] = CfgSection((*kept[-1].lines, *comments))
         else:
-            net = Section((*net.lines, *comments))
+            net = CfgSection((*net.lines, *comments))
     return replace(config, net=net, sections=tuple(kept))
 
 
@@ -118,7 +118,7 @@ def remove_layers(model: Darknet, removed: Collection[int]) -> Darknet:
     return smaller.train(model.training)
 
 
-def _with_references(config: Config, index: int, numbers: Mapping[int, int]) -> Section:
+def _with_references(config: Config, index: int, numbers: Mapping[int, int]) -> CfgSection:
     section = config.layer(index)
     key = _REFERENCES.get(section.name)
     if key is None or key not in section.options:
@@ -135,5 +135,5 @@ def _with_references(config: Config, index: int, numbers: Mapping[int, int]) -> 
     return section.replaced(**{key: re.sub(r"-?\d+", renumber, section[key])})
 
 
-def _options_end(section: Section) -> int:
+def _options_end(section: CfgSection) -> int:
     return max((section.row(key) for key in section.options), default=0) + 1

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torchvision.ops import batched_nms, box_convert
 
-from secateur.domains.darknet.data.dataset import Frame, Loader
+from secateur.domains.darknet.data.dataset import Batch, Frame, Loader
 from secateur.errors import DataError, RequestError
 
 Predict = Callable[[Float[Tensor, "b 3 h w"]], tuple[Float[Tensor, "b n 4"], Float[Tensor, "b n classes"]]]
@@ -44,7 +44,7 @@ class Detections:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class DetectionFigures:
     """How a detector did.
 
     Args:
@@ -119,20 +119,66 @@ def detections(
     return found
 
 
+class DetectionMeter:
+    """Compares candidate boxes, batch by batch, with the labels.
+
+    Args:
+        names: Class names.
+        conf: Smallest confidence. Average precision needs the unsure boxes too, so it is low.
+        iou: Overlap (IoU) above which the less confident box of a class is dropped.
+    """
+
+    def __init__(self, names: Sequence[str], conf: float = 0.001, iou: float = 0.6) -> None:
+        self.names, self.conf, self.iou = tuple(names), conf, iou
+        self._metric = _metric()
+        self.images = self.labelled = 0
+
+    def add(self, boxes: Float[Tensor, "b n 4"], scores: Float[Tensor, "b n classes"], batch: Batch) -> None:
+        """Take in the candidates of a batch that is not augmented.
+
+        Raises:
+            RequestError: Scores that have another number of classes than there are names.
+        """
+        if scores.shape[-1] != len(self.names):
+            what = f"the detector has {scores.shape[-1]} classes, the data set {len(self.names)}"
+            raise RequestError(what, [f"names: {', '.join(self.names[:10])}"], "use the cfg of this data set")
+        found = detections(boxes, scores, self.conf, self.iou)
+        truth = [_truth(frame) for frame in batch.frames]
+        self._metric.update([_found(*pair) for pair in zip(found, batch.frames, strict=True)], truth)
+        self.images += len(batch)
+        self.labelled += sum(int((each["iscrowd"] == 0).sum()) for each in truth)
+
+    def result(self, images: int) -> DetectionFigures:
+        """How good the detector was.
+
+        Args:
+            images: How many there should have been; the others could not be read.
+
+        Raises:
+            DataError: None has a labelled box.
+        """
+        if not self.labelled:
+            do = "check the label files"
+            raise DataError(f"none of {self.images:,} images has a labelled box", do=do)
+        return _evaluation(
+            self._metric.compute(), self.names, (self.images, self.labelled, images - self.images)
+        )
+
+
 def evaluate(
     predict: Predict,
     loader: Loader,
     names: Sequence[str] | None = None,
     conf: float = 0.001,
     iou: float = 0.6,
-) -> Evaluation:
+) -> DetectionFigures:
     """Detect in all images of a loader and compare with their labels.
 
     Args:
         predict: The detector; it is called without gradients.
         loader: Batches that are not augmented.
         names: Class names; None takes the loader's.
-        conf: Smallest confidence. Average precision needs the unsure boxes too, so it is low.
+        conf: Smallest confidence.
         iou: Overlap (IoU) above which the less confident box of a class is dropped.
 
     Returns:
@@ -145,24 +191,11 @@ def evaluate(
     if loader.training:
         what = "the images of this loader are augmented, so boxes cannot be compared with the labels"
         raise RequestError(what, do="pass loader(..., training=False)")
-    names = tuple(loader.names if names is None else names)
-    metric = _metric()
-    images = labelled = skipped = 0
+    meter = DetectionMeter(loader.names if names is None else names, conf, iou)
     with torch.inference_mode():
         for batch in loader:
-            boxes, scores = predict(batch.images)
-            if scores.shape[-1] != len(names):
-                what = f"the detector has {scores.shape[-1]} classes, the data set {len(names)}"
-                raise RequestError(what, [f"names: {', '.join(names[:10])}"], "use the cfg of this data set")
-            found = detections(boxes, scores, conf, iou)
-            truth = [_truth(frame) for frame in batch.frames]
-            metric.update([_found(*pair) for pair in zip(found, batch.frames, strict=True)], truth)
-            images += len(batch)
-            labelled += sum(int((each["iscrowd"] == 0).sum()) for each in truth)
-    skipped = len(loader.samples) - images
-    if not labelled:
-        raise DataError(f"none of {images:,} images has a labelled box", do="check the label files")
-    return _evaluation(metric.compute(), names, (images, labelled, skipped))
+            meter.add(*predict(batch.images), batch)
+    return meter.result(len(loader.samples))
 
 
 def _metric() -> Any:
@@ -189,7 +222,7 @@ def _truth(frame: Frame) -> dict[str, Tensor]:
 
 def _evaluation(
     result: dict[str, Tensor], names: tuple[str, ...], counts: tuple[int, int, int]
-) -> Evaluation:
+) -> DetectionFigures:
     # Precision by IoU threshold (the first is 0.5), recall, class, area (the first is all) and number of
     # boxes (the last is 100); -1 where a class has no labelled box.
     precision = result["precision"][0, :, :, 0, -1]
@@ -198,4 +231,6 @@ def _evaluation(
         if (precision[:, column] >= 0).all():
             per_class[names[label]] = precision[:, column].mean().item()
     images, labelled, skipped = counts
-    return Evaluation(result["map_50"].item(), result["map"].item(), per_class, images, labelled, skipped)
+    return DetectionFigures(
+        result["map_50"].item(), result["map"].item(), per_class, images, labelled, skipped
+    )

@@ -1,7 +1,9 @@
 """A cut network as Darknet's files: new `filters=`, everything else as it was, and the weights."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,7 +11,9 @@ from secateur.domains.darknet.cfg import Config, write_cfg
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.sections.convolutional import Convolutional
 from secateur.domains.darknet.weights import save_weights
-from secateur.errors import RequestError
+from secateur.errors import ExportError, RequestError
+from secateur.exports.format import ExportSubject, Format, formats
+from secateur.extras import extra
 
 __all__ = ["export", "save_darknet"]
 
@@ -76,6 +80,39 @@ def save_darknet(model: Darknet, path: Path | str) -> tuple[Path, Path]:
     config = export(model)
     weights = save_weights(model, target.with_name(f"{target.name}.weights"))
     return write_cfg(config, target.with_name(f"{target.name}.cfg")), weights
+
+
+def _write(subject: ExportSubject, path: Path) -> Sequence[str]:
+    """Write a subject as a cfg and its weights."""
+    with extra("video", "Darknet files that are read back"):
+        import cv2
+    if not hasattr(cv2.dnn, "readNetFromDarknet"):
+        do = "pip install 'secateur[video]', or write them unread: secateur.domains.darknet.save_darknet"
+        raise ExportError(f"OpenCV {cv2.__version__} reads no Darknet files, those below 5 do", do=do)
+    if not isinstance(subject.model, Darknet):
+        what = f"Darknet has no words for {type(subject.model).__name__}"
+        raise ExportError(what, do="export a network of secateur.domains.darknet, or choose another format")
+    save_darknet(subject.model, path.with_suffix(""))
+    return [f"the weights lie beside it, in {path.with_suffix('.weights').name}"]
+
+
+def _maps(subject: ExportSubject) -> Mapping[str, Any]:
+    """The layers whose outputs are the raw maps."""
+    assert isinstance(subject.model, Darknet)
+    return {"maps": [head.index - 1 for head in subject.model.heads]}
+
+
+formats.add(
+    "darknet",
+    Format(
+        what="a cfg and its weights, for Darknet; read back by OpenCV",
+        suffix=".cfg",
+        write=_write,
+        reader=Path(__file__).with_name("opencv_reader.py"),
+        extra="video",
+        about=_maps,
+    ),
+)
 
 
 def _require_same_shapes(model: Darknet, config: Config) -> None:

@@ -1,21 +1,27 @@
 """From a section to a module: what each kind of section is built from, and what it becomes.
 
-A kind is one file in `sections/`: a function from a `Place` (the section, and the shapes of the layers before
-it) to a `Layer` (the module, the shape of its output, and which outputs it reads).
+A kind is one file in `sections/`: a function from a `SectionPlace` (the section, and the shapes of the layers
+before it) to a `Layer` (the module, the shape of its output, and which outputs it reads).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
 from torch import nn
 
-from secateur.domains.darknet.cfg import NET, Config, Section
+from secateur.domains.darknet.cfg import NET, CfgSection, Config
 from secateur.domains.darknet.heads import Head
 from secateur.errors import RequestError
 from secateur.registry import Registry
 
-__all__ = ["IMAGE", "Layer", "Place", "Shape", "kinds"]
+__all__ = ["IMAGE", "MOST_PARAMETERS", "Layer", "SectionPlace", "Shape", "kinds"]
+
+_LARGEST = 2**31 - 1
+
+MOST_PARAMETERS = 2**28
+"""A gigabyte of float32; the largest networks of the Darknet programs have half of that."""
 
 IMAGE = -1
 """The number that stands for the network's input among the outputs of the layers."""
@@ -59,7 +65,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Place:
+class SectionPlace:
     """A section of a cfg, where it stands.
 
     Attributes:
@@ -76,7 +82,7 @@ class Place:
     eps: float
 
     @property
-    def section(self) -> Section:
+    def section(self) -> CfgSection:
         """The section itself."""
         return self.config.layer(self.index)
 
@@ -95,10 +101,10 @@ class Place:
         try:
             value = int(text)
         except ValueError as error:
-            raise self.error(f"{key}={text} is no integer", key, do="write an integer") from error
+            raise self.error(f"{key}={text[:60]} is no integer", key, do="write an integer") from error
         if value < least:
             raise self.error(f"{key}={value} is below {least}", key, do=f"write {least} or more")
-        return value
+        return self._in_range(key, value)
 
     def number(self, key: str, default: float) -> float:
         """The value of a key as a float."""
@@ -112,9 +118,17 @@ class Place:
     def integers(self, key: str, default: str | None = None) -> tuple[int, ...]:
         """The comma-separated values of a key as integers."""
         values = self.numbers(key, default)
-        if any(value != int(value) for value in values):
+        if not all(value.is_integer() for value in values):
             raise self.error(f"{key} holds a fraction", key, do="write integers, with commas between them")
-        return tuple(int(value) for value in values)
+        return tuple(self._in_range(key, int(value)) for value in values)
+
+    def _in_range(self, key: str, value: int) -> int:
+        """Darknet's integers have 32 bits; a larger one would be another number there."""
+        if abs(value) > _LARGEST:
+            raise self.error(
+                f"{key}={str(value)[:20]} has more than 32 bits", key, do=f"write {_LARGEST} or less"
+            )
+        return value
 
     def layers(self, key: str) -> tuple[int, ...]:
         """The layers that a key names, counted from the start, or backwards from here if negative."""
@@ -154,9 +168,13 @@ class Place:
 
     def _number(self, key: str, text: str) -> float:
         try:
-            return float(text)
+            value = float(text)
+            if not math.isfinite(value):
+                raise ValueError(f"it is {value}")
         except ValueError as error:
-            raise self.error(f"{key} holds {text!r}, which is no number", key, do="write numbers") from error
+            what = f"{key} holds {text[:60]!r}, which is no number"
+            raise self.error(what, key, do="write numbers") from error
+        return value
 
 
 def _same_number(first: str, second: str) -> bool:
@@ -166,9 +184,9 @@ def _same_number(first: str, second: str) -> bool:
         return False
 
 
-kinds: Registry[Callable[[Place], Layer]] = Registry("section", "secateur.domains.darknet.sections")
+kinds: Registry[Callable[[SectionPlace], Layer]] = Registry("section", "secateur.domains.darknet.sections")
 
 
-def input_place(config: Config) -> Place:
+def input_place(config: Config) -> SectionPlace:
     """`[net]` as a place, for reading its numbers."""
-    return Place(config, NET, (), 0.0)
+    return SectionPlace(config, NET, (), 0.0)

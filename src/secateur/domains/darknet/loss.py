@@ -21,7 +21,7 @@ References:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -72,28 +72,18 @@ class Loss:
         box: Places and sizes.
         objectness: Whether there is something.
         classes: What it is.
-        distillation: How far the network is from its teacher; 0 without one.
         assigned: How many predictions were asked for, in all images together.
     """
 
     box: Tensor
     objectness: Tensor
     classes: Tensor
-    distillation: Tensor
     assigned: int
 
     @property
     def total(self) -> Tensor:
         """The sum of the parts, to be differentiated."""
-        return self.box + self.objectness + self.classes + self.distillation
-
-    def parts(self) -> dict[str, float]:
-        """The parts as numbers, by name."""
-        return {name: getattr(self, name).item() for name in ("box", "objectness", "classes", "distillation")}
-
-    def __str__(self) -> str:
-        parts = ", ".join(f"{name} {value:.4g}" for name, value in self.parts().items() if value)
-        return f"loss {self.total.item():.4g} ({parts}; {self.assigned} assigned)"
+        return self.box + self.objectness + self.classes
 
 
 def yolo_loss(
@@ -135,7 +125,7 @@ def yolo_loss(
     _require_targets(targets, heads, len(maps[0]))
     targets = targets.to(maps[0].device, torch.float32)
     zero = maps[0].new_zeros((), dtype=torch.float32)
-    parts = Loss(zero, zero, zero, zero, 0)
+    parts = Loss(zero, zero, zero, 0)
     for raw, head in zip(maps, heads, strict=True):
         chosen = box_loss or head.iou_loss
         if chosen not in BOX_LOSSES:
@@ -148,7 +138,6 @@ def yolo_loss(
             parts.box + found.box,
             parts.objectness + found.objectness,
             parts.classes + found.classes,
-            zero,
             parts.assigned + found.assigned,
         )
     return parts
@@ -188,11 +177,6 @@ def distillation_loss(
     return total / len(maps[0])
 
 
-def with_distillation(loss: Loss, term: Tensor, weight: float) -> Loss:
-    """Add a distillation term, weighted, to a loss."""
-    return replace(loss, distillation=loss.distillation + weight * term)
-
-
 @dataclass(frozen=True, eq=False)
 class _Assigned:
     """Which predictions of a head are asked for which boxes: places in the unfolded map, target rows."""
@@ -220,7 +204,7 @@ def _head_loss(cells: Tensor, head: Head, targets: Tensor, size: tuple[int, int]
     objectness = bce(cells[..., 4], wanted, counted.float(), reduction="sum")
     zero = cells.new_zeros(())
     if not len(assigned.target):
-        return Loss(zero, objectness * head.obj_normalizer / images, zero, zero, 0)
+        return Loss(zero, objectness * head.obj_normalizer / images, zero, 0)
     boxes = targets[assigned.target, 2:]
     if box_loss == "mse":
         box = _mse(cells, head, assigned, boxes, size)
@@ -236,7 +220,6 @@ def _head_loss(cells: Tensor, head: Head, targets: Tensor, size: tuple[int, int]
         box * head.iou_normalizer / images,
         objectness * head.obj_normalizer / images,
         classes * head.cls_normalizer / images,
-        zero,
         int(asked.sum()),
     )
 

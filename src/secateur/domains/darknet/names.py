@@ -6,6 +6,9 @@
 Relative paths start from the folder of the file that they stand in, so that a data set can be moved; what is
 not there is looked for from the working directory, as Darknet does. In this order, as several data sets have
 a `train.txt`, and the one beside its own `.data` file is meant.
+
+What files say is believed within bounds only: a path may be one that no file system takes, a number of
+classes one that no memory holds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +19,13 @@ from secateur.domains.darknet.cfg import parse_options
 from secateur.errors import RequestError
 from secateur.write.atomic import atomic_write
 
-__all__ = ["DataFile", "read_data", "read_names", "resolve", "write_data", "write_names"]
+__all__ = [
+    "MOST_CLASSES", "DataFile", "is_file", "is_there", "read_data", "read_names", "resolve", "write_data",
+    "write_names",
+]  # fmt: skip
+
+MOST_CLASSES = 2**16
+"""Class numbers of label files lie below this; the largest data sets have some twenty thousand."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +45,13 @@ class DataFile:
         """How many classes there are.
 
         Raises:
-            RequestError: The file does not say so in an integer.
+            RequestError: The file does not say so, or not in an integer below `MOST_CLASSES`.
         """
         text = self._value("classes")
-        try:
-            return int(text)
-        except ValueError as error:
-            do = "write an integer"
-            raise RequestError(f"{self.path}: classes={text} is no integer", do=do) from error
+        if not text.isdecimal() or len(text) > 9 or int(text) >= MOST_CLASSES:
+            what = f"{self.path}: classes={text[:60]} is no integer from 0 to {MOST_CLASSES - 1}"
+            raise RequestError(what, do="write how many classes there are")
+        return int(text)
 
     def find(self, key: str) -> Path:
         """The file or folder that a key names.
@@ -59,7 +67,7 @@ class DataFile:
         """
         text = self._value(key)
         found = resolve(text, self.path)
-        if found.exists():
+        if is_there(found):
             return found
         tried = [f"not there: {place}" for place in dict.fromkeys((found, Path(text)))]
         do = "mend the path: it counts from the .data file, then from the working directory"
@@ -75,7 +83,25 @@ class DataFile:
 def resolve(text: str, stands_in: Path) -> Path:
     """Find what a path in a file means: beside that file, or from the working directory if only there."""
     beside = stands_in.parent / text
-    return beside if beside.exists() or not Path(text).exists() else Path(text)
+    return beside if is_there(beside) or not is_there(Path(text)) else Path(text)
+
+
+def is_there(path: Path) -> bool:
+    r"""Whether there is a file or folder; a path that no file system takes is none.
+
+    Example:
+        >>> is_there(Path(".")), is_there(Path("a\0b")), is_there(Path("a" * 5000))
+        (True, False, False)
+    """
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; a path that no file system takes is none."""
+    return is_there(path) and path.is_file()
 
 
 def read_data(path: Path | str) -> DataFile:
@@ -126,6 +152,9 @@ def read_names(path: Path | str) -> list[str]:
     lines = [line.strip() for line in _read(Path(path), "names file").rstrip().splitlines()]
     if not lines:
         raise RequestError(f"{path} names no class", do="write one class a line")
+    if len(lines) > MOST_CLASSES:
+        what = f"{path} names {len(lines):,} classes"
+        raise RequestError(what, [f"allowed: {MOST_CLASSES:,}"], "pass a file with one class a line")
     if "" in lines:
         what = f"{path}:{lines.index('') + 1}: the line is empty"
         raise RequestError(what, do="remove it, or name the class: the line's number is the class's number")

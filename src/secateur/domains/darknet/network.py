@@ -6,19 +6,30 @@ with other programs'. Parameters carry Darknet's layer numbers: `layers.12.conv.
 
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from secateur.domains.darknet.cfg import Config, read_cfg
 from secateur.domains.darknet.header import Header
 from secateur.domains.darknet.heads import Head
-from secateur.domains.darknet.layers import IMAGE, Layer, Place, Shape, input_place, kinds
+from secateur.domains.darknet.layers import (
+    IMAGE,
+    MOST_PARAMETERS,
+    Layer,
+    SectionPlace,
+    Shape,
+    input_place,
+    kinds,
+)
 from secateur.errors import RequestError
 
 __all__ = ["EPS", "Darknet"]
 
 EPS = 1e-6
 """What batch normalisation adds to the variance: OpenCV's value; see `Darknet`."""
+
+_MOST_SECTIONS = 4096
 
 
 class Darknet(nn.Module):
@@ -51,6 +62,8 @@ class Darknet(nn.Module):
     def __init__(self, config: Config | Path | str, *, eps: float = EPS) -> None:
         super().__init__()
         self.config = config if isinstance(config, Config) else read_cfg(config)
+        with torch.device("meta"):  # numbers in a text are checked before memory is asked for
+            _require_sizes(self.config, _build(self.config, eps))
         built = _build(self.config, eps)
         self.layers = nn.ModuleList([layer.module for layer in built])
         self.heads: tuple[Head, ...] = tuple(layer.head for layer in built if layer.head is not None)
@@ -63,6 +76,30 @@ class Darknet(nn.Module):
     def sources(self) -> tuple[tuple[int, ...], ...]:
         """For each layer the layers that it reads; -1 is the input."""
         return self._sources
+
+    def image_size(self, side: int | None = None) -> tuple[int, int]:
+        """Rows and columns of its images.
+
+        Args:
+            side: Of square images, in pixels; None takes the cfg's height and width.
+
+        Raises:
+            RequestError: The network cannot divide them.
+        """
+        rows = columns = side
+        if rows is None or columns is None:
+            net = input_place(self.config)
+            rows, columns = (net.integer(key, 416, least=1) for key in ("height", "width"))
+        if min(rows, columns) < 1 or rows % self.stride or columns % self.stride:
+            what = f"image_size is {rows}" + (f" x {columns}" if side is None else "")
+            do = f"pass a multiple of {self.stride}"
+            raise RequestError(f"{what}, {self.config.name} divides images by {self.stride}", do=do)
+        return rows, columns
+
+    def black(self, size: tuple[int, int], batch: int = 1) -> Tensor:
+        """Images without a thing in them, of rows and columns, where and in what its weights are."""
+        channels = input_place(self.config).integer("channels", 3, least=1)
+        return next(self.parameters()).new_zeros(batch, channels, *size).detach()
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> tuple[Tensor, ...]:
         """Compute the raw maps.
@@ -93,7 +130,17 @@ def _frees(sources: tuple[tuple[int, ...], ...], kept: set[int]) -> tuple[tuple[
     return tuple(tuple(read for read, user in last.items() if user == index) for index in range(len(sources)))
 
 
+def _require_sizes(config: Config, layers: list[Layer]) -> None:
+    params = sum(parameter.numel() for layer in layers for parameter in layer.module.parameters())
+    if params > MOST_PARAMETERS:
+        what = f"{config.name} makes a network of {params:,} parameters"
+        raise RequestError(what, [f"allowed: {MOST_PARAMETERS:,}"], "write fewer filters, or smaller sizes")
+
+
 def _build(config: Config, eps: float) -> list[Layer]:
+    if len(config.sections) > _MOST_SECTIONS:
+        what = f"{config.name} has {len(config.sections):,} sections"
+        raise RequestError(what, [f"allowed: {_MOST_SECTIONS:,}"], "is it a cfg?")
     net = input_place(config)
     height, width = (net.integer(key, 416, least=1) for key in ("height", "width"))
     image = Shape(net.integer("channels", 3, least=1), height, width)
@@ -104,7 +151,7 @@ def _build(config: Config, eps: float) -> list[Layer]:
             do = "remove it: networks are built of these"
             context = (f"known: {', '.join(kinds)}",)
             raise config.error(f"unknown section [{section.name}]", index, context=context, do=do)
-        layers.append(kinds[section.name](Place(config, index, shapes, eps)))
+        layers.append(kinds[section.name](SectionPlace(config, index, shapes, eps)))
     if not any(layer.head for layer in layers):
         raise RequestError(f"{config.name} has no [yolo] section", do="add one: its map is the output")
     return layers

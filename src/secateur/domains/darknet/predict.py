@@ -1,11 +1,11 @@
 """A network as a detector: images in, candidate boxes out; and its mAP."""
 
-import torch
 from torch import Tensor, nn
 
+from secateur.costs.stopwatch import quiet
 from secateur.domains.darknet.data import Loader
 from secateur.domains.darknet.decoding import decode
-from secateur.domains.darknet.evaluate import Evaluation, Predict, evaluate
+from secateur.domains.darknet.evaluate import DetectionFigures, Predict, evaluate
 from secateur.domains.darknet.network import Darknet
 
 __all__ = ["evaluate_darknet", "predictor"]
@@ -22,6 +22,7 @@ def predictor(model: Darknet, forward: nn.Module | None = None) -> Predict:
         A function from images on any device to boxes and scores on the CPU.
 
     Example:
+        >>> import torch
         >>> model = Darknet("digits").eval()
         >>> boxes, scores = predictor(model)(torch.zeros(2, 3, 64, 64))
         >>> boxes.shape, scores.shape
@@ -40,7 +41,7 @@ def predictor(model: Darknet, forward: nn.Module | None = None) -> Predict:
 
 def evaluate_darknet(
     model: Darknet, loader: Loader, *, conf: float = 0.001, iou: float = 0.6, threads: int | None = None
-) -> Evaluation:
+) -> DetectionFigures:
     """Compute a network's mean average precision, in eval mode.
 
     Args:
@@ -53,14 +54,5 @@ def evaluate_darknet(
     Returns:
         mAP@0.5, mAP@0.5:0.95, and average precision by class.
     """
-    modes = {module: module.training for module in model.modules()}
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    model.eval()
-    try:
+    with quiet(model, threads):
         return evaluate(predictor(model), loader, conf=conf, iou=iou)
-    finally:
-        torch.set_num_threads(before)
-        for module, mode in modes.items():
-            module.training = mode

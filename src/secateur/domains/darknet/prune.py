@@ -23,7 +23,7 @@ from secateur.domains.darknet.edit import remove_layers
 from secateur.domains.darknet.exporting import export
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.sections.convolutional import Convolutional
-from secateur.domains.darknet.strategy import Asked, Ceiling, Choice, strategies
+from secateur.domains.darknet.strategy import Ceiling, StrategyChoice, StrategyRequest, strategies
 from secateur.errors import CheckError, NoEffectWarning, RequestError
 from secateur.pipeline import couple, measure, prune
 from secateur.plans.plan import Plan
@@ -175,12 +175,12 @@ def prune_darknet(
         >>> print(pruned.ceiling)
         threshold ceiling 1, percent limit 0.0 %
     """
-    asked = Asked(percent, floor, round_to, merge, blocks)
+    asked = StrategyRequest(percent, floor, round_to, merge, blocks)
     chosen = strategies[strategy]
     chosen.require(strategy, asked)
-    size = _image_size(model, image_size)
+    size = model.image_size(image_size)
     going = chosen.blocks(model, asked)
-    proof = _images(model, *_proof_size(model))
+    proof = model.black(_proof_size(model))
     bodied, verdict = _without_blocks(model, going, proof, check, seed)
     removed = tuple(sorted({index for block in going for index in block.layers}))
     choice, result = None, None
@@ -192,14 +192,14 @@ def prune_darknet(
     absorbed: tuple[Absorbed, ...] = ()
     steps = [*(["absorb"] if absorb else []), *recover]
     if result is not None and steps:
-        result = replace(result, example_inputs=_images(model, *size))
+        result = replace(result, example_inputs=model.black(size))
         result = recover_result(result, None if data is None else map(_inputs, data), steps)
     smaller = bodied if result is None else result.model
     assert isinstance(smaller, Darknet), "a cut keeps the class"
     if result is not None and steps == ["absorb"] and data is None:
         absorbed = absorbed_into(bodied, smaller, result.plan)
     smaller.config = export(smaller)
-    picture = _images(model, *_image_size(model, None))
+    picture = model.black(model.image_size())
     return DarknetPruned(
         model=smaller,
         config=smaller.config,
@@ -239,23 +239,12 @@ def prunable_scales(model: Darknet, strategy: str = "normal") -> list[nn.Paramet
         >>> len(prunable_scales(model, "layers"))
         5
     """
-    return strategies[strategy].prunable(model, couple(model, _images(model, *_proof_size(model))))
-
-
-def _image_size(model: Darknet, side: int | None) -> tuple[int, int]:
-    """Rows and columns; those of the cfg unless a side is asked for."""
-    if side is None:
-        rows, columns = (int(model.config.net.get(key) or 416) for key in ("height", "width"))
-        return rows, columns
-    if side < 1 or side % model.stride:
-        what = f"image_size is {side}, {model.config.name} divides images by {model.stride}"
-        raise RequestError(what, do=f"pass a multiple of {model.stride}")
-    return side, side
+    return strategies[strategy].prunable(model, couple(model, model.black(_proof_size(model))))
 
 
 def _proof_size(model: Darknet) -> tuple[int, int]:
     """Rows and columns of the images that cuts are proven on: small, unless the network needs large ones."""
-    own = _image_size(model, None)
+    own = model.image_size()
     small = -(-_PROOF_SIDE // model.stride) * model.stride
     rows, columns = (min(side, small) for side in own)
     try:
@@ -264,12 +253,6 @@ def _proof_size(model: Darknet) -> tuple[int, int]:
     except RequestError:  # kernels without padding leave nothing of a small image
         return own
     return rows, columns
-
-
-def _images(model: Darknet, rows: int, columns: int | None = None) -> Tensor:
-    channels = int(model.config.net.get("channels") or 3)
-    like = next(model.parameters())
-    return torch.zeros(1, channels, rows, columns or rows, dtype=like.dtype, device=like.device)
 
 
 def _inputs(batch: Any) -> Any:
@@ -291,7 +274,7 @@ def _without_blocks(
     return smaller, verdict
 
 
-def _cut(model: Darknet, images: Tensor, choice: Choice, *, check: bool, seed: int) -> Result | None:
+def _cut(model: Darknet, images: Tensor, choice: StrategyChoice, *, check: bool, seed: int) -> Result | None:
     """The core's cut of what a strategy chose; None where it chose to keep everything."""
     if not choice.removes:
         if choice.threshold:
@@ -313,10 +296,11 @@ def _joined(first: Verdict | None, second: Verdict | None) -> Verdict | None:
 
 
 def _rows(
-    model: Darknet, smaller: Darknet, removed: Sequence[int], choice: Choice | None
+    model: Darknet, smaller: Darknet, removed: Sequence[int], choice: StrategyChoice | None
 ) -> tuple[PrunedLayer, ...]:
-    numbers = [index for index in range(len(model.layers)) if index not in set(removed)]
-    held = set() if choice is None else {numbers[layer] for layer in choice.floored_layers}
+    held = (
+        set() if choice is None else {_old_number(model, removed, layer) for layer in choice.floored_layers}
+    )
     rest = iter(smaller.layers)
     rows: list[PrunedLayer] = []
     for index, layer in enumerate(model.layers):

@@ -21,12 +21,8 @@ References:
     Zhou et al., "DoReFa-Net", 2016, equations 5 to 9. https://arxiv.org/abs/1606.06160
 """
 
-import contextlib
 import copy
-import io
-import logging
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -38,8 +34,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.costs import Latency, latency
+from secateur.costs.stopwatch import quiet
 from secateur.domains.darknet.network import Darknet
 from secateur.errors import DataError, RequestError
+from secateur.exports.writing import without_advice
 from secateur.write.atomic import atomic_write
 
 __all__ = ["METHODS", "OnnxMaps", "Quantised", "export_onnx", "quantise"]
@@ -121,6 +119,10 @@ class OnnxMaps(nn.Module):
         feeds = {_INPUT: images.detach().cpu().float().numpy()}
         return tuple(torch.from_numpy(maps) for maps in self.session.run(None, feeds))
 
+    def __deepcopy__(self, memo: Any) -> "OnnxMaps":
+        """Itself: a session cannot be copied, and a run changes nothing of it."""
+        return self
+
 
 def export_onnx(model: Darknet, path: Path | str, *, image_size: int | None = None) -> Path:
     """Write a network as ONNX, with any batch size and one image size.
@@ -138,8 +140,8 @@ def export_onnx(model: Darknet, path: Path | str, *, image_size: int | None = No
         SecateurError: The file cannot be written.
     """
     _require_packages()
-    images = torch.zeros(2, int(model.config.net.get("channels") or 3), *_size(model, image_size))
     whole = copy.deepcopy(model).cpu().float().eval()
+    images = whole.black(model.image_size(image_size), batch=2)
     names = [f"map{index}" for index in range(len(model.heads))]
     batch = torch.export.Dim("batch")
 
@@ -156,7 +158,7 @@ def export_onnx(model: Darknet, path: Path | str, *, image_size: int | None = No
             verbose=False,
         )
 
-    with _quiet():
+    with without_advice():
         atomic_write(path, write)
     return Path(path)
 
@@ -200,21 +202,25 @@ def quantise(
     if method not in METHODS or images < 1:
         what = f"method is {method} and images is {images}"
         raise RequestError(what, do=f"choose one of {', '.join(METHODS)} and at least one image")
-    batches = list(_calibration(data, images, _size(model, image_size)))
+    batches = list(_calibration(data, images, model.image_size(image_size)))
     stem = Path(model.config.name).stem
     fp32 = export_onnx(model, Path(folder) / f"{stem}.fp32.onnx", image_size=image_size)
     int8 = fp32.with_name(f"{stem}.int8.onnx")
     in_float = _head_convolutions(fp32) if heads_in_float else {}
-    with _quiet():
+    with without_advice():
         atomic_write(int8, lambda file: _quantise(fp32, file, batches, method, list(in_float), reduce_range))
     before, after = OnnxMaps(fp32), OnnxMaps(int8)
+    score = None
+    if evaluate is not None:
+        with quiet(model, threads=None):
+            score = evaluate(model), evaluate(after)
     one = torch.from_numpy(batches[-1][:1])
     return Quantised(
         fp32=fp32,
         int8=int8,
         size_bytes=(fp32.stat().st_size, int8.stat().st_size),
         latency=(latency(before, one), latency(after, one)),
-        score=None if evaluate is None else (_scored(evaluate, model), _scored(evaluate, after)),
+        score=score,
         images=sum(map(len, batches)),
         in_float=tuple(sorted(head.index - 1 for head in model.heads)) if heads_in_float else (),
         difference=_difference(before, after, torch.from_numpy(batches[-1])),
@@ -290,23 +296,6 @@ def _difference(before: nn.Module, after: nn.Module, images: Tensor) -> float:
     return max(float((one - two).abs().max() / one.abs().max()) for one, two in pairs)
 
 
-def _scored(evaluate: Callable[[nn.Module], Any], maps: nn.Module) -> Any:
-    training = maps.training
-    maps.eval()
-    try:
-        return evaluate(maps)
-    finally:
-        maps.train(training)
-
-
-def _size(model: Darknet, side: int | None) -> tuple[int, int]:
-    rows, columns = (side or int(model.config.net.get(key) or 416) for key in ("height", "width"))
-    if min(rows, columns) < 1 or rows % model.stride or columns % model.stride:
-        what = f"images of {rows} x {columns}, {model.config.name} divides them by {model.stride}"
-        raise RequestError(what, do=f"pass a multiple of {model.stride} as image_size")
-    return rows, columns
-
-
 def _require_packages() -> None:
     try:
         import onnx  # noqa: F401
@@ -315,16 +304,3 @@ def _require_packages() -> None:
     except ImportError as error:
         do = "pip install 'secateur[onnx]'"
         raise RequestError(f"quantising needs ONNX: {error}", do=do) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's and the quantiser's own advice, which users can do nothing about."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

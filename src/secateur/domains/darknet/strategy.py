@@ -10,12 +10,11 @@ The score of a channel with several scales (a shortcut joins layers): their larg
 that any layer would keep), their mean, or the first layer's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from secateur.coupling import Groups
 from secateur.domains.darknet.blocks import ResidualBlock, residual_blocks
@@ -23,17 +22,28 @@ from secateur.domains.darknet.channels import ChannelGroup, channel_groups, scal
 from secateur.domains.darknet.network import Darknet
 from secateur.errors import RequestError
 from secateur.registry import Registry
+from secateur.score import Scores
+from secateur.select.floors import Floors
+from secateur.select.units import units_of
+from secateur.select.widths import Widths
 
-__all__ = ["MERGES", "Asked", "Ceiling", "ChannelRule", "Choice", "Strategy", "power_of_two", "strategies"]
+__all__ = [
+    "MERGES",
+    "Ceiling",
+    "ChannelRule",
+    "Strategy",
+    "StrategyChoice",
+    "StrategyRequest",
+    "power_of_two",
+    "strategies",
+]
 
 MERGES = ("union", "mean", "first")
 """How the scales of a channel that several layers make become one score."""
 
-Scores = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
-class Asked:
+class StrategyRequest:
     """How far a strategy goes; None takes the strategy's own value.
 
     Attributes:
@@ -85,7 +95,7 @@ class Ceiling:
 
 
 @dataclass(frozen=True)
-class Choice:
+class StrategyChoice:
     """What a strategy keeps of the channels.
 
     Attributes:
@@ -105,7 +115,7 @@ class Choice:
     @property
     def removes(self) -> int:
         """How many channels go, each counted once however many layers make it."""
-        return sum(group.size - len(self.keep[group.name]) for group in self.taken)
+        return sum(group.size - len(self.keep.get(group.name, range(group.size))) for group in self.taken)
 
     @property
     def floored_layers(self) -> frozenset[int]:
@@ -135,7 +145,7 @@ class ChannelRule:
         """The groups that it takes."""
         return tuple(group for group in channel_groups(model, groups) if self.takes(group))
 
-    def choose(self, model: Darknet, groups: Groups, asked: Asked) -> Choice:
+    def choose(self, model: Darknet, groups: Groups, asked: StrategyRequest) -> StrategyChoice:
         """Choose which channels stay.
 
         Args:
@@ -151,28 +161,34 @@ class ChannelRule:
             names = [f"{group.name}: {group.reason or 'not taken by this strategy'}" for group in groups]
             what = f"the strategy takes no layer of {model.config.name}"
             raise RequestError(what, names, "choose another strategy")
-        pool = np.concatenate([_ranked(scale.numpy()) for group in taken for scale in group.scales])
-        pool = pool[np.lexsort(pool.T[::-1])]
         scores = {group.name: _score(group, asked.merge or self.merge) for group in taken}
+        floor = self.floor if asked.floor is None else asked.floor
+        units = units_of(groups, Scores("scale", scores, {}), Floors(floor))
+        pool = sorted(pair for group in taken for scale in group.scales for pair in _ranked(scale.flatten()))
         ceiling = min(float(score.max()) for score in scores.values())
-        limit = Ceiling(ceiling, float((pool[:, 0] < ceiling).mean()))
+        limit = Ceiling(ceiling, sum(value < ceiling for value, _ in pool) / len(pool))
         count = round(asked.percent * len(pool))
         if not count:
-            return Choice(taken, {group.name: tuple(range(group.size)) for group in taken}, 0.0, limit, ())
-        keep: dict[str, tuple[int, ...]] = {}
-        floored: list[str] = []
-        for group in taken:
-            above = _above(scores[group.name], pool[count - 1])
-            least = max(1, int(np.ceil((self.floor if asked.floor is None else asked.floor) * group.size)))
-            if above < least:
-                floored.append(group.name)
-            kept = min(self._rounded(max(above, least), asked.round_to), group.size)
-            best = np.argsort(scores[group.name], kind="stable")[group.size - kept :]
-            keep[group.name] = tuple(sorted(best.tolist()))
-        return Choice(taken, keep, float(pool[count - 1, 0]), limit, tuple(floored))
-
-    def _rounded(self, count: int, round_to: int | None) -> int:
-        return self.rounded(count) if round_to is None else -(-count // round_to) * round_to
+            return StrategyChoice(
+                taken, {group.name: tuple(range(group.size)) for group in taken}, 0.0, limit, ()
+            )
+        threshold = pool[count - 1]
+        above = [sum(pair > threshold for pair in _ranked(torch.from_numpy(unit.scores))) for unit in units]
+        left = [max(kept, unit.floor) for kept, unit in zip(above, units, strict=True)]
+        widths = Widths(groups, units, asked.round_to or 1, None)
+        rounded = [number if asked.round_to else self.rounded(number) for number in left]
+        return StrategyChoice(
+            taken,
+            keep=widths.indices([widths.rounded(index, number) for index, number in enumerate(rounded)]),
+            threshold=threshold[0],
+            ceiling=limit,
+            floored=tuple(
+                name
+                for unit, kept in zip(units, above, strict=True)
+                if kept < unit.floor
+                for name in unit.names
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -210,7 +226,7 @@ class Strategy:
             scales += [scale for scale in last if id(scale) not in held]
         return scales
 
-    def blocks(self, model: Darknet, asked: Asked) -> tuple[ResidualBlock, ...]:
+    def blocks(self, model: Darknet, asked: StrategyRequest) -> tuple[ResidualBlock, ...]:
         """The residual blocks that go, in the order of the network.
 
         Args:
@@ -234,7 +250,7 @@ class Strategy:
         chosen = sorted(found, key=lambda block: block.score)[:count]
         return tuple(sorted(chosen, key=lambda block: block.layers))
 
-    def require(self, name: str, asked: Asked) -> None:
+    def require(self, name: str, asked: StrategyRequest) -> None:
         """Refuse what this strategy would pass over in silence.
 
         Raises:
@@ -261,26 +277,12 @@ def power_of_two(count: int) -> int:
     return count if count > 1024 else max(8, 1 << (count - 1).bit_length())
 
 
-def _ranked(values: Scores) -> Scores:
-    """Each value beside its rank in its layer, from 0 to 1: equal values of many layers go evenly."""
-    flat = values.reshape(-1)
-    ranks = np.empty(len(flat))
-    ranks[np.argsort(flat, kind="stable")] = (np.arange(len(flat)) + 0.5) / len(flat)
-    return np.stack([flat, ranks], 1)
+def _ranked(values: Tensor) -> list[tuple[float, float]]:
+    """Values, ascending, each beside its rank from 0 to 1: equal ones of many layers go evenly."""
+    ranks = (torch.arange(len(values), dtype=torch.float64) + 0.5) / len(values)
+    return list(zip(values.sort().values.tolist(), ranks.tolist(), strict=True))
 
 
-def _score(group: ChannelGroup, merge: str) -> Scores:
-    scales: Sequence[Scores] = [scale.numpy() for scale in group.scales]
-    if merge == "first":
-        scales = scales[:1]
-    joined = np.concatenate(scales, 1)
-    return joined.mean(1) if merge == "mean" else joined.max(1)
-
-
-def _above(scores: Scores, threshold: Scores) -> int:
-    """How many scores lie above a value and rank."""
-    ranked = _ranked(scores)
-    is_above = (ranked[:, 0] > threshold[0]) | (
-        (ranked[:, 0] == threshold[0]) & (ranked[:, 1] > threshold[1])
-    )
-    return int(is_above.sum())
+def _score(group: ChannelGroup, merge: str) -> Tensor:
+    joined = torch.cat(group.scales[:1] if merge == "first" else group.scales, 1)
+    return joined.mean(1) if merge == "mean" else joined.amax(1)

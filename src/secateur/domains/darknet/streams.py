@@ -14,20 +14,17 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from secateur.domains.darknet.data.images import read_image
+from secateur.domains.darknet.data.images import IMAGE_SUFFIXES, read_image
 from secateur.errors import BrokenImageWarning, DataError, RequestError
 
-__all__ = ["Picture", "is_moving", "open_cv", "pictures"]
-
-IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What a file is taken for an image by, in a folder."""
+__all__ = ["StreamPicture", "is_moving", "open_cv", "pictures"]
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 """What a file is taken for a video by."""
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class StreamPicture:
     """One picture.
 
     Attributes:
@@ -53,7 +50,7 @@ def is_moving(source: str) -> bool:
     return source.isdecimal() or "://" in source or Path(source).suffix.lower() in VIDEOS
 
 
-def pictures(source: str) -> Iterator[Picture]:
+def pictures(source: str) -> Iterator[StreamPicture]:
     """Read pictures one after the other.
 
     Args:
@@ -75,15 +72,16 @@ def pictures(source: str) -> Iterator[Picture]:
         do = "pass an image, a folder, a video, a camera's number or a stream's address"
         raise RequestError(f"there is no {path}", do=do)
     if path.is_file():
-        yield Picture(path.name, read_image(path))
+        yield StreamPicture(path.name, read_image(path))
         return
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES)
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise RequestError(f"{path} holds no image", [f"looked for: {', '.join(IMAGES)}"], "check the folder")
+        looked = [f"looked for: {', '.join(IMAGE_SUFFIXES)}"]
+        raise RequestError(f"{path} holds no image", looked, "check the folder")
     broken: list[str] = []
     for file in files:
         try:
-            picture = Picture(file.name, read_image(file))
+            picture = StreamPicture(file.name, read_image(file))
         except DataError as error:
             broken.append(str(error).splitlines()[0])
             left_out = f"left out {file}: {str(error).splitlines()[1].strip()}"
@@ -113,7 +111,7 @@ def open_cv(purpose: str) -> Any:
     return cv2
 
 
-def _frames(source: str) -> Iterator[Picture]:
+def _frames(source: str) -> Iterator[StreamPicture]:
     cv2 = open_cv(f"reading {source}")
     if not source.isdecimal() and "://" not in source and not Path(source).is_file():
         raise RequestError(f"there is no {source}", do="check the name")
@@ -129,7 +127,7 @@ def _frames(source: str) -> Iterator[Picture]:
             if not is_read:
                 break
             rgb = torch.from_numpy(pixels[..., ::-1].copy()).permute(2, 0, 1)
-            yield Picture(name, rgb, frame, rate)
+            yield StreamPicture(name, rgb, frame, rate)
             frame += 1
         if not frame:
             raise DataError(f"{source} gives no frame", do="check the file")

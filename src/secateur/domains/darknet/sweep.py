@@ -8,7 +8,6 @@ where fine-tuning starts from.
 Rows are written as JSON lines the moment they are known. A run that was stopped goes on where it was.
 """
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,17 +15,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.prune import DarknetPruned, prune_darknet
-from secateur.errors import CheckpointError, NoEffectWarning, RequestError
+from secateur.errors import NoEffectWarning, RequestError
+from secateur.reports.charts import Band, Line, Lines, percents
+from secateur.reports.section import Section, Values
 from secateur.tables import printed
-from secateur.write.atomic import atomic_write, explained
+from secateur.write.rows import Rows, fingerprint_of
 
-__all__ = ["PERCENTS", "Sweep", "SweepRow", "sweep"]
+__all__ = ["PERCENTS", "PercentRow", "Sweep", "sweep"]
 
 PERCENTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """What is tried if nothing is said."""
@@ -36,7 +35,7 @@ Evaluate = Callable[[Darknet], Any]
 
 
 @dataclass(frozen=True)
-class SweepRow:
+class PercentRow:
     """One percent.
 
     Attributes:
@@ -70,17 +69,17 @@ class Sweep:
 
     name: str
     strategy: str
-    rows: tuple[SweepRow, ...]
+    rows: tuple[PercentRow, ...]
     tolerance: float = 0.1
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def dense(self) -> SweepRow:
+    def dense(self) -> PercentRow:
         """The network as it was."""
         return self.rows[0]
 
     @property
-    def cliff(self) -> tuple[SweepRow, SweepRow] | None:
+    def cliff(self) -> tuple[PercentRow, PercentRow] | None:
         """The last row that holds and the first that does not; None if all hold."""
         least = (1 - self.tolerance) * self.dense.score
         falls = [index for index, row in enumerate(self.rows) if row.score < least]
@@ -91,7 +90,7 @@ class Sweep:
         """Where the cliff is.
 
         Example:
-            >>> rows = [SweepRow(p, s, None, 100, 100) for p, s in ((0, 0.9), (0.3, 0.88), (0.6, 0.2))]
+            >>> rows = [PercentRow(p, s, None, 100, 100) for p, s in ((0, 0.9), (0.3, 0.88), (0.6, 0.2))]
             >>> print(Sweep("net.cfg", "slim", tuple(rows)).sentence)
             slim holds mAP to 30 % (0.880 of 0.900); the cliff is between 30 % and 60 %: 0.880 to 0.200
         """
@@ -138,35 +137,40 @@ class Sweep:
             RequestError: Another kind of file.
             SecateurError: It cannot be written.
         """
-        path = Path(path)
-        if path.suffix not in (".png", ".svg"):
-            raise RequestError(f"cannot draw {path.name}", do="name a .png or .svg file")
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams["svg.hashsalt"] = "secateur"
-            figure = self._figure()
-            metadata = {"Date": None} if path.suffix == ".svg" else None
-            atomic_write(path, lambda file: figure.savefig(file, dpi=150, metadata=metadata))
-        return path
+        from secateur.reports.plots import save_chart
 
-    def _figure(self) -> Figure:
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-        axes = figure.add_subplot()
-        percents = [100 * row.percent for row in self.rows]
-        left = [row.params / self.dense.params for row in self.rows]
-        axes.plot(percents, [row.score for row in self.rows], "o-", color="#0072b2", label="mAP@0.5")
-        axes.plot(percents, left, "s--", color="#d55e00", markersize=4, label="parameters left")
+        return save_chart(self.chart(), path, f"{self.name}: mAP against percent")
+
+    def chart(self) -> Lines:
+        """The score, and the parameters that are left, against the percent."""
+        asked = percents([row.percent for row in self.rows])
+        left = percents([row.params / self.dense.params for row in self.rows])
+        lines = (
+            Line("mAP@0.5", asked, percents([row.score for row in self.rows])),
+            Line("parameters left", asked, left),
+        )
+        limit = self.dense.limit
+        bands = [] if limit is None else [Band("percent limit", 100 * limit, 100 * limit)]
         if self.cliff is not None:
-            begin, end = (100 * row.percent for row in self.cliff)
-            axes.axvspan(begin, end, color="#cc79a7", alpha=0.25, linewidth=0, label="cliff")
-        limits = [row.limit for row in self.rows if row.limit is not None]
-        if limits:
-            axes.axvline(100 * limits[0], color="#555", linestyle=":", label="percent limit")
-        axes.set(xlabel=f"percent asked of {self.strategy}", ylabel="share", ylim=(0, 1.02))
-        axes.set_title(f"{self.name}: mAP against percent", fontsize=11)
-        axes.grid(axis="y", alpha=0.4)
-        axes.legend(frameon=False)
-        return figure
+            start, end = percents([row.percent for row in self.cliff])
+            bands.append(Band("cliff", start, end))
+        xlabel, caption = f"percent asked of {self.strategy}", "mAP@0.5 and parameters left."
+        label = f"Line chart of mAP against percent: {self.sentence}."
+        return Lines("percent", label, caption, xlabel, "share (%)", lines, 0, 102, bands=tuple(bands))
+
+    def section(self) -> Section:
+        """What a report shows of it."""
+        lost = f"A loss of more than {_percent(self.tolerance)} of the dense mAP counts as the cliff."
+        paragraphs = (f"{self.sentence[0].upper()}{self.sentence[1:]}.", lost)
+        columns = (
+            Values("Percent asked", tuple(row.percent for row in self.rows), "share"),
+            Values("mAP@0.5", tuple(row.score for row in self.rows), "share"),
+            Values("mAP", tuple(row.map for row in self.rows), "share"),
+            Values("Parameters", tuple(row.params for row in self.rows), "amount"),
+            Values("MACs", tuple(row.macs for row in self.rows), "amount"),
+        )
+        title = f"Sweep of {self.name} by {self.strategy}"
+        return Section("percent-sweep", title, paragraphs, columns, (self.chart(),), place=40)
 
 
 def sweep(
@@ -178,7 +182,7 @@ def sweep(
     rows: Path | str | None = None,
     tolerance: float = 0.1,
     refine: int = 0,
-    on_row: Callable[[SweepRow], None] | None = None,
+    on_row: Callable[[PercentRow], None] | None = None,
     **options: Any,
 ) -> Sweep:
     """Prune to several percents, evaluate each, and find the cliff.
@@ -205,28 +209,29 @@ def sweep(
     if not percents or not 0 <= tolerance < 1 or refine < 0:
         what = f"{len(percents)} percents, tolerance {tolerance:g}, refine {refine}"
         raise RequestError(what, do="pass at least one percent, 0 <= tolerance < 1 and refine >= 0")
-    known = _Rows(None if rows is None else Path(rows), _opening(model, strategy, options))
-    told = {name: value for name, value in options.items() if name != "data"}
+    opening = _opening(model, strategy, options)
+    with Rows(None if rows is None else Path(rows), opening, "percent", PercentRow) as known:
+        told = {name: value for name, value in options.items() if name != "data"}
 
-    def found() -> Sweep:
-        ordered = sorted(known.rows.values(), key=lambda row: row.percent)
-        return Sweep(model.config.name, strategy, tuple(ordered), tolerance, told)
+        def found() -> Sweep:
+            held = (PercentRow(**known.known[percent]) for percent in sorted(known.known))
+            return Sweep(model.config.name, strategy, tuple(held), tolerance, told)
 
-    def measure_at(percent: float) -> None:
-        percent = round(percent, 4)
-        if percent not in known.rows:
-            row = _row(_pruned(model, strategy, percent, options), evaluate, percent)
-            known.add(row)
-            if on_row is not None:
-                on_row(row)
+        def measure_at(percent: float) -> None:
+            percent = round(percent, 4)
+            if percent not in known.known:
+                row = _row(_pruned(model, strategy, percent, options), evaluate, percent)
+                known.add(asdict(row))
+                if on_row is not None:
+                    on_row(row)
 
-    for percent in sorted({0.0, *percents}):
-        measure_at(percent)
-    for _ in range(refine):
-        edges = found().cliff
-        if edges is not None:
-            measure_at((edges[0].percent + edges[1].percent) / 2)
-    return found()
+        for percent in sorted({0.0, *percents}):
+            measure_at(percent)
+        for _ in range(refine):
+            edges = found().cliff
+            if edges is not None:
+                measure_at((edges[0].percent + edges[1].percent) / 2)
+        return found()
 
 
 def _pruned(model: Darknet, strategy: str, percent: float, options: Mapping[str, Any]) -> DarknetPruned:
@@ -235,69 +240,24 @@ def _pruned(model: Darknet, strategy: str, percent: float, options: Mapping[str,
         return prune_darknet(model, strategy, percent=percent, **options)
 
 
-def _row(pruned: DarknetPruned, evaluate: Evaluate, percent: float) -> SweepRow:
+def _row(pruned: DarknetPruned, evaluate: Evaluate, percent: float) -> PercentRow:
     said = evaluate(pruned.model)
     score, map_ = (said.map50, float(said.map)) if hasattr(said, "map50") else (said, None)
     limit = None if pruned.ceiling is None else pruned.ceiling.percent
-    return SweepRow(percent, float(score), map_, pruned.after.params, pruned.after.macs, limit)
+    return PercentRow(percent, float(score), map_, pruned.after.params, pruned.after.macs, limit)
 
 
 def _opening(model: Darknet, strategy: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What the rows of a file belong to."""
-    digest = hashlib.sha256(model.config.text.encode("utf-8", "surrogateescape"))
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     told = {name: value for name, value in options.items() if name != "data"}
     return {
         "network": model.config.name,
-        "fingerprint": digest.hexdigest()[:16],
+        "fingerprint": fingerprint_of(
+            [model.config.text.encode("utf-8", "surrogateescape"), model.state_dict()]
+        ),
         "strategy": strategy,
         "options": json.loads(json.dumps({**told, "data": "data" in options}, default=str)),
     }
-
-
-class _Rows:
-    """The rows that are known, and the file that holds them."""
-
-    def __init__(self, path: Path | None, opening: Mapping[str, Any]) -> None:
-        self.path = path
-        self.rows: dict[float, SweepRow] = {}
-        if path is None:
-            return
-        lines = [json.dumps(opening)]
-        if path.exists():
-            kept = _read(path, opening)
-            lines += kept
-            self.rows = {row.percent: row for row in (SweepRow(**json.loads(line)) for line in kept)}
-        atomic_write(path, "".join(f"{line}\n" for line in lines).encode())
-
-    def add(self, row: SweepRow) -> None:
-        """Take a row and write it down."""
-        self.rows[row.percent] = row
-        if self.path is not None:
-            with explained(self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write(f"{json.dumps(asdict(row))}\n")
-
-
-def _read(path: Path, opening: Mapping[str, Any]) -> list[str]:
-    """The rows of a file, without a last one that is not complete."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    complete = [line.rstrip("\n") for line in lines if line.endswith("\n")]
-    try:
-        first = json.loads(complete[0]) if complete else opening
-        for line in complete[1:]:
-            SweepRow(**json.loads(line))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise CheckpointError(f"{path} holds no rows of a sweep: {error}", do="name another file") from error
-    if first != opening:
-        differing = [
-            f"{key}: {first.get(key) if isinstance(first, dict) else first} there, {value} here"
-            for key, value in opening.items()
-            if not isinstance(first, dict) or first.get(key) != value
-        ]
-        raise CheckpointError(f"{path} holds the rows of another sweep", differing, "name another file")
-    return complete[1:]
 
 
 def _percent(share: float) -> str:

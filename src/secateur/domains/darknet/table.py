@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from secateur.costs import latency_in_turn
@@ -16,14 +15,14 @@ from secateur.domains.darknet.predict import evaluate_darknet
 from secateur.pipeline import measure
 from secateur.tables import printed
 
-__all__ = ["BATCH", "Stage", "measure_stage", "stage_table", "time_in_turn"]
+__all__ = ["BATCH", "DarknetStage", "measure_stage", "stage_table", "time_in_turn"]
 
 BATCH = 16
 """Images of the larger of the two timed batches."""
 
 
 @dataclass(frozen=True)
-class Stage:
+class DarknetStage:
     """A network at one stage, as files and figures.
 
     Attributes:
@@ -78,13 +77,13 @@ def time_in_turn(
     Returns:
         For each network the smallest of its medians in milliseconds: of one image, of the batch.
     """
-    batch = torch.zeros(BATCH, 3, *size, device=next(models[0].parameters()).device)
+    batch = models[0].black(size, BATCH)
     single = latency_in_turn(models, batch[:1], rounds=rounds)
     many = latency_in_turn(models, batch, rounds=rounds, repeats=3, warmup=1)
     return [(one.median_ms, batched.median_ms) for one, batched in zip(single, many, strict=True)]
 
 
-def measure_stage(name: str, model: Darknet, loader: Loader, folder: Path) -> Stage:
+def measure_stage(name: str, model: Darknet, loader: Loader, folder: Path) -> DarknetStage:
     """Write a network as `<folder>/<name>.cfg` and `.weights`, and measure it.
 
     Args:
@@ -99,10 +98,9 @@ def measure_stage(name: str, model: Darknet, loader: Loader, folder: Path) -> St
     folder.mkdir(parents=True, exist_ok=True)
     cfg, weights = save_darknet(model, folder / name)
     found = evaluate_darknet(model, loader)
-    image = torch.zeros(1, 3, *loader.size, device=next(model.parameters()).device)
-    cost = measure(model, image)
+    cost = measure(model, model.black(loader.size))
     ((one, many),) = time_in_turn([model], loader.size, rounds=2)
-    return Stage(
+    return DarknetStage(
         name=name,
         map50=found.map50,
         map=found.map,
@@ -116,7 +114,7 @@ def measure_stage(name: str, model: Darknet, loader: Loader, folder: Path) -> St
     )
 
 
-def stage_table(stages: Sequence[Stage]) -> str:
+def stage_table(stages: Sequence[DarknetStage]) -> str:
     """Show stages one below the other; shares are of the first.
 
     Args:
@@ -126,7 +124,8 @@ def stage_table(stages: Sequence[Stage]) -> str:
         Text of at most 110 columns.
 
     Example:
-        >>> stage = Stage("dense", 0.9, 0.5, 100, 2_500_000, 420_000, 1.5, 16.0, Path("d.cfg"), Path("d"))
+        >>> files = Path("d.cfg"), Path("d")
+        >>> stage = DarknetStage("dense", 0.9, 0.5, 100, 2_500_000, 420_000, 1.5, 16.0, *files)
         >>> print(stage_table([stage]).splitlines()[3])
         │ dense │  0.9000 │ 0.5000 │ 100 (100 %) │ 2.5 M (100 %) │ 0.42 MB (100 %) │ 1.50 │      16.0 │
     """

@@ -8,21 +8,20 @@ References:
 import torch
 from torch import Tensor
 
-from secateur.mask.criterion import Criterion, criteria
+from secateur.mask.criterion import MaskCriterion, criteria
 
 
-def _absolute(weight: Tensor, evidence: Tensor | None) -> Tensor:
-    return weight.abs()
+def power(weight: Tensor, n: float | str = 2) -> Tensor:
+    """What a weight adds to the n-norm of all, before the root; larger means keep.
+
+    Example:
+        >>> power(torch.tensor([-3.0, 2.0])).tolist()
+        [9.0, 4.0]
+    """
+    return weight.abs() ** (2.0 if n == "fro" else float(n))
 
 
-def _square(weight: Tensor, evidence: Tensor | None) -> Tensor:
-    return weight**2
-
-
-def _chance(weight: Tensor, evidence: Tensor | None) -> Tensor:
-    return torch.rand_like(weight)
-
-
-criteria.add("l1", Criterion(_absolute))
-criteria.add("l2", Criterion(_square))
-criteria.add("random", Criterion(_chance))
+criteria.add("l1", MaskCriterion(torch.abs))
+criteria.add("l2", MaskCriterion(power))
+criteria.add("ln", MaskCriterion(power))
+criteria.add("random", MaskCriterion(torch.rand_like))

@@ -2,8 +2,8 @@
 
     score = - sum over steps of weight * gradient
 
-Over a training run collect it with `Gathering("movement", model)`; with `data` and `loss` alone the weights
-stay where they are and the sum tells where the first steps would move them.
+Over a training run collect it with `Gathering("movement", model)`; with `data` alone the weights stay where
+they are and the sum tells where the first steps would move them.
 
 References:
     Sanh et al., "Movement Pruning: Adaptive Sparsity by Fine-Tuning", NeurIPS 2020, equation 3.
@@ -12,9 +12,10 @@ References:
 
 from torch import Tensor
 
-from secateur.mask.criterion import Criterion, criteria, gathered
+from secateur.mask.criterion import criterion
 
 
+@criterion("movement", of="gradients")
 def movement(weight: Tensor, gradient: Tensor) -> Tensor:
     """How far one step moves each weight away from zero; negative towards it.
 
@@ -24,6 +25,3 @@ def movement(weight: Tensor, gradient: Tensor) -> Tensor:
         [-2.0, 2.0]
     """
     return -weight * gradient
-
-
-criteria.add("movement", Criterion(gathered, needs="gradients", gather=movement))

@@ -9,9 +9,10 @@ References:
 
 from torch import Tensor
 
-from secateur.mask.criterion import Criterion, criteria, gathered
+from secateur.mask.criterion import criterion
 
 
+@criterion("taylor", of="gradients")
 def taylor(weight: Tensor, gradient: Tensor) -> Tensor:
     """The squared first-order change of the loss on one batch.
 
@@ -21,6 +22,3 @@ def taylor(weight: Tensor, gradient: Tensor) -> Tensor:
         [1.0, 9.0]
     """
     return (gradient * weight) ** 2
-
-
-criteria.add("taylor", Criterion(gathered, needs="gradients", gather=taylor))

@@ -9,10 +9,11 @@ References:
 
 from torch import Tensor
 
-from secateur.mask.criterion import Criterion, criteria
+from secateur.mask.criterion import criterion
 
 
-def wanda(weight: Tensor, norms: Tensor | None) -> Tensor:
+@criterion("wanda", of="inputs", structure="row")
+def wanda(weight: Tensor, norms: Tensor) -> Tensor:
     """Score each weight by what it adds to its output over the data.
 
     Example:
@@ -20,8 +21,4 @@ def wanda(weight: Tensor, norms: Tensor | None) -> Tensor:
         >>> wanda(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 4.0]])).tolist()
         [[3.0, 4.0]]
     """
-    assert norms is not None, "the criterion says that it needs inputs"
     return weight.abs() * norms
-
-
-criteria.add("wanda", Criterion(wanda, needs="inputs", structure="row"))

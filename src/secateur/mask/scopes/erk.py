@@ -16,7 +16,7 @@ from math import prod
 from torch import Tensor
 
 from secateur.mask.amount import Amount
-from secateur.mask.scope import scopes
+from secateur.mask.scope import count_of_all, scopes
 from secateur.mask.structure import Units
 
 
@@ -28,7 +28,7 @@ def erk(units: Sequence[Units], amounts: Sequence[Amount]) -> list[Tensor]:
     """
     sizes = [len(one.scores) for one in units]
     alive = [int(one.alive.sum()) for one in units]
-    left = sum(alive) - amounts[0].count(sum(sizes), sum(alive))
+    left = sum(alive) - count_of_all(units, amounts[0])
     densities = erk_densities([one.shape for one in units], sizes, left)
     wanted = [round(density * size) for density, size in zip(densities, sizes, strict=True)]
     return [one.lowest(max(have - keep, 0)) for one, have, keep in zip(units, alive, wanted, strict=True)]

@@ -5,15 +5,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from secateur.mask.amount import Amount
-from secateur.mask.scope import lowest_of_all, scopes
+from secateur.mask.scope import count_of_all, lowest_of_all, scopes
 from secateur.mask.structure import Units
 
 
 @scopes("global")
 def everywhere(units: Sequence[Units], amounts: Sequence[Amount]) -> list[Tensor]:
     """Mask the lowest units of all tensors together.
-
-    Where units are channels the best of each tensor stays: without it the network would be cut in two.
 
     Example:
         >>> import torch
@@ -23,5 +21,4 @@ def everywhere(units: Sequence[Units], amounts: Sequence[Amount]) -> list[Tensor
         >>> [keep.int().tolist() for keep in everywhere([small, large], [Amount(0.5)] * 2)]
         [[0, 0], [1, 1]]
     """
-    total, alive = sum(len(one.scores) for one in units), sum(int(one.alive.sum()) for one in units)
-    return lowest_of_all(units, [one.scores for one in units], amounts[0].count(total, alive))
+    return lowest_of_all(units, [one.scores for one in units], count_of_all(units, amounts[0]))

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from secateur.mask.amount import Amount
-from secateur.mask.scope import lowest_of_all, scopes
+from secateur.mask.scope import count_of_all, lowest_of_all, scopes
 from secateur.mask.structure import Units
 
 
@@ -24,9 +24,8 @@ def lamp(units: Sequence[Units], amounts: Sequence[Amount]) -> list[Tensor]:
 
     The largest unit of each tensor has score 1 and no other has, so no tensor loses all of its units.
     """
-    total, alive = sum(len(one.scores) for one in units), sum(int(one.alive.sum()) for one in units)
-    count = amounts[0].count(total, alive)
-    return lowest_of_all(units, [lamp_scores(one.scores, one.alive) for one in units], count)
+    scores = [lamp_scores(one.scores, one.alive) for one in units]
+    return lowest_of_all(units, scores, count_of_all(units, amounts[0]))
 
 
 def lamp_scores(scores: Float[Tensor, " units"], alive: Tensor) -> Float[Tensor, " units"]:

@@ -7,17 +7,16 @@ References:
     Narang et al., "Block-Sparse Recurrent Neural Networks", 2017. https://arxiv.org/abs/1711.02782
 """
 
-import re
+from math import prod
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from secateur.errors import RequestError
-from secateur.mask.structure import Structure, Units, structures
+from secateur.mask.structure import Structure, structures
 
 
-class Block(Structure):
+class BlockStructure(Structure):
     """Rectangles of a weight matrix.
 
     Args:
@@ -25,8 +24,9 @@ class Block(Structure):
         width: Columns (inputs) of a block.
 
     Example:
-        >>> units = Block(1, 2).units("w", torch.tensor([[1.0, 2.0, 5.0]]), torch.ones(1, 3))
-        >>> units.scores.tolist(), Block(1, 2).spread(units.lowest(1), (1, 3)).int().tolist()
+        >>> import torch
+        >>> units = BlockStructure(1, 2).units("w", torch.tensor([[1.0, 2.0, 5.0]]), torch.ones(1, 3))
+        >>> units.scores.tolist(), BlockStructure(1, 2).spread(units.lowest(1), (1, 3)).int().tolist()
         ([1.5, 5.0], [[0, 0, 1]])
     """
 
@@ -37,32 +37,19 @@ class Block(Structure):
             raise RequestError(f"a block of {height}x{width} is empty", do="write positive sizes such as 1x4")
         self.height, self.width = height, width
 
-    def units(self, name: str, scores: Tensor, mask: Tensor) -> Units:
-        """One unit for each block, row-major."""
-        size = self._tiles(torch.ones_like(scores, dtype=torch.float64)).sum(1)
-        mean = self._tiles(scores.double()).sum(1) / size
-        alive = (self._tiles((mask != 0).double()) != 0).any(1)
-        return Units(name, mean, alive, self.height * self.width, tuple(scores.shape))
+    def rows(self, tensor: Tensor) -> Tensor:
+        """One row for each block, padded with zeros."""
+        matrix = tensor.flatten(1)
+        height, width = matrix.shape
+        padded = functional.pad(matrix, (0, -width % self.width, 0, -height % self.height))
+        tiles = padded.unflatten(1, (-1, self.width)).unflatten(0, (-1, self.height))
+        return tiles.transpose(1, 2).flatten(2).flatten(0, 1)
 
     def spread(self, keep: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Every entry of a block alike."""
-        rows, columns = shape[0], int(torch.Size(shape[1:]).numel())
-        across = -(-columns // self.width)
-        matrix = keep.view(-1, across).repeat_interleave(self.height, 0).repeat_interleave(self.width, 1)
-        return matrix[:rows, :columns].reshape(shape)
-
-    def _tiles(self, tensor: Tensor) -> Tensor:
-        """One row for each block, padded with zeros."""
-        matrix = tensor.flatten(1)
-        rows, columns = matrix.shape
-        padded = functional.pad(matrix, (0, -columns % self.width, 0, -rows % self.height))
-        down, across = padded.shape[0] // self.height, padded.shape[1] // self.width
-        tiles = padded.view(down, self.height, across, self.width).transpose(1, 2)
-        return tiles.reshape(down * across, self.height * self.width)
+        matrix = keep.view(-(-shape[0] // self.height), -1)
+        matrix = matrix.repeat_interleave(self.height, 0).repeat_interleave(self.width, 1)
+        return matrix[: shape[0], : prod(shape[1:])].reshape(shape)
 
 
-def _make(match: re.Match[str], dim: int) -> Block:
-    return Block(int(match[1]), int(match[2]))
-
-
-structures.add(r"(\d+)x(\d+)", _make)
+structures.add(r"(\d+)x(\d+)", lambda match, dim: BlockStructure(int(match[1]), int(match[2])))

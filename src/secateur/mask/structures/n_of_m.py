@@ -8,7 +8,7 @@ References:
     https://arxiv.org/abs/2104.08378
 """
 
-import re
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -43,21 +43,21 @@ class NOfM(Structure):
             return f"its {shape[1]} inputs are no multiple of {self.group}"
         return super().misfit(shape)
 
+    def rows(self, tensor: Tensor) -> Tensor:
+        """One row for each entry, those of a group after each other."""
+        return tensor.movedim(1, -1).reshape(-1, 1)
+
     def units(self, name: str, scores: Tensor, mask: Tensor) -> Units:
-        """One unit for each entry in groups; alive are the n highest of each group that are not masked."""
-        rows = scores.movedim(1, -1).reshape(-1, self.group).double()
-        alive = mask.movedim(1, -1).reshape(-1, self.group) != 0
-        best = rows.masked_fill(~alive, -torch.inf).topk(self.n, dim=1).indices
+        """One unit for each entry; alive are the n highest of each group that are not masked."""
+        found = super().units(name, scores, mask)
+        groups, alive = found.scores.view(-1, self.group), found.alive.view(-1, self.group)
+        best = groups.masked_fill(~alive, -torch.inf).topk(self.n, dim=1).indices
         keep = torch.zeros_like(alive).scatter_(1, best, True) & alive
-        return Units(name, rows.reshape(-1), keep.reshape(-1), 1, tuple(scores.shape))
+        return replace(found, alive=keep.flatten())
 
     def spread(self, keep: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Back from groups to the tensor's shape."""
         return keep.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
 
 
-def _make(match: re.Match[str], dim: int) -> NOfM:
-    return NOfM(int(match[1]), int(match[2]))
-
-
-structures.add(r"(\d+):(\d+)", _make)
+structures.add(r"(\d+):(\d+)", lambda match, dim: NOfM(int(match[1]), int(match[2])))

@@ -8,7 +8,6 @@ References:
     https://arxiv.org/abs/2306.11695
 """
 
-import torch
 from torch import Tensor
 
 from secateur.mask.structure import Structure, Units, structures
@@ -18,6 +17,7 @@ class Row(Structure):
     """Entries that compare within their row, the first dim.
 
     Example:
+        >>> import torch
         >>> units = Row().units("w", torch.tensor([[1.0, 2.0], [30.0, 10.0]]), torch.ones(2, 2))
         >>> Row().spread(units.lowest(2), (2, 2)).int().tolist()
         [[0, 1], [1, 0]]
@@ -29,13 +29,9 @@ class Row(Structure):
         """One unit for each entry, scored by its rank among the unmasked entries of its row."""
         alive = mask.flatten(1) != 0
         rows = scores.flatten(1).double().masked_fill(~alive, float("inf"))
-        ranks = torch.argsort(torch.argsort(rows, dim=1, stable=True), dim=1).double()
-        share = ranks / alive.sum(1, keepdim=True).clamp(min=1)
-        return Units(name, share.reshape(-1), alive.reshape(-1), 1, tuple(scores.shape))
-
-    def spread(self, keep: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """The same, in the tensor's shape."""
-        return keep.view(shape)
+        ranks = rows.argsort(dim=1, stable=True).argsort(1).double()
+        return super().units(name, (ranks / alive.sum(1, keepdim=True).clamp(min=1)).view_as(mask), mask)
 
 
 structures.add("row", lambda match, dim: Row())
+structures.add("unstructured", lambda match, dim: Structure())

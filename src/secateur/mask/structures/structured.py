@@ -1,10 +1,8 @@
 """Whole channels along one dim."""
 
-from math import prod
-
 from torch import Tensor
 
-from secateur.mask.structure import Structure, Units, structures
+from secateur.mask.structure import Structure, structures
 
 
 class Structured(Structure):
@@ -21,6 +19,7 @@ class Structured(Structure):
     """
 
     rank = 2
+    must_keep_one = True
 
     def __init__(self, dim: int) -> None:
         self.dim = dim
@@ -31,18 +30,13 @@ class Structured(Structure):
             return f"it has {len(shape)} dims, dim is {self.dim}"
         return super().misfit(shape)
 
-    def units(self, name: str, scores: Tensor, mask: Tensor) -> Units:
-        """One unit for each channel."""
-        by_channel = scores.movedim(self.dim, 0).flatten(1)
-        alive = (mask.movedim(self.dim, 0).flatten(1) != 0).any(1)
-        shape = tuple(scores.shape)
-        return Units(name, by_channel.mean(1), alive, by_channel.shape[1], shape, must_keep_one=True)
+    def rows(self, tensor: Tensor) -> Tensor:
+        """One row for each channel."""
+        return tensor.movedim(self.dim, 0).flatten(1)
 
     def spread(self, keep: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Every entry of a channel alike."""
-        rest = prod(shape) // shape[self.dim]
-        others = [size for at, size in enumerate(shape) if at != self.dim % len(shape)]
-        return keep[:, None].expand(-1, rest).reshape(-1, *others).movedim(0, self.dim)
+        return keep.view([-1 if at == self.dim % len(shape) else 1 for at in range(len(shape))]).expand(shape)
 
 
 structures.add("structured", lambda match, dim: Structured(dim))

@@ -24,15 +24,21 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture import Step as Call
-from secateur.capture import follow
+from secateur.capture import observe
 from secateur.capture.batches import naming_batch
 from secateur.capture.copies import copy_module
 from secateur.capture.inputs import map_inputs
-from secateur.capture.recorder import shadow
-from secateur.coupling.layers import Layer, layer_of
+from secateur.coupling.layers import LayerCall, layer_of
 from secateur.errors import CaptureError
 from secateur.graph.keep import positions
-from secateur.recovery.layers import Readers, constant_place, has_lost, own_place
+from secateur.recovery.layers import (
+    Readers,
+    constant_place,
+    has_lost,
+    is_complex,
+    own_place,
+    unknown_layers,
+)
 from secateur.recovery.step import Recovery, Subject, step
 
 _PROBES = 2
@@ -75,7 +81,7 @@ class _Lost:
         self.low, self.high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
 
     def with_call(self, other: "_Lost") -> "_Lost":
-        """What a layer loses that is called twice: its one bias takes the mean over both calls."""
+        """What a layer loses in two runs, or that is called twice: its one bias takes the mean over both."""
         return _Lost(
             self.total + other.total,
             self.count + other.count,
@@ -100,39 +106,42 @@ def absorb(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
     Raises:
         CaptureError: A layer reads NaN or infinity.
     """
-    layers = _layers(subject)
+    graph, layers = subject.groups.graph, _layers(subject)
+    left = [one.name for one in layers.values() if is_complex(graph, one)]
+    layers = {index: one for index, one in layers.items() if not is_complex(graph, one)}
     lost = _constants(subject, layers) if subject.data is None else _means(subject, layers)
     cut = copy_module(subject.cut)
-    readers = Readers(subject.groups.graph)
+    readers = Readers(graph)
     joined = _by_place(readers, cut, layers, lost)
-    return cut, [_move(subject, readers, cut, calls, one) for calls, one in joined]
+    notes = [Recovery("absorb", name, "left alone", "its numbers are complex") for name in left]
+    notes += [Recovery("absorb", name, "left alone", why) for name, why in unknown_layers(subject)]
+    return cut, [*notes, *(_move(subject, readers, cut, calls, one) for calls, one in joined)]
 
 
-def _layers(subject: Subject) -> dict[int, Layer]:
+def _layers(subject: Subject) -> dict[int, LayerCall]:
     """The calls whose input lost positions, by node."""
     found = (layer_of(subject.groups.graph, node) for node in subject.groups.graph.nodes)
     return {one.node.index: one for one in found if one is not None and has_lost(subject, one)}
 
 
-def _means(subject: Subject, layers: dict[int, Layer]) -> dict[int, _Lost]:
+def _means(subject: Subject, layers: dict[int, LayerCall]) -> dict[int, _Lost]:
     """What is lost on the data."""
     assert subject.data is not None, "called with data"
     watcher = _Watcher(subject, layers)
-    original = shadow(subject.original).eval()
     for number, batch in enumerate(subject.data):
         watcher.source = f"batch {number} of the data"
         with naming_batch(number):
-            watcher.run(original, batch)
+            watcher.run(subject.original, batch)
     return watcher.lost
 
 
-def _constants(subject: Subject, layers: dict[int, Layer]) -> dict[int, _Lost]:
+def _constants(subject: Subject, layers: dict[int, LayerCall]) -> dict[int, _Lost]:
     """What is lost whatever the input: one example, of zeros perhaps, makes anything look constant.
 
     The mean is that with the scales at zero, and known if it is the same on random inputs. The spread is that
     with the scales as they are: a channel whose scale is small, but not zero, is no constant.
     """
-    silenced, original = _silence(subject), shadow(subject.original).eval()
+    silenced = _silence(subject)
     watcher = _Watcher(subject, layers)
     watcher.run(silenced, subject.example_inputs)
     lost = watcher.lost
@@ -141,7 +150,7 @@ def _constants(subject: Subject, layers: dict[int, Layer]) -> dict[int, _Lost]:
             still, moving = _Watcher(subject, layers), _Watcher(subject, layers)
             with naming_batch(0):
                 still.run(silenced, inputs)
-                moving.run(original, inputs)
+                moving.run(subject.original, inputs)
             for index, one in lost.items():
                 one.is_known &= still.lost[index].is_next_to_nothing(still.lost[index].mean - one.mean)
                 one.widen(moving.lost[index])
@@ -172,10 +181,10 @@ def _draws(example_inputs: Any) -> Iterator[Any]:
 
 
 def _by_place(
-    readers: Readers, cut: nn.Module, layers: dict[int, Layer], lost: dict[int, _Lost]
-) -> list[tuple[list[Layer], _Lost]]:
+    readers: Readers, cut: nn.Module, layers: dict[int, LayerCall], lost: dict[int, _Lost]
+) -> list[tuple[list[LayerCall], _Lost]]:
     """What is lost for each tensor that can hold it; the calls of a shared layer are joined."""
-    joined: dict[int, tuple[list[Layer], _Lost]] = {}
+    joined: dict[int, tuple[list[LayerCall], _Lost]] = {}
     for index, one in lost.items():
         place = own_place(readers, cut, layers[index])
         key = -1 - index if place is None else id(place[0])
@@ -186,7 +195,7 @@ def _by_place(
 
 def _silence(subject: Subject) -> nn.Module:
     """Copy the original with the scale of every removed channel at zero, in the norms of single channels."""
-    model = copy_module(subject.original).eval()
+    model = copy_module(subject.original)
     named = dict(model.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for group in subject.groups:
@@ -205,22 +214,24 @@ class _Watcher:
         source: What the model is run on, in words.
     """
 
-    def __init__(self, subject: Subject, layers: dict[int, Layer]) -> None:
+    def __init__(self, subject: Subject, layers: dict[int, LayerCall]) -> None:
         self.subject = subject
         self.layers = layers
         self.source = "the example inputs"
         self.lost: dict[int, _Lost] = {}
 
     def run(self, model: nn.Module, inputs: Any) -> None:
-        """Watch one run; the inputs are not changed, whatever the model writes into them."""
-        follow(model, map_inputs(inputs, torch.clone), self.subject.groups.graph, self)
+        """Watch one run of a copy of a model; neither it nor the inputs are changed."""
+        graph = self.subject.groups.graph
+        for index, one in observe(model, inputs, graph, lambda *_: dict[int, _Lost](), self._step).items():
+            self.lost[index] = self.lost[index].with_call(one) if index in self.lost else one
 
-    def __call__(self, call: Call) -> Any:
+    def _step(self, seen: dict[int, _Lost], call: Call) -> Any:
         if call.node.index in self.layers:
-            self._watch(call, self.layers[call.node.index])
+            seen[call.node.index] = self._watch(call, self.layers[call.node.index])
         return call.run()
 
-    def _watch(self, call: Call, layer: Layer) -> None:
+    def _watch(self, call: Call, layer: LayerCall) -> _Lost:
         at = layer.channels_at
         channels = self.subject.groups.findings.dims[layer.input][at]
         kept = torch.from_numpy(self.subject.kept.mask(channels))
@@ -233,29 +244,24 @@ class _Watcher:
                 [str(layer.node)],
                 "leave out what is not finite in the data, or find the layer that overflows",
             )
-        total, count = rows.sum(1), rows.shape[1]
-        known = self.lost.get(call.node.index)
-        if known is not None:
-            low, high = torch.minimum(low, known.low), torch.maximum(high, known.high)
-            total, count = total + known.total, count + known.count
-        self.lost[call.node.index] = _Lost(total, count, low, high, int((~kept).sum()))
+        return _Lost(rows.sum(1), rows.shape[1], low, high, int((~kept).sum()))
 
 
-def _linear_part(call: Call, layer: Layer, kept: Tensor) -> Tensor:
+def _linear_part(call: Call, layer: LayerCall, kept: Tensor) -> Tensor:
     """What a layer makes of the removed positions alone, without its bias, in float64."""
     named = call.named()
     name, weight_name = layer.arguments
     inputs, weight = named[name].double(), named[weight_name].double()
     at = inputs.dim() + layer.channels_at
     inputs = inputs.index_fill(at, kept.nonzero()[:, 0].to(inputs.device), 0)
-    if layer.inputs_first:
+    if layer.is_product:
         return inputs @ weight
     output: Tensor = call.func(**{**named, name: inputs, weight_name: weight, "bias": None})
     return output
 
 
 def _move(
-    subject: Subject, readers: Readers, cut: nn.Module, calls: Sequence[Layer], lost: _Lost
+    subject: Subject, readers: Readers, cut: nn.Module, calls: Sequence[LayerCall], lost: _Lost
 ) -> Recovery:
     """Add the lost constant of one layer to its bias, or to the batch norm behind it."""
     layer = calls[0]

@@ -34,14 +34,21 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture.copies import copy_module
-from secateur.coupling.layers import Layer, layer_of
+from secateur.coupling.layers import LayerCall, layer_of
+from secateur.coupling.patches import Patches, weight_change
 from secateur.errors import CaptureError
 from secateur.recovery.gram import Change, Gram, choose_ridge
-from secateur.recovery.layers import Readers, constant_place, has_lost, tensors_of
+from secateur.recovery.layers import (
+    Readers,
+    constant_place,
+    has_lost,
+    is_complex,
+    tensors_of,
+    unknown_layers,
+)
 from secateur.recovery.lockstep import Pair, start
-from secateur.recovery.patches import Patches, weight_change
 from secateur.recovery.step import Recovery, Subject, step
-from secateur.recovery.target import Target
+from secateur.recovery.target import LayerTarget
 
 _ROWS_PER_UNKNOWN = 32
 _FEWEST_ROWS = 65_536
@@ -75,6 +82,7 @@ def refit(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
         for layer in layers
         if (reason := run.obstacle(layer))
     ]
+    notes += [Recovery("refit", name, "left alone", why) for name, why in unknown_layers(subject)]
     layers = [layer for layer in layers if not run.obstacle(layer)]
     if not layers:
         return cut, notes
@@ -163,23 +171,26 @@ class _Refit:
         self.done: dict[int, _Done] = {}
 
     @cached_property
-    def calls(self) -> Mapping[int, list[Layer]]:
+    def calls(self) -> Mapping[int, list[LayerCall]]:
         """The calls of each weight."""
-        calls: dict[int, list[Layer]] = {}
+        calls: dict[int, list[LayerCall]] = {}
         for layer in self.layers:
             calls.setdefault(layer.weight, []).append(layer)
         return calls
 
-    def weight_of(self, layer: Layer) -> Tensor:
+    def weight_of(self, layer: LayerCall) -> Tensor:
         return self.named[self.graph.names[layer.weight][0]]
 
-    def obstacle(self, layer: Layer) -> str:
+    def obstacle(self, layer: LayerCall) -> str:
         """Why a layer cannot be refitted; empty if it can."""
         if not layer.is_held:
             return "its weight is computed"
+        if is_complex(self.graph, layer):
+            return "its numbers are complex"
         calls = self.calls[layer.weight]
-        readers = self.graph.readers[layer.weight]
-        others = [node for node in readers if all(node is not call.node for call in calls)]
+        own = {node.index for call in calls for node in (call.node, *call.turned)}
+        held = [layer.weight, *(value for call in calls for node in call.turned for value in node.makes)]
+        others = [node for value in held for node in self.graph.readers[value] if node.index not in own]
         if others:
             return f"its weight is also used by {others[0]}"
         if any(not has_lost(self.subject, call) for call in calls):
@@ -191,7 +202,7 @@ class _Refit:
             return f"it is called twice and has {self._features(layer):,} inputs, at most {_WIDEST:,} then"
         return ""
 
-    def _features(self, layer: Layer) -> int:
+    def _features(self, layer: LayerCall) -> int:
         """Numbers that one output of the cut layer is computed from."""
         shape = self.weight_of(layer).shape
         if layer.spatial == 0:
@@ -203,12 +214,12 @@ class _Refit:
             channels = shape[0] // groups
         return int(channels) * prod(shape[2:])
 
-    def _blocks(self, layer: Layer) -> int:
+    def _blocks(self, layer: LayerCall) -> int:
         return -(-self._features(layer) // _WIDEST)
 
-    def refit(self, layer: Layer, pairs: tuple[Pair, ...]) -> None:
+    def refit(self, layer: LayerCall, pairs: tuple[Pair, ...]) -> None:
         """Refit one layer at which all batches stand."""
-        target = Target(self.subject, self.readers, layer)
+        target = LayerTarget(self.subject, self.readers, layer)
         place = constant_place(self.readers, self.cut, self.calls[layer.weight])
         done = self.done.get(layer.weight)
         if done is None:
@@ -230,7 +241,7 @@ class _Refit:
                 test.apply(change)
                 self.grams[layer.weight] = fit, test
 
-    def _most_rows(self, layer: Layer) -> int:
+    def _most_rows(self, layer: LayerCall) -> int:
         return max(_ROWS_PER_UNKNOWN * self._features(layer), _FEWEST_ROWS)
 
 
@@ -250,7 +261,12 @@ class _Rows:
     """
 
     def __init__(
-        self, layer: Layer, target: Target, pairs: tuple[Pair, ...], most: int, block: tuple[int, int]
+        self,
+        layer: LayerCall,
+        target: LayerTarget,
+        pairs: tuple[Pair, ...],
+        most: int,
+        block: tuple[int, int],
     ) -> None:
         self.layer, self.target, self.pairs = layer, target, pairs
         self.block = block[0]
@@ -265,7 +281,7 @@ class _Rows:
         self.size = 0.0
 
     def _patches(self, pair: Pair) -> Patches:
-        return Patches(self.layer, pair.cut.named(self.layer.node.index), pair.cut[self.layer.input])
+        return Patches(pair.cut.named(self.layer.node.index), pair.cut[self.layer.input])
 
     def gather(self, known: tuple[Gram, Gram] | None) -> tuple[Gram, Gram]:
         """Sum over the rows of all batches.
@@ -277,7 +293,7 @@ class _Rows:
             The sums of the rows to learn from, and of those to choose the ridge by.
         """
         grams = known
-        total, squares, count = torch.zeros(()), torch.zeros(()), 0
+        total, squares, count = torch.zeros((), device="cpu"), torch.zeros((), device="cpu"), 0
         for pair in self.pairs:
             wanted, missing = self.target.of(pair)
             self._require_finite(pair, wanted)

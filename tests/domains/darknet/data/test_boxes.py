@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from secateur.domains.darknet.data import Annotations, Labels, Sample, check_labels
+from secateur.domains.darknet.data import Annotations, LabelledImage, Labels, check_labels
 from secateur.errors import DataError, RequestError
 
 
 def sample(*rows, name="x"):
-    return Sample(torch.zeros(3, 8, 8, dtype=torch.uint8), Labels.of(rows), name)
+    return LabelledImage(torch.zeros(3, 8, 8, dtype=torch.uint8), Labels.of(rows), name)
 
 
 def test_the_report_counts_images_backgrounds_and_classes():
@@ -26,7 +26,7 @@ def test_a_part_without_images_is_an_error():
 
 def test_missing_images_are_warnings_unless_all_are_missing(tmp_path):
     labels = Labels.of([(0, (0.5, 0.5, 1, 1))])
-    gone = Sample(tmp_path / "gone.jpg", labels)
+    gone = LabelledImage(tmp_path / "gone.jpg", labels)
     report = check_labels(Annotations(("cat",), {"train": (gone, sample((0, (0.5, 0.5, 1, 1))))}))
     assert "gone.jpg: the image is missing" in str(report)
     with pytest.raises(DataError, match="all 1 images"):

@@ -4,7 +4,14 @@ import pytest
 import torch
 from PIL import Image
 
-from secateur.domains.darknet.data import Annotations, Augmentation, Labels, Sample, digit_scenes, loader
+from secateur.domains.darknet.data import (
+    Annotations,
+    Augmentation,
+    LabelledImage,
+    Labels,
+    digit_scenes,
+    loader,
+)
 from secateur.domains.darknet.data.letterbox import multi_scale
 from secateur.errors import BrokenImageWarning, DataError, RequestError
 
@@ -94,7 +101,8 @@ def test_rectangular_batches_are_sorted_by_aspect_and_no_larger_than_needed():
     shapes = [(40, 80), (80, 40), (60, 60), (40, 80), (80, 40), (60, 60)]
     whole = Labels.of([(0, (0.5, 0.5, 1, 1))])
     samples = [
-        Sample(torch.full((3, *shape), 9, dtype=torch.uint8), whole, str(i)) for i, shape in enumerate(shapes)
+        LabelledImage(torch.full((3, *shape), 9, dtype=torch.uint8), whole, str(i))
+        for i, shape in enumerate(shapes)
     ]
     batches = list(loader(samples, ("x",), 128, 2, rectangular=True))
     assert [tuple(batch.images.shape[2:]) for batch in batches] == [(64, 128), (128, 128), (128, 64)]
@@ -108,7 +116,7 @@ def write_images(folder, scenes):
     for index, sample in enumerate(scenes["valid"][:6]):
         path = folder / f"{index}.png"
         Image.fromarray(sample.image.permute(1, 2, 0).numpy()).save(path)
-        samples.append(Sample(path, sample.labels))
+        samples.append(LabelledImage(path, sample.labels))
     return samples
 
 
@@ -132,7 +140,7 @@ def test_a_broken_image_is_left_out_counted_and_named_once(tmp_path, scenes, wor
 
 
 def test_only_broken_images_are_an_error(tmp_path):
-    samples = [Sample(tmp_path / "a.png", Labels.of([]))]
+    samples = [LabelledImage(tmp_path / "a.png", Labels.of([]))]
     with pytest.warns(BrokenImageWarning), pytest.raises(DataError, match="none of 1 images can be read"):
         list(loader(samples, ("x",), 96, 2))
 
@@ -141,14 +149,14 @@ def test_only_broken_images_are_an_error(tmp_path):
 def test_images_of_every_mode_become_rgb(tmp_path, mode):
     path = tmp_path / "a.tif"
     Image.new("RGB", (32, 32), (255, 255, 255)).convert(mode).save(path)
-    ((images, _),) = list(loader([Sample(path, Labels.of([]))], ("x",), 32))
+    ((images, _),) = list(loader([LabelledImage(path, Labels.of([]))], ("x",), 32))
     assert images.shape == (1, 3, 32, 32)
     assert (images == 1).all()
 
 
 def test_ignored_boxes_are_no_targets():
     labels = Labels.of([(0, (0.5, 0.5, 1, 1)), (0, (0.5, 0.5, 0.5, 0.5))], [True, False])
-    samples = [Sample(torch.zeros(3, 32, 32, dtype=torch.uint8), labels, "x")]
+    samples = [LabelledImage(torch.zeros(3, 32, 32, dtype=torch.uint8), labels, "x")]
     ((_, targets),) = list(loader(samples, ("x",), 32))
     assert targets.tolist() == [[0, 0, 0.5, 0.5, 0.5, 0.5]]
 

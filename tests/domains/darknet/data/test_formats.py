@@ -8,6 +8,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from secateur.domains.darknet.data import convert, formats, read
+from secateur.domains.darknet.data.readers import oxford_hand
 from secateur.errors import DataError, RequestError
 
 
@@ -350,3 +351,107 @@ def test_a_source_that_is_missing_or_empty_is_an_error(root, format):
     (root / "empty").mkdir()
     with pytest.raises(DataError):
         read(root / "empty", format)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data["annotations"][0].update(bbox=["a", 0, 1, 1]),
+        lambda data: data["annotations"][0].update(bbox=None),
+        lambda data: data["annotations"].append(3),
+        lambda data: data["annotations"][0].update(image_id=[7]),
+        lambda data: data["annotations"][0].update(category_id={}),
+        lambda data: data["images"][0].update(file_name=None),
+        lambda data: data["images"][0].update(id=[7]),
+        lambda data: data["images"].append([]),
+        lambda data: data["images"][0].update(width=float("nan")),
+        lambda data: data["categories"][0].update(id="dog"),
+        lambda data: data["categories"].append({"id": 1}),
+    ],
+)
+def test_coco_with_values_of_another_kind_is_named(root, change):
+    path = write_coco(root)
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(
+        DataError, match=r"is not of COCO's instances format(.|\n)*(annotations|images|categories)\."
+    ):
+        read(path, "coco", strict=False)
+
+
+@pytest.mark.parametrize("content", [b"[" * 5000, b'{"images": ' + b"9" * 5000 + b"}", b"\xff", b"", b"3"])
+def test_what_is_no_json_of_coco_is_named(root, content):
+    path = write_coco(root)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"instances_val2017\.json (is not|has no list)"):
+        read(path, "coco")
+
+
+@pytest.mark.parametrize("name", ["a\0b.jpg", "d/" * 3000 + "x.jpg"])
+def test_a_file_name_that_no_file_system_takes_is_a_missing_image(root, name):
+    path = write_coco(root)
+    data = json.loads(path.read_text())
+    data["images"][0]["file_name"] = name
+    path.write_text(json.dumps(data))
+    assert len(read(path, "coco", strict=False)["valid"]) == 2
+    (root / "val2017" / "8.jpg").unlink()
+    with pytest.raises(DataError, match=r"all 2 images of (.|\n)* are missing"):
+        read(path, "coco")
+
+
+def test_a_list_of_voc_that_is_no_text_is_named(root):
+    write_voc(root)
+    (root / "ImageSets/Main/train.txt").write_bytes("ä\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"cannot read .*train\.txt"):
+        read(root, "voc")
+
+
+@pytest.mark.parametrize("head", ['<?xml version="1.0" encoding="nonsense"?>', '<?xml encoding="utf-7"?>'])
+def test_xml_in_an_unknown_encoding_is_named(root, head):
+    write_voc(root)
+    path = root / "Annotations" / "a.xml"
+    path.write_text(head + path.read_text())
+    with pytest.raises(DataError, match=r"a\.xml: not XML"):
+        read(root, "voc")
+
+
+YOLO = {
+    "the root as an image": ({"train.txt": "/\n"}, r"train\.txt:1: '/' names no image"),
+    "folders as images": ({"train.txt": "..\n.\n"}, "none of the 2 images"),
+    "a null byte": ({"train.txt": "a\0b.jpg\n"}, "names no image"),
+    "a path without end": ({"train.txt": "d/" * 3000 + "x.jpg\n"}, "has a label file"),
+    "a class of 30 digits": (
+        {"labels/train/a.txt": f"{10**30} 0.5 0.5 1 1\n"},
+        r"class 10{19} is not in 0\.\.1",
+    ),
+    "a million million classes": ({"pets.data": f"classes={10**12}\ntrain=train.txt\n"}, "no integer from 0"),
+    "classes in other digits": ({"pets.data": "classes=²\ntrain=train.txt\n"}, "classes=² is no integer"),
+    "the whole file system": ({"pets.data": "classes=2\ntrain=/\n"}, "/ is the whole file system"),
+    "a list that is too long a name": ({"pets.data": f"classes=2\ntrain={'t' * 5000}\n"}, "cannot read"),
+}
+
+
+@pytest.mark.parametrize("name", YOLO)
+def test_files_of_yolo_that_say_what_cannot_be_are_named(root, name):
+    write_yolo(root)
+    files, message = YOLO[name]
+    for path, text in files.items():
+        (root / path).write_text(text)
+    with pytest.raises((DataError, RequestError), match=message):
+        read(root / "pets.data")
+
+
+def test_a_large_class_without_names_makes_no_names(root):
+    write_yolo(root)
+    (root / "pets.names").unlink()
+    (root / "labels/train/a.txt").write_text("2000000000 0.5 0.5 1 1\n")
+    with pytest.raises(DataError, match=r"class 2000000000 is not in 0\.\.65535"):
+        read(root / "train.txt")
+
+
+def test_a_picture_without_pixels_is_a_broken_one(root, monkeypatch):
+    write_hands(root)
+    monkeypatch.setattr(oxford_hand, "image_size", lambda path: (0, 0))
+    found = read(root, "oxford-hand", strict=False)
+    assert {problem.what for problem in found.problems} == {"the image is missing or broken: no boxes"}

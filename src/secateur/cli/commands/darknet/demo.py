@@ -1,54 +1,50 @@
 """`secateur darknet demo`: the whole job on the bundled digit scenes."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from secateur.cli.commands.darknet import verbs
-from secateur.cli.darknet import Strategy
-from secateur.cli.options import AsJson, Device, Seed, Threads, emit, say
+from secateur.cli.flatten import Like
+from secateur.cli.options import MachineOptions, Save
+from secateur.cli.terminal import Answer, say
 from secateur.domains.darknet.demo import DemoConfig, run_demo
+from secateur.reports.subjects import report
 
 _USUAL = DemoConfig(Path("demo-yolo"))
 
 
-@verbs("demo")
+@dataclass(frozen=True)
+class DemoOptions:
+    """How much is done.
+
+    Attributes:
+        epochs: Of dense training, sparse training and fine-tuning.
+        images: Training and validation scenes.
+    """
+
+    epochs: str = ",".join(map(str, _USUAL.epochs))
+    images: str = ",".join(map(str, _USUAL.images))
+
+
 def demo(
-    save: Annotated[Path, typer.Option("--save", help="Folder to write to.")] = _USUAL.save,
-    strategy: Strategy = _USUAL.strategy,
-    percent: Annotated[float, typer.Option(help="Share of the scales below the threshold.")] = _USUAL.percent,
-    sparsity: Annotated[float, typer.Option(help="Strength of sparse training.")] = _USUAL.sparsity,
-    epochs: Annotated[
-        str, typer.Option(help="Of dense training, sparse training and fine-tuning.")
-    ] = ",".join(map(str, _USUAL.epochs)),
-    images: Annotated[str, typer.Option(help="Training and validation scenes.")] = ",".join(
-        map(str, _USUAL.images)
-    ),
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: AsJson = False,
-) -> None:
+    asked: Annotated[dict[str, Any], Like(DemoConfig, "epochs", "images", "schedule", "pictures", "quiet")],
+    sizes: DemoOptions,
+    place: MachineOptions,
+    save: Save = _USUAL.save,
+) -> Answer:
     """Train a small YOLO on digit scenes, sparse-train, prune, fine-tune, detect: table and pictures.
 
     Example: secateur darknet demo --save demo-yolo
     """
-    first, second, third = _numbers("--epochs", epochs, 3)
-    train, valid = _numbers("--images", images, 2)
-    config = DemoConfig(
-        save=save,
-        epochs=(first, second, third),
-        images=(train, valid),
-        strategy=strategy,
-        percent=percent,
-        sparsity=sparsity,
-        seed=seed,
-        device=device,
-        threads=threads,
-    )
+    first, second, third = _numbers("--epochs", sizes.epochs, 3)
+    train, valid = _numbers("--images", sizes.images, 2)
+    config = DemoConfig(epochs=(first, second, third), images=(train, valid), **asked)
     run = run_demo(config, say)
-    emit(run.numbers(), str(run), as_json=as_json)
+    for suffix in ("html", "json"):
+        report(run, save / f"report.{suffix}")
+    return Answer(run.numbers(), str(run))
 
 
 def _numbers(option: str, text: str, count: int) -> list[int]:

@@ -1,51 +1,36 @@
 """`secateur darknet evaluate`: mean average precision, in all and by class."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
-from secateur.cli.commands.darknet import verbs
-from secateur.cli.darknet import (
-    BatchSize,
-    CfgWord,
-    Conf,
-    DataWord,
-    DataWords,
-    Format,
-    Images,
-    Iou,
-    Part,
-    Size,
-    Weights,
-    input_of,
-    open_network,
-    plain_batches,
-)
-from secateur.cli.options import AsJson, Device, Seed, Threads, emit
+from secateur.cli.darknet import BatchOptions, NetworkOptions
+from secateur.cli.options import MachineOptions
+from secateur.cli.terminal import Answer
 from secateur.domains.darknet.predict import evaluate_darknet
 
 
-@verbs("evaluate")
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What counts.
+
+    Attributes:
+        part: Part of the data set: train, valid or test.
+        conf: Smallest confidence, from 0 to 1.
+        iou: Overlap above which the less confident box of a class is dropped.
+    """
+
+    part: str = "valid"
+    conf: float = 0.001
+    iou: float = 0.6
+
+
 def evaluate(
-    cfg: CfgWord,
-    weights: Weights = None,
-    data: DataWord = "digits",
-    format: Format = "yolo",
-    images: Images = "1000,250",
-    part: Part = "valid",
-    size: Size = None,
-    batch_size: BatchSize = 16,
-    conf: Conf = 0.001,
-    iou: Iou = 0.6,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: AsJson = False,
-) -> None:
+    network: NetworkOptions, scenes: BatchOptions, judging: EvaluateOptions, place: MachineOptions
+) -> Answer:
     """Report COCO's mAP@0.5 and mAP@0.5:0.95, and average precision by class.
 
     Example: secateur darknet evaluate runs/pruned --data digits
     """
-    model = open_network(cfg, weights, device)
-    words = DataWords(data, format, images, seed)
-    batches = plain_batches(words, part, input_of(model, size), batch_size)
-    found = evaluate_darknet(model, batches, conf=conf, iou=iou, threads=threads)
-    emit(asdict(found), str(found), as_json=as_json)
+    model = network.open(place.device)
+    batches = scenes.of(model, judging.part)
+    found = evaluate_darknet(model, batches, conf=judging.conf, iou=judging.iou, threads=place.threads)
+    return Answer(asdict(found), str(found))

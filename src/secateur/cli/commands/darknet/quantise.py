@@ -1,67 +1,56 @@
 """`secateur darknet quantise`: INT8 after pruning, with mAP, size and time before and after."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import torch
 import typer
 from torch import nn
 
-from secateur.cli.commands.darknet import verbs
-from secateur.cli.darknet import (
-    BatchSize,
-    CfgWord,
-    DataWord,
-    DataWords,
-    Format,
-    Images,
-    Size,
-    Weights,
-    image_side,
-    input_of,
-    open_network,
-    plain_batches,
-)
-from secateur.cli.options import AsJson, Save, Seed, Threads, emit
-from secateur.domains.darknet.evaluate import Evaluation
+from secateur.cli.darknet import BatchOptions, NetworkOptions, image_side
+from secateur.cli.flatten import Without
+from secateur.cli.options import MachineOptions, Save
+from secateur.cli.terminal import Answer
+from secateur.domains.darknet.evaluate import DetectionFigures
 from secateur.domains.darknet.evaluate import evaluate as run_evaluate
 from secateur.domains.darknet.predict import predictor
 from secateur.domains.darknet.quantise import quantise as run_quantise
 
 
-@verbs("quantise")
+@dataclass(frozen=True)
+class QuantiseOptions:
+    """How numbers are rounded.
+
+    Attributes:
+        calibration: Training images to calibrate on.
+        method: minmax or percentile.
+        quantise_heads: The convolutions before the yolo layers too.
+        reduce_range: 7 bits for weights: x86 processors without VNNI.
+    """
+
+    calibration: Annotated[int, typer.Option(min=1)] = 128
+    method: str = "minmax"
+    quantise_heads: bool = False
+    reduce_range: bool = False
+
+
 def quantise(
-    cfg: CfgWord,
+    network: NetworkOptions,
     save: Save,
-    weights: Weights = None,
-    data: DataWord = "digits",
-    format: Format = "yolo",
-    images: Images = "1000,250",
-    calibration: Annotated[int, typer.Option(min=1, help="Training images to calibrate on.")] = 128,
-    method: Annotated[str, typer.Option(help="minmax or percentile.")] = "minmax",
-    quantise_heads: Annotated[
-        bool, typer.Option("--quantise-heads", help="The convolutions before the yolo layers too.")
-    ] = False,
-    reduce_range: Annotated[
-        bool, typer.Option("--reduce-range", help="7 bits for weights: x86 processors without VNNI.")
-    ] = False,
-    batch_size: BatchSize = 16,
-    size: Size = None,
-    seed: Seed = 0,
-    threads: Threads = None,
-    as_json: AsJson = False,
-) -> None:
+    scenes: BatchOptions,
+    rounding: QuantiseOptions,
+    place: Annotated[MachineOptions, Without("device")],
+) -> Answer:
     """Quantise to INT8 by ONNX Runtime, calibrated on training images; mAP, size and time before and after.
 
     Example: secateur darknet quantise runs/tuned --data digits --save runs/int8
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    model = open_network(cfg, weights, "cpu")
-    words, sides = DataWords(data, format, images, seed), input_of(model, size)
-    train, valid = (plain_batches(words, part, sides, batch_size) for part in ("train", "valid"))
+    if place.threads is not None:
+        torch.set_num_threads(place.threads)
+    model = network.open("cpu")
+    train, valid = (scenes.of(model, part) for part in ("train", "valid"))
 
-    def evaluate(maps: nn.Module) -> Evaluation:
+    def evaluate(maps: nn.Module) -> DetectionFigures:
         return run_evaluate(predictor(model, maps), valid)
 
     made = run_quantise(
@@ -69,11 +58,11 @@ def quantise(
         save,
         train,
         evaluate,
-        images=calibration,
-        method=method,
-        heads_in_float=not quantise_heads,
-        reduce_range=reduce_range,
-        image_size=image_side(model, size),
+        images=rounding.calibration,
+        method=rounding.method,
+        heads_in_float=not rounding.quantise_heads,
+        reduce_range=rounding.reduce_range,
+        image_size=image_side(model, scenes.size),
     )
     scores = [asdict(score) for score in made.score] if made.score else None
     numbers = {
@@ -84,4 +73,4 @@ def quantise(
         "difference": made.difference,
         "written": [str(made.fp32), str(made.int8)],
     }
-    emit(numbers, str(made), as_json=as_json)
+    return Answer(numbers, str(made))

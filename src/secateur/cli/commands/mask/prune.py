@@ -2,87 +2,76 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from secateur.cli.commands.mask import verbs
-from secateur.cli.options import (
-    AsJson,
-    Device,
-    ModelArguments,
-    ModelWord,
-    Save,
-    Seed,
-    command_line,
-    emit,
-    model_arguments,
-    open_placed,
-    require_other_folder,
-)
+from secateur.cli.options import ComputeOptions, TargetOptions, WeightedModelOptions
+from secateur.cli.terminal import Answer, command_line
 from secateur.errors import RequestError
 from secateur.mask import prune as mask_weights
 from secateur.mask import remove, report
-from secateur.write.checkpoint import load_state, read_state, save_model
+from secateur.write.checkpoint import save_model
 
 
-@verbs("prune")
+@dataclass(frozen=True)
+class MaskOptions:
+    """What is masked.
+
+    Attributes:
+        method: l1, l2, ln, random or identity.
+        amount: Share, or count from 1 on, of what is left.
+        sparsity: Share that is masked afterwards, instead of --amount.
+        scope: local, uniform, global, erk or lamp.
+        structure: unstructured, structured, row, 1x4, 16x16, 2:4, 4:8.
+        dim: For structured: 0 are outputs, 1 inputs.
+        select: Pattern of parameters or modules; may be repeated.
+    """
+
+    method: str = "l1"
+    amount: float | None = None
+    sparsity: float | None = None
+    scope: str = "local"
+    structure: str | None = None
+    dim: int = 0
+    select: tuple[str, ...] = ()
+
+    def words(self) -> dict[str, Any]:
+        """As `secateur.mask.prune` takes them."""
+        return {**vars(self), "amount": _count_or_share(self.amount), "select": list(self.select) or None}
+
+
 def prune(
-    model: ModelWord,
-    save: Save,
-    arg: ModelArguments = None,
-    weights: Annotated[
-        str | None, typer.Option(help="State dict to fill the architecture with: .safetensors, or .pth.")
-    ] = None,
-    method: Annotated[str, typer.Option(help="l1, l2, ln, random or identity.")] = "l1",
-    amount: Annotated[float | None, typer.Option(help="Share, or count from 1 on, of what is left.")] = None,
-    sparsity: Annotated[
-        float | None, typer.Option(help="Share that is masked afterwards, instead of --amount.")
-    ] = None,
-    scope: Annotated[str, typer.Option(help="local, uniform, global, erk or lamp.")] = "local",
-    structure: Annotated[
-        str | None, typer.Option(help="unstructured, structured, row, 1x4, 16x16, 2:4, 4:8.")
-    ] = None,
-    dim: Annotated[int, typer.Option(help="Of structured: 0 are outputs, 1 inputs.")] = 0,
-    select: Annotated[
-        list[str] | None, typer.Option(help="Pattern of parameters or modules; may be repeated.")
-    ] = None,
+    model: WeightedModelOptions,
+    target: TargetOptions,
+    masking: MaskOptions,
+    place: ComputeOptions,
     config: Annotated[
-        Path | None, typer.Option(help="JSON: arguments of secateur.mask.prune, or a list of such objects.")
+        Path | None,
+        typer.Option(help="JSON: arguments of secateur.mask.prune, or a list of such objects."),
     ] = None,
-    packed: Annotated[bool, typer.Option(help="Bake masks in and save only what is not zero.")] = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
+    packed: Annotated[
+        bool, typer.Option("--packed/--no-packed", help="Bake masks in and save only what is not zero.")
+    ] = False,
+) -> Answer:
     """Mask weights of a model and save it with its masks.
 
     Example: secateur mask prune zoo:vgg11 --method l1 --scope global --amount 0.2 --save runs/masked
     """
-    require_other_folder(model, save)
-    opened = open_placed(model, model_arguments(arg), seed, device)
-    if weights is not None:
-        load_state(opened.model, read_state(weights), weights)
-    given = {
-        "method": method,
-        "amount": _count_or_share(amount),
-        "sparsity": sparsity,
-        "scope": scope,
-        "structure": structure,
-        "dim": dim,
-        "select": select,
-    }
-    torch.manual_seed(seed)
-    for step in [given] if config is None else read_config(config):
+    target.require_free(model.model)
+    opened = model.open(place.seed, place.device)
+    torch.manual_seed(place.seed)
+    for step in [masking.words()] if config is None else read_config(config):
         mask_weights(opened.model, **step)
     plan = opened.plan.model_copy(update={"command": command_line()})
     if packed:
         remove(opened.model)
-    folder = save_model(opened.model, plan, save, packed=packed)
+    folder = save_model(opened.model, plan, target.save, packed=packed)
     found = report(opened.model)
-    emit({**found.to_json(), "saved": str(folder)}, f"{found}\nwrote {folder}", as_json=as_json)
+    return Answer({**found.to_json(), "saved": str(folder)}, f"{found}\nwrote {folder}")
 
 
 def _count_or_share(amount: float | None) -> float | None:

@@ -1,42 +1,36 @@
 """`secateur mask remove`: bake masks in."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from safetensors.torch import save_file
 
-from secateur.cli.commands.mask import verbs
-from secateur.cli.options import (
-    AsJson,
-    ModelArguments,
-    Save,
-    emit,
-    model_arguments,
-    open_placed,
-    require_other_folder,
-)
+from secateur.cli.options import ModelOptions, TargetOptions
+from secateur.cli.terminal import Answer
 from secateur.errors import RequestError
 from secateur.mask import baked, report
 from secateur.mask import remove as bake
+from secateur.mask.state import masked_names
 from secateur.write.atomic import atomic_write
 from secateur.write.checkpoint import read_state, save_model
-from secateur.write.masked import masked_names
 
 
-@verbs("remove")
+@dataclass(frozen=True)
+class MaskedModelOptions(ModelOptions):
+    """What has masks.
+
+    Attributes:
+        model: Folder that `mask prune` saved, or a state dict: .pth, .safetensors.
+    """
+
+
 def remove(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="Folder that `mask prune` saved, or a state dict: .pth, .safetensors."
-        ),
-    ],
-    save: Save,
-    arg: ModelArguments = None,
-    packed: Annotated[bool, typer.Option(help="Save only what is not zero.")] = False,
-    as_json: AsJson = False,
-) -> None:
+    model: MaskedModelOptions,
+    target: TargetOptions,
+    packed: Annotated[bool, typer.Option("--packed/--no-packed", help="Save only what is not zero.")] = False,
+) -> Answer:
     """Bake masks in: weights times masks become the weights.
 
     A state dict that holds `weight_orig` and `weight_mask`, as torch.nn.utils.prune leaves them, becomes one
@@ -44,18 +38,17 @@ def remove(
 
     Example: secateur mask remove runs/masked --save runs/baked
     """
-    if Path(model).is_file():
-        _remove_from_file(Path(model), save, as_json)
-        return
-    require_other_folder(model, save)
-    opened = open_placed(model, model_arguments(arg), 0, "cpu")
+    if Path(model.model).is_file():
+        return _remove_from_file(Path(model.model), target.save)
+    target.require_free(model.model)
+    opened = model.open(seed=0)
     bake(opened.model)
-    folder = save_model(opened.model, opened.plan, save, packed=packed)
+    folder = save_model(opened.model, opened.plan, target.save, packed=packed)
     found = report(opened.model)
-    emit({**found.to_json(), "saved": str(folder)}, f"{found}\nwrote {folder}", as_json=as_json)
+    return Answer({**found.to_json(), "saved": str(folder)}, f"{found}\nwrote {folder}")
 
 
-def _remove_from_file(source: Path, save: Path, as_json: bool) -> None:
+def _remove_from_file(source: Path, save: Path) -> Answer:
     state = read_state(source)
     names = masked_names(state)
     if not names:
@@ -70,4 +63,4 @@ def _remove_from_file(source: Path, save: Path, as_json: bool) -> None:
     size = sum(plain[name].numel() for name in names)
     numbers = {"tensors": names, "sparsity": zeros / max(size, 1), "saved": str(save)}
     text = f"{len(names)} masks baked in, {zeros / max(size, 1):.2%} zeros\nwrote {save}"
-    emit(numbers, text, as_json=as_json)
+    return Answer(numbers, text)

@@ -17,6 +17,7 @@ from torch import Tensor
 from secateur.domains.classification.known import datasets
 from secateur.domains.classification.splits import RawData
 from secateur.errors import CheckpointError, RequestError, SecateurError
+from secateur.extras import extra
 
 
 @datasets("cifar10")
@@ -32,7 +33,8 @@ def read_cifar100(data_dir: Path | None, download: bool) -> RawData:
 
 
 def _read(torchvision_name: str, data_dir: Path | None, download: bool) -> RawData:
-    from torchvision import datasets as torchvision_datasets
+    with extra("train", "data sets of images"):
+        from torchvision import datasets as torchvision_datasets
 
     dataset = getattr(torchvision_datasets, torchvision_name)
     if data_dir is None:

@@ -11,6 +11,7 @@ import torch
 
 from secateur.domains.classification.known import datasets
 from secateur.domains.classification.splits import RawData, stratified
+from secateur.extras import extra
 
 # The bundled file has no test part; this seed makes one that never changes.
 _TEST_SEED = 1797
@@ -19,7 +20,8 @@ _TEST_SEED = 1797
 @datasets("digits")
 def read_digits(data_dir: Path | None, download: bool) -> RawData:
     """Take the digits from scikit-learn; a fixed fifth of every class is the test part."""
-    from sklearn.datasets import load_digits  # costs half a second, and only this data set needs it
+    with extra("train", "data sets of images"):
+        from sklearn.datasets import load_digits  # costs half a second, and only this data set needs it
 
     bunch = load_digits()
     # 17 levels of grey, 0 to 16.

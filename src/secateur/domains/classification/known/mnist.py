@@ -16,6 +16,7 @@ from secateur.domains.classification.idx import read_idx
 from secateur.domains.classification.known import datasets
 from secateur.domains.classification.splits import RawData
 from secateur.errors import CheckpointError, RequestError, SecateurError
+from secateur.extras import extra
 
 # Where packages of the operating system put data sets (Debian: dataset-fashion-mnist).
 _SYSTEM = Path("/usr/share/datasets")
@@ -53,7 +54,8 @@ def _read(
 def _download(torchvision_name: str, data_dir: Path | None) -> None:
     if data_dir is None:
         raise RequestError("download was asked for, but no data folder", do="pass --data-dir (data_dir=...)")
-    from torchvision import datasets as torchvision_datasets
+    with extra("train", "data sets of images"):
+        from torchvision import datasets as torchvision_datasets
 
     try:
         getattr(torchvision_datasets, torchvision_name)(data_dir, download=True)

@@ -1,7 +1,7 @@
 """Labelled images for detectors: read any format, letterbox, augment, batch."""
 
 from secateur.domains.darknet.data.augment import Augmentation
-from secateur.domains.darknet.data.boxes import Annotations, Labels, Sample, check_labels
+from secateur.domains.darknet.data.boxes import Annotations, LabelledImage, Labels, check_labels
 from secateur.domains.darknet.data.conversion import Conversion, convert
 from secateur.domains.darknet.data.dataset import Batch, Loader, loader
 from secateur.domains.darknet.data.digits import digit_scenes, make_digits
@@ -13,10 +13,10 @@ __all__ = [
     "Augmentation",
     "Batch",
     "Conversion",
+    "LabelledImage",
     "Labels",
     "Letterbox",
     "Loader",
-    "Sample",
     "check_labels",
     "convert",
     "digit_scenes",

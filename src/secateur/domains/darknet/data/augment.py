@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.ops import box_convert
+from torchvision.ops import box_area, box_convert, clip_boxes_to_image
 from torchvision.transforms import v2
 
 from secateur.domains.darknet.data.boxes import Labels
@@ -75,38 +75,23 @@ class Augmentation:
             >>> Augmentation.of_cfg({"hue": ".1", "exposure": "1.5", "angle": "7", "flip": "0"}).degrees
             7.0
         """
-        fields = {"hue": "hue", "saturation": "saturation", "exposure": "exposure", "angle": "degrees"}
-        found: dict[str, Any] = {}
+        keys = ("hue", "saturation", "exposure", "angle", "flip", "mosaic")
         try:
-            for key, field in fields.items():
-                if key in options:
-                    found[field] = float(options[key])
-            if "flip" in options:
-                found["flip"] = 0.5 if float(options["flip"]) else 0.0
-            if "mosaic" in options:
-                found["mosaic"] = 0.5 if float(options["mosaic"]) else 0.0
+            given: dict[str, Any] = {key: float(options[key]) for key in keys if key in options}
         except ValueError as error:
             raise RequestError(f"[net] of the cfg: {error}", do="write a number") from error
-        return cls(**found)
+        given |= {key: 0.5 if given[key] else 0.0 for key in ("flip", "mosaic") if key in given}
+        return cls(**{"degrees" if key == "angle" else key: value for key, value in given.items()})
 
     def transform(self) -> v2.Transform:
         """Make the transform of (image, boxes); it draws from torch's global generator."""
         steps: list[v2.Transform] = []
         if self.hue or self.saturation > 1 or self.exposure > 1:
-            factors = {
-                "brightness": (1 / self.exposure, self.exposure),
-                "saturation": (1 / self.saturation, self.saturation),
-            }
-            steps.append(v2.ColorJitter(hue=self.hue, **factors))
+            brightness, saturation = ((1 / most, most) for most in (self.exposure, self.saturation))
+            steps.append(v2.ColorJitter(brightness, saturation=saturation, hue=self.hue))
         if self.degrees or self.shift or self.scale != (1, 1):
-            affine = v2.RandomAffine(
-                self.degrees,
-                translate=(self.shift, self.shift),
-                scale=self.scale,
-                interpolation=v2.InterpolationMode.BILINEAR,
-                fill=GREY,
-            )
-            steps.append(affine)
+            shifts, smooth = (self.shift, self.shift), v2.InterpolationMode.BILINEAR
+            steps.append(v2.RandomAffine(self.degrees, shifts, self.scale, interpolation=smooth, fill=GREY))
         steps.append(v2.RandomHorizontalFlip(self.flip))
         return v2.Compose(steps)
 
@@ -151,12 +136,8 @@ def clip(corners: Float[Tensor, "n 4"], labels: Labels) -> Labels:
         >>> clip(torch.tensor([[-0.1, 0.0, 0.1, 0.2], [-0.3, 0.0, 0.05, 0.2]]), labels).boxes
         tensor([[0.0500, 0.1000, 0.1000, 0.2000]])
     """
-    inside = corners.clamp(0, 1)
-    area, left = _area(corners), _area(inside)
-    kept = (left > 0) & (left >= LEAST_VISIBLE * area)
+    inside = clip_boxes_to_image(corners, (1, 1))
+    left = box_area(inside)
+    kept = (left > 0) & (left >= LEAST_VISIBLE * box_area(corners))
     boxes = box_convert(inside[kept], "xyxy", "cxcywh")
     return Labels(labels.classes[kept], boxes, labels.ignored[kept])
-
-
-def _area(corners: Float[Tensor, "n 4"]) -> Float[Tensor, " n"]:
-    return (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from secateur.domains.darknet.names import MOST_CLASSES, is_file
 from secateur.errors import DataError, RequestError
 
 # Label files hold six decimals, so an edge may stand out by a rounding; more than this is reported.
@@ -49,6 +50,12 @@ class Labels:
         flags = [False] * len(rows) if ignored is None else list(ignored)
         return cls(classes, boxes, torch.tensor(flags, dtype=torch.bool))
 
+    @classmethod
+    def together(cls, parts: Sequence["Labels"]) -> "Labels":
+        """The boxes of several in one."""
+        classes, boxes, ignored = zip(*((p.classes, p.boxes, p.ignored) for p in parts), strict=True)
+        return cls(torch.cat(classes), torch.cat(boxes), torch.cat(ignored))
+
     def __len__(self) -> int:
         return len(self.classes)
 
@@ -58,7 +65,7 @@ class Labels:
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class LabelledImage:
     """One image and its labels.
 
     Args:
@@ -109,11 +116,11 @@ class Annotations:
     """
 
     names: tuple[str, ...]
-    parts: Mapping[str, tuple[Sample, ...]]
+    parts: Mapping[str, tuple[LabelledImage, ...]]
     problems: tuple[Problem, ...] = ()
     source: str = "memory"
 
-    def __getitem__(self, part: str) -> tuple[Sample, ...]:
+    def __getitem__(self, part: str) -> tuple[LabelledImage, ...]:
         if part not in self.parts:
             has = [f"it has: {', '.join(self.parts)}"]
             raise RequestError(f"{self.source} has no part '{part}'", has, "name a part that it has")
@@ -128,11 +135,11 @@ class Annotations:
 
 
 @dataclass
-class Rows:
+class BoxRows:
     """The boxes of one image while a reader collects them; each is checked as it comes.
 
     Args:
-        classes: Number of classes; None if any class number is allowed.
+        classes: Number of classes; None if any class number below `MOST_CLASSES` is allowed.
         problems: Where what does not fit is written to.
     """
 
@@ -143,9 +150,9 @@ class Rows:
 
     def add(self, where: str, label: int, box: Sequence[float], ignored: bool = False) -> None:
         """Take one box as shares of the image; one that does not fit becomes a `Problem` instead."""
-        if label < 0 or (self.classes is not None and label >= self.classes):
-            last = "" if self.classes is None else f"..{self.classes - 1}"
-            self.problems.append(Problem(where, f"class {label} is not in 0{last}"))
+        count = MOST_CLASSES if self.classes is None else self.classes
+        if not 0 <= label < count:
+            self.problems.append(Problem(where, f"class {str(label)[:20]} is not in 0..{count - 1}"))
             return
         what = _misfit(box)
         if what:
@@ -157,6 +164,19 @@ class Rows:
             self.problems.append(Problem(where, what, fatal=False))
         self.rows.append((label, clipped))
         self.ignored.append(ignored)
+
+    def add_corners(
+        self,
+        where: str,
+        label: int,
+        corners: Sequence[float],
+        size: tuple[float, float],
+        ignored: bool = False,
+    ) -> None:
+        """Take one box as left, top, right and bottom in pixels of an image of this height and width."""
+        (left, top, right, bottom), (height, width) = corners, size
+        x, y = (left + right) / 2 / width, (top + bottom) / 2 / height
+        self.add(where, label, (x, y, (right - left) / width, (bottom - top) / height), ignored)
 
     def labels(self) -> Labels:
         """Take all boxes that fitted."""
@@ -230,7 +250,7 @@ def check_labels(annotations: Annotations) -> LabelReport:
 
     Example:
         >>> pixels, labels = torch.zeros(3, 8, 8, dtype=torch.uint8), Labels.of([(0, (0.5, 0.5, 1, 1))])
-        >>> sample = Sample(pixels, labels, "dot")
+        >>> sample = LabelledImage(pixels, labels, "dot")
         >>> print(check_labels(Annotations(("dot",), {"train": (sample,)})))
         memory: 1 boxes
           train: 1 images, 0 without a box
@@ -260,13 +280,13 @@ def check_labels(annotations: Annotations) -> LabelReport:
     )
 
 
-def _check_part(where: str, samples: Sequence[Sample]) -> list[Problem]:
+def _check_part(where: str, samples: Sequence[LabelledImage]) -> list[Problem]:
     if not samples:
         raise DataError(f"{where} has no images", do="check the list file or the folder of images")
     if not any(len(sample.labels) for sample in samples):
         do = "check that the label files lie where the labels of these images are looked for"
         raise DataError(f"none of the {len(samples):,} images of {where} has a box", do=do)
-    missing = [str(s.image) for s in samples if isinstance(s.image, Path) and not s.image.is_file()]
+    missing = [str(s.image) for s in samples if isinstance(s.image, Path) and not is_file(s.image)]
     if len(missing) == len(samples):
         do = "list paths that are absolute or relative to the list file"
         raise DataError(f"all {len(missing):,} images of {where} are missing", missing, do)

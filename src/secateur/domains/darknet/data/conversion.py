@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from PIL import Image
+from torchvision.transforms.v2.functional import to_pil_image
 
-from secateur.domains.darknet.data.boxes import Annotations, Labels, Problem, Sample
+from secateur.domains.darknet.data.boxes import Annotations, LabelledImage, Labels, Problem
 from secateur.domains.darknet.data.readers import read
-from secateur.domains.darknet.names import write_data, write_names
+from secateur.domains.darknet.names import is_file, write_data, write_names
 from secateur.errors import RequestError
 from secateur.write.atomic import atomic_write
 
@@ -124,7 +123,7 @@ def write_yolo(
     for part, samples in annotations.parts.items():
         (folder / "images" / part).mkdir(parents=True)
         (folder / "labels" / part).mkdir(parents=True)
-        absent = [isinstance(s.image, Path) and not s.image.is_file() for s in samples]
+        absent = [isinstance(s.image, Path) and not is_file(s.image) for s in samples]
         missing += [str(s.image) for s, gone in zip(samples, absent, strict=True) if gone]
         present = [s for s, gone in zip(samples, absent, strict=True) if not gone]
         listed = []
@@ -157,7 +156,7 @@ def _require_empty(folder: Path) -> None:
         raise RequestError(f"{folder} is not an empty folder", do="pass a new folder, or empty this one")
 
 
-def _unique_names(samples: Sequence[Sample]) -> list[str]:
+def _unique_names(samples: Sequence[LabelledImage]) -> list[str]:
     """Name the files: two images whose names differ only in folder or suffix would share a label file."""
     taken: set[str] = set()
     names = []
@@ -173,10 +172,9 @@ def _unique_names(samples: Sequence[Sample]) -> list[str]:
     return names
 
 
-def _write_image(sample: Sample, path: Path, images: Images) -> None:
+def _write_image(sample: LabelledImage, path: Path, images: Images) -> None:
     if not isinstance(sample.image, Path):
-        pixels: np.ndarray = sample.image.permute(1, 2, 0).numpy()
-        Image.fromarray(pixels).save(path, compress_level=1)
+        to_pil_image(sample.image).save(path, compress_level=1)
     elif images == "link":
         path.symlink_to(sample.image.resolve())
     else:

@@ -7,6 +7,8 @@ that does not decode is left out of its batch, counted and named; it never ends 
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from secateur.domains.darknet.data.augment import Augmentation, augment
-from secateur.domains.darknet.data.boxes import Labels, Sample
-from secateur.domains.darknet.data.images import pixels_of, size_of
+from secateur.domains.darknet.data.boxes import LabelledImage, Labels
+from secateur.domains.darknet.data.images import image_size, read_image
 from secateur.domains.darknet.data.letterbox import Letterbox, input_size, rectangle
 from secateur.domains.darknet.data.mosaic import mosaic
 from secateur.errors import BrokenImageWarning, DataError, RequestError
@@ -34,7 +36,7 @@ class Frame:
         letterbox: How it lies in the input; None for an augmented image, which cannot be mapped back.
     """
 
-    sample: Sample
+    sample: LabelledImage
     letterbox: Letterbox | None
 
 
@@ -55,6 +57,11 @@ class Batch:
     frames: tuple[Frame, ...]
     broken: tuple[tuple[str, str], ...] = ()
 
+    def to(self, device: torch.device, **options: Any) -> "Batch":
+        """Move images and boxes to a device."""
+        images, targets = (each.to(device, **options) for each in (self.images, self.targets))
+        return replace(self, images=images, targets=targets)
+
     def __iter__(self) -> Iterator[Tensor]:
         yield self.images
         yield self.targets
@@ -68,21 +75,22 @@ class Loader:
     """Goes through the samples once each time it is iterated; made by `loader`.
 
     Args:
-        samples: The images.
+        samples: The images, such as `read("hands.data")["train"]`.
         names: Class names.
-        size: Height and width of the input in pixels.
+        size: Height and width of the network's input in pixels, multiples of 32; `loader` takes one, too.
         batch_size: Images per batch; the last batch may be smaller.
-        training: Shuffle and augment.
-        augmentation: How training images are changed.
+        training: Shuffle and augment; else all images in order, letterboxed.
+        augmentation: How training images are changed; None, for `loader`, is `Augmentation()`.
         rectangular: Batches of images of similar aspect in an input no larger than they need.
-        sizes: Input sizes to change between every ten batches; empty for always `size`.
+        sizes: Input sizes to change between every ten batches in training, such as `multi_scale(416)`; empty
+            for always `size`.
         seed: Seeds order, sizes and augmentation, together with the epoch.
         epoch: Which time the samples are gone through; see `at_epoch`.
         workers: Processes that prepare batches; 0 prepares them here.
         broken: Images that were left out so far: name and reason. Shared by all epochs of one loader.
     """
 
-    samples: tuple[Sample, ...]
+    samples: tuple[LabelledImage, ...]
     names: tuple[str, ...]
     size: tuple[int, int]
     batch_size: int
@@ -136,7 +144,7 @@ class Loader:
 
 
 def loader(
-    samples: Sequence[Sample],
+    samples: Sequence[LabelledImage],
     names: Sequence[str],
     size: int | tuple[int, int] = 416,
     batch_size: int = 16,
@@ -148,19 +156,7 @@ def loader(
     seed: int = 0,
     workers: int = 0,
 ) -> Loader:
-    """Make batches of labelled images.
-
-    Args:
-        samples: Such as `read("hands.data")["train"]`.
-        names: Class names.
-        size: Side, or height and width, of the network's input in pixels, multiples of 32.
-        batch_size: Images per batch.
-        training: Shuffle and augment; else all images in order, letterboxed.
-        augmentation: How training images are changed; None takes `Augmentation()`.
-        rectangular: Sort by aspect, and make each batch's input no larger than its images need.
-        sizes: Input sizes to change between in training, such as `multi_scale(416)`.
-        seed: Seeds order, sizes and augmentation, together with `Loader.at_epoch`.
-        workers: Processes that prepare batches.
+    """Make batches of labelled images; for the arguments see `Loader`.
 
     Returns:
         An iterable of `Batch`, with `len`, `at_epoch(n)` and `broken`.
@@ -242,7 +238,7 @@ class _Epoch(Dataset[Batch]):
         return settings.size
 
     def _make(
-        self, sample: Sample, pixels: Tensor, size: tuple[int, int], generator: np.random.Generator
+        self, sample: LabelledImage, pixels: Tensor, size: tuple[int, int], generator: np.random.Generator
     ) -> tuple[Tensor, Labels, Frame]:
         letterbox = Letterbox((pixels.shape[1], pixels.shape[2]), size)
         if self.transform is None:
@@ -271,17 +267,21 @@ class _Epoch(Dataset[Batch]):
 
     def _aspect(self, index: int) -> float:
         try:
-            height, width = size_of(self.settings.samples[index])
+            image = self.settings.samples[index].image
+            height, width = image_size(image) if isinstance(image, Path) else image.shape[1:]
         except DataError:
             return 1.0  # it will be left out, wherever it stands
         return height / width
 
 
-def _load(samples: Sequence[Sample]) -> tuple[list[tuple[Sample, Tensor]], list[tuple[str, str]]]:
+def _load(
+    samples: Sequence[LabelledImage],
+) -> tuple[list[tuple[LabelledImage, Tensor]], list[tuple[str, str]]]:
     loaded, broken = [], []
     for sample in samples:
         try:
-            loaded.append((sample, pixels_of(sample)))
+            image = sample.image
+            loaded.append((sample, read_image(image) if isinstance(image, Path) else image))
         except DataError as error:
             broken.append((str(sample), str(error).splitlines()[1].strip()))
     return loaded, broken

@@ -22,13 +22,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from secateur.domains.darknet.data.augment import Augmentation
-from secateur.domains.darknet.data.boxes import Annotations, Labels, Sample
+from secateur.domains.darknet.data.boxes import Annotations, LabelledImage, Labels
 from secateur.domains.darknet.data.conversion import Conversion, write_yolo
 from secateur.errors import RequestError
-
-AUGMENTATION = Augmentation(flip=0.0, hue=0.0, saturation=1.3, exposure=1.3, shift=0.08, scale=(0.85, 1.15))
-"""What suits the scenes: digits are never mirrored, and the scenes already have every hue."""
 
 _Grey = NDArray[np.float32]
 _Rgb = NDArray[np.float32]
@@ -70,7 +66,9 @@ def digit_scenes(*, train: int = 1000, valid: int = 250, size: int = 96, seed: i
         for index in range(count):
             generator = np.random.default_rng((seed, number, index, size))
             pixels, labels = _scene(digits, size, generator)
-            drawn.append(Sample(torch.from_numpy(pixels).permute(2, 0, 1), labels, f"{part}-{index:05d}"))
+            drawn.append(
+                LabelledImage(torch.from_numpy(pixels).permute(2, 0, 1), labels, f"{part}-{index:05d}")
+            )
         parts[part] = tuple(drawn)
     return Annotations(tuple("0123456789"), parts, source=f"digit scenes (seed {seed})")
 

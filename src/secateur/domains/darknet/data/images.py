@@ -8,17 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
-from secateur.domains.darknet.data.boxes import Sample
+from secateur.domains.classification.pixels import broken_image_errors, what_is_broken
 from secateur.errors import DataError
 
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""What a file in a folder is taken for an image by."""
+
 # What Pillow raises on broken files: SyntaxError for PNG, struct.error (a ValueError's cousin) for TIFF.
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, Image.DecompressionBombError)
+_BROKEN: tuple[type[Exception], ...] = (*broken_image_errors(), EOFError, TypeError, IndexError)
 
 
 @contextmanager
@@ -26,7 +28,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except _BROKEN as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else what_is_broken(error)
         raise DataError(
             f"cannot read the image {path}", [reason], "replace the file, or take it out"
         ) from error
@@ -45,8 +47,8 @@ def read_image(path: Path) -> UInt8[Tensor, "3 h w"]:
         DataError: The file is missing, truncated or no image.
     """
     with _explained(path), Image.open(path) as image:
-        pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        pixels: Tensor = pil_to_tensor(image.convert("RGB"))
+    return pixels
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -57,23 +59,3 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     with _explained(path), Image.open(path) as image:
         return image.height, image.width
-
-
-def pixels_of(sample: Sample) -> UInt8[Tensor, "3 h w"]:
-    """Take a sample's pixels from memory or its file.
-
-    Raises:
-        DataError: The file is missing, truncated or no image.
-    """
-    return read_image(sample.image) if isinstance(sample.image, Path) else sample.image
-
-
-def size_of(sample: Sample) -> tuple[int, int]:
-    """Take a sample's height and width in pixels.
-
-    Raises:
-        DataError: The file is missing or no image.
-    """
-    if isinstance(sample.image, Path):
-        return image_size(sample.image)
-    return int(sample.image.shape[1]), int(sample.image.shape[2])

@@ -11,9 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms.v2 import functional
 
 from secateur.errors import RequestError
@@ -34,6 +34,7 @@ class Letterbox:
         target: Height and width of the network's input in pixels.
 
     Example:
+        >>> import torch
         >>> box = Letterbox((100, 200), (64, 64))
         >>> box.inner, box.corner
         ((32, 64), (16, 0))
@@ -59,15 +60,11 @@ class Letterbox:
 
     def image(self, pixels: UInt8[Tensor, "c h w"]) -> Float[Tensor, "c height width"]:
         """Scale the image (bilinear, antialiased), put it in the middle of grey; values from 0 to 1."""
-        scaled = pixels.float() / 255
-        if self.inner != self.source:
-            scaled = functional.resize(scaled, list(self.inner), antialias=True)
-        if self.inner == self.target:
-            return scaled
-        canvas = torch.full((pixels.shape[0], *self.target), GREY)
+        scaled = scaled_to(pixels, self.inner)
         (top, left), (height, width) = self.corner, self.inner
-        canvas[:, top : top + height, left : left + width] = scaled
-        return canvas
+        beyond = [left, top, self.target[1] - width - left, self.target[0] - height - top]
+        framed: Tensor = functional.pad(scaled, beyond, fill=GREY)
+        return framed
 
     def boxes(self, boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
         """Map boxes (centre and size as shares of the image) to shares of the network's input."""
@@ -81,8 +78,13 @@ class Letterbox:
         """Map boxes (left, top, right, bottom in pixels of the input) to the image, clipped to it."""
         (top, left), (height, width), (h, w) = self.corner, self.inner, self.source
         scale = corners.new_tensor([w / width, h / height] * 2)
-        moved = (corners - corners.new_tensor([left, top] * 2)) * scale
-        return moved.clamp(min=0).minimum(corners.new_tensor([w, h] * 2))
+        return clip_boxes_to_image((corners - corners.new_tensor([left, top] * 2)) * scale, self.source)
+
+
+def scaled_to(pixels: UInt8[Tensor, "c h w"], size: tuple[int, int]) -> Float[Tensor, "c height width"]:
+    """Scale an image to height and width (bilinear, antialiased); values from 0 to 1."""
+    scaled: Tensor = functional.resize(pixels.float() / 255, list(size), antialias=True)
+    return scaled
 
 
 def input_size(size: int | tuple[int, int]) -> tuple[int, int]:

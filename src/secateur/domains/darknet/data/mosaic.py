@@ -12,11 +12,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchvision.ops import box_convert
-from torchvision.transforms.v2 import functional
 
 from secateur.domains.darknet.data.augment import clip
 from secateur.domains.darknet.data.boxes import Labels
-from secateur.domains.darknet.data.letterbox import GREY, Letterbox
+from secateur.domains.darknet.data.letterbox import GREY, Letterbox, scaled_to
 
 
 def mosaic(
@@ -45,14 +44,11 @@ def mosaic(
         share = generator.uniform(0.6, 1.0)
         room = (max(1, int(height * share)), max(1, int(width * share)))
         h, w = Letterbox((pixels.shape[1], pixels.shape[2]), room).inner
-        scaled = functional.resize(pixels.float() / 255, [h, w], antialias=True)
+        scaled = scaled_to(pixels, (h, w))
         top, left = row - h * (index < 2), column - w * (index % 2 == 0)
         up, down, start, end = max(0, top), min(height, top + h), max(0, left), min(width, left + w)
         canvas[:, up:down, start:end] = scaled[:, up - top : down - top, start - left : end - left]
         corners = box_convert(labels.boxes, "cxcywh", "xyxy") * torch.tensor([w, h, w, h])
         corners = (corners + torch.tensor([left, top, left, top])) / torch.tensor([width, height] * 2)
         found.append(clip(corners, labels))
-    together = Labels(
-        *(torch.cat([getattr(f, name) for f in found]) for name in ("classes", "boxes", "ignored"))
-    )
-    return canvas, together
+    return canvas, Labels.together(found)

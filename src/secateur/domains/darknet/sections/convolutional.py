@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from secateur.domains.darknet.activations import activation
-from secateur.domains.darknet.layers import Layer, Place, Shape, kinds
+from secateur.domains.darknet.layers import MOST_PARAMETERS, Layer, SectionPlace, Shape, kinds
 
 __all__ = ["Convolutional"]
 
@@ -40,7 +40,7 @@ class Convolutional(nn.Module):
 
 
 @kinds("convolutional")
-def convolutional(place: Place) -> Layer:
+def convolutional(place: SectionPlace) -> Layer:
     """Build `[convolutional]`."""
     place.require(
         binary="0",
@@ -67,6 +67,10 @@ def convolutional(place: Place) -> Layer:
     if min(height, width) < 1:
         do = "make the input larger or the kernel smaller"
         raise place.error(f"size={size} on an input of {before} leaves nothing", "size", do=do)
+    params = before.channels // groups * filters * size * size
+    if params > MOST_PARAMETERS:
+        what = f"the kernel has {params:.6g} parameters, allowed are {MOST_PARAMETERS:,}"
+        raise place.error(what, "filters", do="write fewer filters, or a smaller size")
     conv = nn.Conv2d(before.channels, filters, size, stride, padding, groups=groups, bias=not normalised)
     norm = nn.BatchNorm2d(filters, eps=place.eps) if normalised else None
     shape = Shape(filters, height, width, before.stride * Fraction(stride))

@@ -2,11 +2,11 @@
 
 from torch import nn
 
-from secateur.domains.darknet.layers import Layer, Place, kinds
+from secateur.domains.darknet.layers import Layer, SectionPlace, kinds
 
 
 @kinds("dropout")
-def dropout(place: Place) -> Layer:
+def dropout(place: SectionPlace) -> Layer:
     """Build `[dropout]`."""
     place.require(dropblock="0", dropblock_size_rel="0", dropblock_size_abs="0")
     share = place.number("probability", 0.5)

@@ -11,7 +11,7 @@ Source: `forward_maxpool_layer` of Darknet's `src/maxpool_layer.c`.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.domains.darknet.layers import Layer, Place, Shape, kinds
+from secateur.domains.darknet.layers import Layer, SectionPlace, Shape, kinds
 
 __all__ = ["Maxpool"]
 
@@ -40,7 +40,7 @@ class Maxpool(nn.Module):
 
 
 @kinds("maxpool")
-def maxpool(place: Place) -> Layer:
+def maxpool(place: SectionPlace) -> Layer:
     """Build `[maxpool]`."""
     stride = place.integer("stride", 1, least=1)
     size = place.integer("size", stride, least=1)

@@ -7,7 +7,7 @@ that the format can say.
 import torch
 from torch import Tensor, nn
 
-from secateur.domains.darknet.layers import Layer, Place, Shape, kinds
+from secateur.domains.darknet.layers import Layer, SectionPlace, Shape, kinds
 
 __all__ = ["Route"]
 
@@ -28,7 +28,7 @@ class Route(nn.Module):
 
 
 @kinds("route")
-def route(place: Place) -> Layer:
+def route(place: SectionPlace) -> Layer:
     """Build `[route]`."""
     place.require(stream="0")
     sources = place.layers("layers")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.domains.darknet.activations import activation
-from secateur.domains.darknet.layers import Layer, Place, kinds
+from secateur.domains.darknet.layers import Layer, SectionPlace, kinds
 
 __all__ = ["Shortcut"]
 
@@ -37,7 +37,7 @@ class Shortcut(nn.Module):
 
 
 @kinds("shortcut")
-def shortcut(place: Place) -> Layer:
+def shortcut(place: SectionPlace) -> Layer:
     """Build `[shortcut]`."""
     place.require(weights_type="none", alpha="1", beta="1")
     sources = place.layers("from")

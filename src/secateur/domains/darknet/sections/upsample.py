@@ -2,11 +2,11 @@
 
 from torch import nn
 
-from secateur.domains.darknet.layers import Layer, Place, Shape, kinds
+from secateur.domains.darknet.layers import Layer, SectionPlace, Shape, kinds
 
 
 @kinds("upsample")
-def upsample(place: Place) -> Layer:
+def upsample(place: SectionPlace) -> Layer:
     """Build `[upsample]`."""
     place.require(scale="1")
     stride, before = place.integer("stride", 2, least=1), place.before

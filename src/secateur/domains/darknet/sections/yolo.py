@@ -1,9 +1,11 @@
 """`[yolo]`: says how the map before it is read as boxes; computes nothing, the map leaves the network raw."""
 
+from dataclasses import fields
+
 from torch import nn
 
 from secateur.domains.darknet.heads import Head
-from secateur.domains.darknet.layers import Layer, Place, kinds
+from secateur.domains.darknet.layers import Layer, SectionPlace, kinds
 
 __all__ = ["Yolo"]
 
@@ -13,7 +15,7 @@ class Yolo(nn.Identity):
 
 
 @kinds("yolo")
-def yolo(place: Place) -> Layer:
+def yolo(place: SectionPlace) -> Layer:
     """Build `[yolo]`."""
     place.require(new_coords="0")
     anchors, classes = _anchors(place), place.integer("classes", 20, least=1)
@@ -36,19 +38,18 @@ def yolo(place: Place) -> Layer:
         all_anchors=anchors,
         classes=classes,
         stride=int(stride),
-        ignore_thresh=place.number("ignore_thresh", 0.5),
-        truth_thresh=place.number("truth_thresh", 1.0),
-        scale_x_y=place.number("scale_x_y", 1.0),
-        iou_thresh=place.number("iou_thresh", 1.0),
-        iou_loss=place.section.get("iou_loss") or "mse",
-        iou_normalizer=place.number("iou_normalizer", 0.75),
-        cls_normalizer=place.number("cls_normalizer", 1.0),
-        obj_normalizer=place.number("obj_normalizer", 1.0),
+        iou_loss=place.section.get("iou_loss") or Head.iou_loss,
+        # The other keys are called as in the cfg, and what they are without a line stands in `Head`.
+        **{
+            key.name: place.number(key.name, key.default)
+            for key in fields(Head)
+            if isinstance(key.default, float)
+        },
     )
     return Layer(Yolo(), place.before, (place.index - 1,), head)
 
 
-def _anchors(place: Place) -> tuple[tuple[float, float], ...]:
+def _anchors(place: SectionPlace) -> tuple[tuple[float, float], ...]:
     values, count = place.numbers("anchors"), place.integer("num", 1, least=1)
     if len(values) != 2 * count:
         do = "write a width and a height for each of num anchors"
@@ -58,7 +59,7 @@ def _anchors(place: Place) -> tuple[tuple[float, float], ...]:
     return tuple(zip(values[::2], values[1::2], strict=True))
 
 
-def _filters_error(place: Place, anchors: int, classes: int, wanted: int) -> Exception:
+def _filters_error(place: SectionPlace, anchors: int, classes: int, wanted: int) -> Exception:
     what = f"{anchors} anchors of {classes} classes need {wanted} channels, got {place.before.channels}"
     line = f"{place.config.name}:{place.config.line(place.index)}: [yolo], classes={classes}"
     before = place.index - 1

@@ -3,7 +3,7 @@
 `hand_dataset/{training,validation,test}_dataset/*_data/` hold `images/*.jpg` and `annotations/*.mat`. A
 file has a cell array `boxes`; each cell is a struct with corners `a`, `b`, `c`, `d`, each (row, column) in
 MATLAB's pixels, whose first one is centred at 1. The one class is "hand"; the box is the upright one around
-the corners. SciPy reads MATLAB's format; nothing is unpickled.
+the corners.
 
 References:
     Mittal, Zisserman and Torr, "Hand detection using multiple proposals", BMVC 2011.
@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from secateur.domains.darknet.data.boxes import Annotations, Problem, Rows, Sample
+from secateur.domains.darknet.data.boxes import Annotations, BoxRows, LabelledImage, Problem
 from secateur.domains.darknet.data.images import image_size
+from secateur.domains.darknet.data.matlab import read_variable
 from secateur.domains.darknet.data.readers import formats
 from secateur.errors import DataError
 
@@ -44,52 +45,46 @@ def read_oxford_hand(source: Path, names: tuple[str, ...] | None) -> Annotations
     return Annotations(names or ("hand",), parts, tuple(problems), str(source))
 
 
-def _read(folder: Path, path: Path, problems: list[Problem]) -> Sample:
+def _read(folder: Path, path: Path, problems: list[Problem]) -> LabelledImage:
     image = folder / "images" / f"{path.stem}.jpg"
-    rows = Rows(1, problems)
+    rows = BoxRows(1, problems)
     try:
         height, width = image_size(image)
+        if not height or not width:
+            raise DataError(f"{image} has no pixels")
     except DataError:
         # Without the image there is no size, so no share of it: skipped and counted, as any broken image is.
         problems.append(Problem(str(image), "the image is missing or broken: no boxes", fatal=False))
-        return Sample(image, rows.labels())
+        return LabelledImage(image, rows.labels())
     try:
         hands = _corners(path)
     except DataError as error:
         problems.append(Problem(str(path), error.what))
-        return Sample(image, rows.labels())
+        return LabelledImage(image, rows.labels())
     for index, corners in enumerate(hands, 1):
         (top, left), (bottom, right) = corners.min(0) - 0.5, corners.max(0) - 0.5
-        x, y = (left + right) / 2 / width, (top + bottom) / 2 / height
-        rows.add(f"{path}: box {index}", 0, (x, y, (right - left) / width, (bottom - top) / height))
-    return Sample(image, rows.labels())
+        rows.add_corners(f"{path}: box {index}", 0, (left, top, right, bottom), (height, width))
+    return LabelledImage(image, rows.labels())
 
 
 def _corners(path: Path) -> list[np.ndarray]:
     """Read the corners (4 points of row, column) of each hand."""
-    from scipy.io import loadmat  # a second of imports that only this format needs
-    from scipy.io.matlab import MatReadError
-
     try:
-        cells = loadmat(path, squeeze_me=True, struct_as_record=False)["boxes"]
-        return [_points(cell) for cell in np.atleast_1d(cells)]
-    except (
-        MatReadError,
-        NotImplementedError,
-        OSError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:
-        what = f"not of the hand data set's layout ({type(error).__name__}: {error})"
-        raise DataError(
-            what, do="save it as boxes{i} with fields a, b, c, d, in MATLAB's version 7 format"
-        ) from error
+        hands = read_variable(path.read_bytes(), "boxes")
+        if not isinstance(hands, list):
+            raise ValueError("boxes is neither a cell nor a struct")
+        # A cell holds structs of one element each; a struct of several elements will do, too.
+        structs = [one[0] if isinstance(one, list) and len(one) == 1 else one for one in hands]
+        return [_points(one) for one in structs]
+    except (OSError, ValueError) as error:
+        do = "save it as boxes{i} with fields a, b, c, d, in MATLAB's version 7 format"
+        raise DataError(f"not of the hand data set's layout ({error})", do=do) from error
 
 
-def _points(cell: Any) -> np.ndarray:
-    points = np.array([getattr(cell, name) for name in "abcd"], dtype=np.float64)
-    if points.shape != (4, 2):
-        raise ValueError(f"corners of shape {points.shape}")
-    return points
+def _points(fields: Any) -> np.ndarray:
+    if not isinstance(fields, dict):
+        raise ValueError("a box is no struct")
+    points = [fields.get(name) for name in "abcd"]
+    if not all(isinstance(point, np.ndarray) and point.size == 2 for point in points):
+        raise ValueError("a box lacks a corner of two numbers")
+    return np.array(points, dtype=np.float64)

@@ -11,14 +11,16 @@ References:
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from secateur.domains.darknet.data.boxes import Annotations, Problem, Rows, Sample
+from secateur.domains.darknet.data.boxes import Annotations, BoxRows, LabelledImage, Problem
 from secateur.domains.darknet.data.readers import formats
+from secateur.domains.darknet.data.readers.yolo import lines_of
+from secateur.domains.darknet.names import is_file
 from secateur.errors import DataError
 
 _LISTS = {"train": "train", "val": "valid", "test": "test"}
 
-_Object = tuple[str, str, tuple[float, ...], bool]
-"""Where it stands, its name, its box as shares of the image, whether it is difficult."""
+_Object = tuple[str, str, tuple[float, ...], tuple[float, float], bool]
+"""Where it stands, its name, its edges in pixels, the image's height and width, whether it is difficult."""
 
 
 @formats("voc")
@@ -34,21 +36,21 @@ def read_voc(source: Path, names: tuple[str, ...] | None) -> Annotations:
         raise DataError(f"there is no XML file in {folder}", do=do)
     problems: list[Problem] = []
     read = {stem: _read(path, problems) for stem, path in files.items()}
-    names = names or tuple(sorted({name for _, found in read.values() for _, name, _, _ in found}))
+    names = names or tuple(sorted({name for _, found in read.values() for _, name, *_ in found}))
     samples = {}
     for stem, (image, found) in read.items():
-        rows = Rows(len(names), problems)
-        for where, name, box, difficult in found:
+        rows = BoxRows(len(names), problems)
+        for where, name, edges, size, is_difficult in found:
             if name in names:
-                rows.add(where, names.index(name), box, difficult)
-        samples[stem] = Sample(_image_path(source, files[stem], image), rows.labels())
+                rows.add_corners(where, names.index(name), edges, size, is_difficult)
+        samples[stem] = LabelledImage(_image_path(source, files[stem], image), rows.labels())
     return Annotations(names, _parts(source, samples), tuple(problems), str(source))
 
 
 def _read(path: Path, problems: list[Problem]) -> tuple[str, list[_Object]]:
     try:
         root = ET.parse(path).getroot()
-    except (ET.ParseError, OSError) as error:
+    except (ET.ParseError, OSError, LookupError, ValueError) as error:  # an encoding may be unknown, too
         # The parser's message holds line and column.
         problems.append(Problem(str(path), f"not XML: {error}"))
         return path.stem, []
@@ -63,10 +65,8 @@ def _read(path: Path, problems: list[Problem]) -> tuple[str, list[_Object]]:
         if not name:
             problems.append(Problem(where, "it has no name"))
             continue
-        left, top, right, bottom = edges[0] - 1, edges[1] - 1, edges[2], edges[3]
-        x, y = (left + right) / 2 / width, (top + bottom) / 2 / height
-        box: tuple[float, ...] = (x, y, (right - left) / width, (bottom - top) / height)
-        objects.append((where, name, box, _text(entry, "difficult") == "1"))
+        box: tuple[float, ...] = (edges[0] - 1, edges[1] - 1, edges[2], edges[3])
+        objects.append((where, name, box, (height, width), _text(entry, "difficult") == "1"))
     return _text(root, "filename") or path.stem, objects
 
 
@@ -85,20 +85,20 @@ def _image_path(source: Path, xml: Path, file_name: str) -> Path:
     """Find the image: what the XML says, else one of the XML's own name."""
     for folder in (source / "JPEGImages", source / "images", xml.parent):
         for name in (Path(file_name).name, f"{xml.stem}.jpg", f"{xml.stem}.png"):
-            if (folder / name).is_file():
+            if name and is_file(folder / name):
                 return folder / name
     return source / "JPEGImages" / (Path(file_name).name if Path(file_name).suffix else f"{xml.stem}.jpg")
 
 
-def _parts(source: Path, samples: dict[str, Sample]) -> dict[str, tuple[Sample, ...]]:
+def _parts(source: Path, samples: dict[str, LabelledImage]) -> dict[str, tuple[LabelledImage, ...]]:
     parts = {}
     for list_name, part in _LISTS.items():
         path = source / "ImageSets" / "Main" / f"{list_name}.txt"
         if path.is_file():
-            stems = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
-            missing = [f"{path}:{n}: {stem}" for n, stem in enumerate(stems, 1) if stem not in samples]
+            listed = [(number, line.split()[0]) for number, line in lines_of(path)]
+            missing = [f"{path}:{number}: {stem[:60]}" for number, stem in listed if stem not in samples]
             if missing:
                 what = f"{len(missing)} images of {path} have no XML file"
                 raise DataError(what, missing, "add the XML files, or take the lines out of the list")
-            parts[part] = tuple(samples[stem] for stem in stems)
+            parts[part] = tuple(samples[stem] for _, stem in listed)
     return parts or {"train": tuple(samples.values())}

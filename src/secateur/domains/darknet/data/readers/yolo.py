@@ -9,12 +9,12 @@ that one exists, it is `a.txt` beside the image. For relative paths see `names.p
 from collections.abc import Iterator
 from pathlib import Path
 
-from secateur.domains.darknet.data.boxes import Annotations, Problem, Rows, Sample
+from secateur.domains.darknet.data.boxes import Annotations, BoxRows, LabelledImage, Problem
+from secateur.domains.darknet.data.images import IMAGE_SUFFIXES
 from secateur.domains.darknet.data.readers import formats
-from secateur.domains.darknet.names import read_data, read_names, resolve
+from secateur.domains.darknet.names import is_file, is_there, read_data, read_names, resolve
 from secateur.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _PARTS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 
 
@@ -27,7 +27,8 @@ def read_yolo(source: Path, names: tuple[str, ...] | None) -> Annotations:
             return _read_parts(source, names or _names_in(source), _folder_parts(source))
         source = data[0]
     if source.suffix == ".data":
-        options = read_data(source).values
+        file = read_data(source)
+        options = file.values
         chosen = names or (
             tuple(read_names(resolve(options["names"], source))) if "names" in options else None
         )
@@ -39,10 +40,10 @@ def read_yolo(source: Path, names: tuple[str, ...] | None) -> Annotations:
         if not parts:
             do = "add a line such as train = train.txt"
             raise DataError(f"{source} names no list of images", [f"it has: {', '.join(options)}"], do)
-        declared = options.get("classes", "")
-        if chosen is None and declared.isdigit():
-            chosen = tuple(str(index) for index in range(int(declared)))
-        if chosen is not None and declared and declared != str(len(chosen)):
+        declared = file.classes if options.get("classes") else None
+        if chosen is None and declared is not None:
+            chosen = tuple(map(str, range(declared)))
+        if chosen is not None and declared not in (None, len(chosen)):
             what = f"{source} says classes = {declared}, but there are {len(chosen)} names"
             raise DataError(what, do="make classes the number of lines of the names file")
         return _read_parts(source, chosen, parts)
@@ -65,25 +66,40 @@ def label_path(image: Path) -> Path:
         if folders[index] in {"images", "JPEGImages"}:
             folders[index] = "labels"
             there = Path(*folders, beside.name)
-            return beside if beside.is_file() and not there.is_file() else there
+            return beside if is_file(beside) and not is_file(there) else there
     return beside
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
+def lines_of(path: Path) -> list[tuple[int, str]]:
+    """The lines of a text file that are not empty, with their numbers.
+
+    Raises:
+        DataError: It cannot be read, or is no UTF-8 text.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}", [str(error)], "pass a text file that exists") from error
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
 def _listed(path: Path) -> list[Path]:
-    if path.is_dir():
+    if is_there(path) and path.is_dir():
         return _images(path)
-    return [resolve(line, path) for _, line in _lines(path)]
+    found = []
+    for number, line in lines_of(path):
+        image = resolve(line, path)
+        if not image.name or "\0" in line:
+            what = f"{path}:{number}: '{line[:60]}' names no image"
+            raise DataError(what, do="write the path of one image a line")
+        found.append(image)
+    return found
 
 
 def _images(folder: Path) -> list[Path]:
+    if folder.resolve().parent == folder.resolve():
+        what = f"{folder} is the whole file system"
+        raise DataError(what, do="name the folder of the images")
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
@@ -92,7 +108,7 @@ def _folder_parts(folder: Path) -> dict[str, list[Path]]:
     found = {_PARTS[sub.name]: _images(sub) for sub in sorted(root.iterdir()) if sub.name in _PARTS}
     parts = found or {"train": _images(root)}
     if not any(parts.values()):
-        known = f"looked for {', '.join(sorted(IMAGE_SUFFIXES))} in {root}"
+        known = f"looked for {', '.join(IMAGE_SUFFIXES)} in {root}"
         raise DataError(f"there are no images in {folder}", [known], "pass a folder with images/ and labels/")
     return {part: parts[part] for part in ("train", "valid", "test") if part in parts}
 
@@ -117,15 +133,15 @@ def _read_parts(source: Path, names: tuple[str, ...] | None, parts: dict[str, li
 
 def _read_part(
     source: Path, images: list[Path], classes: int | None, problems: list[Problem]
-) -> Iterator[Sample]:
+) -> Iterator[LabelledImage]:
     unlabelled = []
     for image in images:
-        path, rows = label_path(image), Rows(classes, problems)
-        if path.is_file():
+        path, rows = label_path(image), BoxRows(classes, problems)
+        if is_file(path):
             _read_label(path, rows)
         else:
             unlabelled.append(path)
-        yield Sample(image, rows.labels())
+        yield LabelledImage(image, rows.labels())
     if images and len(unlabelled) == len(images):
         do = "put a .txt file of each image in the labels folder beside images, or beside the image"
         looked = [f"looked for {path}" for path in unlabelled[:3]]
@@ -135,9 +151,9 @@ def _read_part(
         problems.append(Problem(str(source), what, fatal=False))
 
 
-def _read_label(path: Path, rows: Rows) -> None:
+def _read_label(path: Path, rows: BoxRows) -> None:
     seen: set[str] = set()
-    for number, line in _lines(path):
+    for number, line in lines_of(path):
         where, words = f"{path}:{number}", line.split()
         try:
             if len(words) != 5:

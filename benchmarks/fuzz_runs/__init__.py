@@ -1,0 +1,1 @@
+"""What `benchmarks/fuzz.py` runs: parsers with valid samples, mutators, a child process, the page."""

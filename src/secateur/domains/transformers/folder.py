@@ -1,0 +1,156 @@
+"""The folder: config.json, safetensors, generation config and tokenizer, as transformers reads them.
+
+Where a config says all widths, transformers reads the folder by itself, and so does every program that reads
+such folders (vLLM, llama.cpp's converter). Else a few lines of code lie beside the weights (`remote`).
+"""
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from secateur.domains.transformers.remote import CODE, MODULE, differences, kind_of, require_sayable
+from secateur.errors import ExportError
+from secateur.extras import extra
+
+_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "feature_extractor_config.json",
+    "image_processor_config.json",
+    "merges.txt",
+    "normalizer.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+"""What tokenizers and processors are made of."""
+
+
+@dataclass(frozen=True)
+class WrittenFolder:
+    """A folder that was written.
+
+    Attributes:
+        kind: The class that reads it, by name.
+        is_remote: It holds code, and is read with `trust_remote_code=True`.
+        notes: What else to know.
+    """
+
+    kind: str
+    is_remote: bool
+    notes: tuple[str, ...] = ()
+
+
+def write_folder(model: nn.Module, folder: Path) -> WrittenFolder:
+    """Write a model of transformers, cut or not.
+
+    Args:
+        model: A copy; its config may change.
+        folder: Made if missing.
+
+    Returns:
+        How it is to be read.
+
+    Raises:
+        ExportError: It is no model of transformers, or its cut can be told neither by its config nor by a few
+            lines of code; with the request that would fit.
+    """
+    pretrained = require_pretrained(model)
+    _forget_quantisation(pretrained)
+    shapes, values = differences(pretrained)
+    kind, notes = kind_of(model).__name__, list(_tokenizer(pretrained, folder))
+    if not shapes:
+        pretrained.save_pretrained(folder)
+        return WrittenFolder(kind, False, tuple(notes))
+    require_sayable(pretrained, shapes)
+    autos = list(auto_classes(pretrained))
+    if not autos:
+        do = "prune with uniform=True, so that a config says all widths"
+        raise ExportError(f"widths differ by layer, and no auto class of transformers opens {kind}", do=do)
+    config = pretrained.config = copy.copy(pretrained.config)
+    config.cut_shapes, config.cut_values = shapes, values
+    config.auto_map = dict.fromkeys(autos, f"{MODULE}.Cut{kind}")
+    pretrained.save_pretrained(folder)
+    (folder / f"{MODULE}.py").write_text(CODE.format(kind=kind))
+    _name_architecture(folder / "config.json", f"Cut{kind}")
+    notes.append(
+        f"no config of {kind} says these widths: open it with {autos[0]}.from_pretrained(folder, "
+        f"trust_remote_code=True), which runs the lines of {MODULE}.py beside the weights; "
+        "uniform=True gives a folder that needs no code"
+    )
+    return WrittenFolder(autos[0], True, tuple(notes))
+
+
+def require_pretrained(model: nn.Module) -> Any:
+    """The model, if transformers can save it.
+
+    Raises:
+        ExportError: It is another model.
+        MissingExtraError: transformers is not installed.
+    """
+    with extra("language", "folders of Hugging Face"):
+        import transformers
+    if not isinstance(model, transformers.PreTrainedModel):
+        what = f"{type(model).__name__} is no model of transformers"
+        raise ExportError(what, do="choose another format, or sc.save(result, folder)")
+    return model
+
+
+def _forget_quantisation(model: Any) -> None:
+    """Of a model whose weights were quantised where they were read from, and are plain numbers since."""
+    if all(held.is_floating_point() for held in model.parameters()):
+        model.hf_quantizer = None
+        vars(model.config).pop("quantization_config", None)
+
+
+def auto_classes(model: Any) -> Iterator[str]:
+    """The auto classes that open the class of a model, those for a task first."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    kind = kind_of(model).__name__
+    tables = vars(modeling_auto)
+    for table, mapping in sorted(tables.items(), key=lambda item: item[0] == "MODEL_MAPPING_NAMES"):
+        named = mapping.get(model.config.model_type) if table.endswith("MAPPING_NAMES") else None
+        if named is not None and kind in ((named,) if isinstance(named, str) else named):
+            yield from _autos_of(transformers, tables[table.removesuffix("_NAMES")])
+
+
+def _autos_of(package: Any, mapping: Any) -> Iterator[str]:
+    from transformers.models.auto import modeling_auto
+
+    for name, held in vars(modeling_auto).items():
+        if name.startswith("AutoModel") and getattr(held, "_model_mapping", None) is mapping:
+            yield name
+
+
+def _name_architecture(path: Path, name: str) -> None:
+    written = json.loads(path.read_text())
+    written["architectures"] = [name]
+    path.write_text(json.dumps(written, indent=2) + "\n")
+
+
+def _tokenizer(model: Any, folder: Path) -> Sequence[str]:
+    """Copy the tokenizer and processor of the folder that the model was loaded from, if it was."""
+    source = Path(str(getattr(model.config, "name_or_path", "") or ""))
+    if not source.is_dir() or not str(source).strip("."):
+        return ["no tokenizer, as the model came from no folder: tokenizer.save_pretrained(folder) adds it"]
+    folder.mkdir(parents=True, exist_ok=True)
+    copied = []
+    for name in _FILES:
+        if (source / name).is_file():
+            (folder / name).write_bytes((source / name).read_bytes())
+            copied.append(name)
+    return [] if copied else [f"no tokenizer: {source} holds none"]

@@ -1,1 +1,0 @@
-"""One module for each schedule of sparsity over training."""

@@ -1,0 +1,191 @@
+"""Backward elimination: the error that is left after every reader of a channel is solved anew.
+
+A layer that reads a coupled group computes Y = X W. With S the rows of X and W that stay, the best weight for
+them and the error that is left are, for H = X'X:
+
+    W_S' = W_S + H_SS^-1 H_SR W_R,      e(S) = 1/2 tr(W_R' (P_RR)^-1 W_R),      P = H^-1
+
+which is the optimal brain surgeon for a block R of rows. Removing R and going on with what is left is
+
+    W <- W - P_:R P_RR^-1 W_R,          P <- P - P_:R P_RR^-1 P_R:
+
+so one inversion serves all ratios: units go one round after the other, those first whose removal costs
+least, and the errors of the rounds add up to that of all units. A unit is all that goes with one channel: one
+row of a linear layer, the k*k rows of a convolution's channel, the width of a head. A group that several
+layers read pays the sum of their errors, each in units of the layer's own output, 1/2 tr(W' H W).
+
+H is known from finitely many rows. What they do not support is shrunk towards the diagonal (not towards a
+multiple of one, which would forget which inputs are large): (1 - s) H + s diag(H). At s = 1 nothing stands in
+for anything, and the error of a unit is half the sum of w^2 E[x^2].
+
+References:
+    Hassibi, Stork, Wolff, "Optimal Brain Surgeon and general network pruning", ICNN 1993, section 3.
+    For blocks: Kurtic, Frantar, Alistarh, "ZipLM", NeurIPS 2023, equations 2 and 3. https://arxiv.org/abs/2302.04089
+    Meng et al., "OSSCAR", ICML 2024, section 3. https://arxiv.org/abs/2403.12983
+    Schaefer and Strimmer, "A shrinkage approach to large-scale covariance matrix estimation", 2005, table 2,
+    target D, for s.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_ROUND = 16
+"""Of the units that are left, one in so many goes in a round, at least one."""
+_DAMPING = 1e-6
+"""Of the mean diagonal, added to it: inputs that never vary have none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Consumer:
+    """A layer that reads a coupled group, or one group of a grouped convolution.
+
+    Attributes:
+        second: H, the sums of products of its inputs, float64.
+        weight: W, laid out (inputs, outputs).
+        units: The inputs that go with each channel of the group. Others are never removed.
+        name: The module, for messages.
+    """
+
+    second: Float[Tensor, "inputs inputs"]
+    weight: Float[Tensor, "inputs outputs"]
+    units: Int[Tensor, "channels rows"]
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Elimination:
+    """In which order the channels of a group go, and what that costs.
+
+    Attributes:
+        order: Channels, the first to go first.
+        errors: e(k), the error after k have gone, for k = 0 to all, each layer's in units of its output.
+    """
+
+    order: Int[Tensor, " channels"]
+    errors: Float[Tensor, " channels_and_one"]
+
+
+class _State:
+    """What is left of one consumer: P and W, the rows of the units first, unit by unit."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        rows = consumer.units.reshape(-1)
+        is_other = torch.ones(len(consumer.second), dtype=torch.bool, device=rows.device)
+        is_other[rows] = False
+        order = torch.cat([rows, is_other.nonzero().flatten()])
+        second = consumer.second.double()[order][:, order]
+        self.width = consumer.units.shape[1]
+        self.weight = consumer.weight.double()[order]
+        diagonal = second.diagonal()
+        diagonal += _DAMPING * diagonal.mean().clamp_min(torch.finfo(second.dtype).tiny)
+        size = 0.5 * (self.weight * (second @ self.weight)).sum()
+        self.price = 0.0 if size <= 0 else 1 / float(size)
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(second))
+
+    def costs(self, units: int) -> Tensor:
+        """What the removal of each unit that is left costs by itself."""
+        rows = units * self.width
+        square = self.inverse[:rows, :rows].view(units, self.width, units, self.width)
+        own = square.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        lower = torch.linalg.cholesky(own)
+        weight = self.weight[:rows].view(units, self.width, -1)
+        return (
+            0.5 * self.price * torch.linalg.solve_triangular(lower, weight, upper=False).square().sum((1, 2))
+        )
+
+    def remove(self, gone: Tensor) -> float:
+        """Remove units together; `gone` is a mask of those that are left.
+
+        Returns:
+            What it costs.
+        """
+        units = gone.repeat_interleave(self.width)
+        is_gone = torch.cat([units, units.new_zeros(len(self.inverse) - len(units))])
+        left = ~is_gone
+        across = self.inverse[is_gone]
+        lower = torch.linalg.cholesky(across[:, is_gone])
+        half = torch.linalg.solve_triangular(lower, across[:, left], upper=False)
+        moved = torch.linalg.solve_triangular(lower, self.weight[is_gone], upper=False)
+        self.inverse = self.inverse[left][:, left].addmm_(half.T, half, alpha=-1)
+        self.weight = self.weight[left].addmm_(half.T, moved, alpha=-1)
+        return 0.5 * self.price * float(moved.square().sum())
+
+
+def eliminate(consumers: Sequence[Consumer], together: int = _ROUND) -> Elimination:
+    """Remove the channels of a group, one round after the other, those first that cost least by then.
+
+    Args:
+        consumers: All layers that read the group; at least one.
+        together: One in so many of the channels that are left goes in a round; at least one goes.
+
+    Example:
+        >>> twins = torch.tensor([[1.0, 1.0, 0.0], [2.0, 2.1, 0.0], [0.0, 0.0, 4.0]]).double()
+        >>> weight = torch.ones(3, 1).double()
+        >>> found = eliminate([Consumer(twins.T @ twins, weight, torch.arange(3)[:, None])])
+        >>> found.order.tolist(), [round(error, 3) for error in found.errors.tolist()]
+        ([0, 2, 1], [0.0, 0.0, 0.435, 1.0])
+    """
+    states = [_State(consumer) for consumer in consumers]
+    count = len(consumers[0].units)
+    alive = torch.arange(count, device=consumers[0].units.device)
+    order: list[Tensor] = []
+    costs: list[Tensor] = []
+    while len(alive):
+        each = torch.stack([state.costs(len(alive)) for state in states]).sum(0)
+        first = each.argsort(stable=True)[: max(1, len(alive) // together)]
+        gone = torch.zeros(len(alive), dtype=torch.bool, device=alive.device)
+        gone[first] = True
+        cost = sum(state.remove(gone) for state in states)
+        share = each[first] / each[first].sum().clamp_min(torch.finfo(each.dtype).tiny)
+        order.append(alive[first])
+        costs.append(share * cost)
+        alive = alive[~gone]
+    errors = torch.cat([torch.zeros(1, dtype=torch.float64, device=alive.device), *costs]).cumsum(0)
+    return Elimination(torch.cat(order), errors)
+
+
+def shrunk(second: Float[Tensor, "inputs inputs"], share: float) -> Float[Tensor, "inputs inputs"]:
+    """Shrink towards the diagonal: (1 - s) H + s diag(H).
+
+    Example:
+        >>> shrunk(torch.tensor([[2.0, 1.0], [1.0, 4.0]]), 0.5).tolist()
+        [[2.0, 0.5], [0.5, 4.0]]
+    """
+    made = second * (1 - share)
+    made.diagonal().copy_(second.diagonal())
+    return made
+
+
+def shrinkage(
+    mean: Float[Tensor, "inputs inputs"], square: Float[Tensor, "inputs inputs"], samples: int
+) -> float:
+    """How far to shrink what is the mean over samples that have nothing to do with each other.
+
+    s = sum Var(h_ij) / sum h_ij^2 over i != j, in units of the diagonal: one where the samples agree on
+    nothing.
+
+    Args:
+        mean: H, the mean of what each sample gives; of some inputs where there are many.
+        square: The mean of the squares of its entries.
+        samples: How many there are.
+
+    Returns:
+        From 0 to 1; 1 for fewer than two samples.
+
+    Example:
+        >>> once, other = torch.tensor([[1.0, 0.5], [0.5, 1.0]]), torch.tensor([[1.0, -0.5], [-0.5, 1.0]])
+        >>> shrinkage(once, once.square(), 8), shrinkage((once + other) / 2, once.square(), 8)
+        (0.0, 1.0)
+    """
+    if samples < 2:
+        return 1.0
+    size = mean.diagonal().clamp_min(torch.finfo(mean.dtype).tiny)
+    noise = (square - mean.square()).clamp_min(0) / (samples - 1) / size[:, None] / size
+    told = mean.square() / size[:, None] / size
+    noise.fill_diagonal_(0)
+    told.fill_diagonal_(0)
+    return min(1.0, float(noise.sum()) / float(told.sum())) if float(told.sum()) > 0 else 1.0

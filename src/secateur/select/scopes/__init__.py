@@ -1,0 +1,1 @@
+"""One module for each way to compare channels of different groups."""
