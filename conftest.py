@@ -1,4 +1,4 @@
-"""What holds for tests, docstrings' examples and those of Markdown pages, which run in an empty folder each."""
+"""What holds for tests, examples in docstrings and those in Markdown pages, which run in an empty folder."""
 
 import pytest
 import torch

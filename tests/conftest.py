@@ -3,7 +3,6 @@ import tempfile
 from pathlib import Path
 
 import hypothesis
-import pytest
 import torch
 
 os.environ["SECATEUR_STRICT"] = "1"  # a bug in a rule is an error, not a barrier
