@@ -259,7 +259,16 @@ def _settle_recorded(
         groups = aimed(groups, ask.target)
         selection = budget.exactly(groups)
         if selection is None:
-            scores = score(model, groups, ask.criterion, ask.seed, data=samples, stored=stored, known=scores)
+            scores = score(
+                model,
+                groups,
+                ask.criterion,
+                ask.seed,
+                data=samples,
+                stored=stored,
+                known=scores,
+                asked_of=budget.asks_of,
+            )
             selection = _select(groups, scores, ask, timing)
         _require_effect(groups, selection, budget)
         plan = make_plan(

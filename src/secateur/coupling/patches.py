@@ -45,20 +45,21 @@ class Patches:
         self.channels = self._view.shape[len(self._shape) + 1]
         self.rows = prod(self._shape)
 
-    def take(self, rows: Tensor, first: int, end: int) -> Tensor:
+    def take(self, rows: Tensor, first: int, end: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Some rows of some channels.
 
         Args:
             rows: Indices of output positions.
             first: The first channel in each group.
             end: One beyond the last.
+            dtype: The type to return.
 
         Returns:
-            In float64: [groups, rows, (channels, kernel)].
+            [groups, rows, (channels, kernel)].
         """
         index = torch.unravel_index(rows.to(self._view.device), self._shape)
         view = self._view.narrow(len(self._shape) + 1, first, end - first)
-        taken = view[index].double()
+        taken = view[index].to(dtype)
         return taken.flatten(2).transpose(0, 1)
 
 

@@ -1,13 +1,15 @@
 """Consumers: the layers that read a group, with the second moments of what flows into them.
 
 One pass of the dense model over the data sums, for the layers of as many groups as fit into `MEMORY_BYTES`,
-the products of their inputs (patches, for a convolution), in float64. Each batch gives a layer as many rows
-as tell it something, drawn with a fixed seed.
+the products of their inputs (patches, for a convolution): a piece in the type of the inputs, pieces in
+float64. Layers that read the same value, such as queries, keys and values, share the sums. Each batch gives
+as many rows as tell something, drawn with a fixed seed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -96,17 +98,31 @@ def _convolved(layer: LayerCall) -> int:
     return int(layer.node.args.get("groups", 1)) if layer.spatial else 1
 
 
+_Inputs: TypeAlias = tuple[Any, ...]
+"""What a call reads: a value, and the patches of it. Equal for calls that read the same rows."""
+
+
+def _inputs(groups: Groups, layer: LayerCall) -> _Inputs:
+    if not layer.spatial:
+        return (layer.input,)
+    args = layer.node.args
+    shape = groups.graph.values[args[layer.arguments[1]].value].shape
+    kernel = shape[2:]
+    geometry = ("groups", "stride", "padding", "dilation", "transposed", "output_padding")
+    return (layer.input, kernel, *(repr(args.get(name)) for name in geometry))
+
+
 @dataclass(eq=False)
 class _Sums:
-    """Second moments of what one call reads, group of a convolution by group."""
+    """Second moments of what calls read, group of a convolution by group."""
 
     second: Tensor
-    weight: Tensor
     kernel: int
     sampled: Tensor
     mean: Tensor
     square: Tensor
     samples: int = 0
+    weights: dict[int, Tensor] = field(default_factory=dict)
 
     def shrinkage(self, group: int) -> float:
         """How far to shrink the moments of a group, by what its samples agree on."""
@@ -121,13 +137,17 @@ class Consumers:
         model: The recorded model, with values; not changed.
         groups: Its groups.
         data: Read once for as many groups as fit.
+        asked: The groups that are asked for.
     """
 
-    def __init__(self, model: nn.Module, groups: Groups, data: Samples) -> None:
+    def __init__(
+        self, model: nn.Module, groups: Groups, data: Samples, asked: Collection[str] | None = None
+    ) -> None:
         self.model, self.groups, self.data = model, groups, data
         readers = ConsumerFinder(groups)
-        self._readers = {group.name: readers.of(group) for group in groups.prunable}
-        self._sums: dict[int, _Sums] = {}
+        wanted = [group for group in groups.prunable if asked is None or group.name in asked]
+        self._readers = {group.name: readers.of(group) for group in wanted}
+        self._sums: dict[_Inputs, _Sums] = {}
 
     def has(self, group: Group) -> bool:
         """Whether a layer reads the group."""
@@ -136,22 +156,25 @@ class Consumers:
     def of(self, group: Group) -> list[Consumer]:
         """The layers that read a group; a pass over the data is made for it and those that come after it."""
         readers = self._readers[group.name]
-        if any(reader.layer.node.index not in self._sums for reader in readers):
+        if any(_inputs(self.groups, reader.layer) not in self._sums for reader in readers):
             self._sums = _gather(self.model, self.groups, self._next(group), self.data)
         return [made for reader in readers for made in self._consumers(reader)]
 
-    def _next(self, group: Group) -> dict[int, LayerCall]:
+    def _next(self, group: Group) -> list[LayerCall]:
         """The layers of this pass: of the group, and of the next ones while they fit."""
         names = list(self._readers)
         wanted: dict[int, LayerCall] = {}
+        known: set[_Inputs] = set()
         used = 0
         for name in names[names.index(group.name) :]:
-            fresh = {reader.layer.node.index: reader.layer for reader in self._readers[name]}
-            used += sum(self._bytes(layer) for at, layer in fresh.items() if at not in wanted)
+            for reader in self._readers[name]:
+                inputs = _inputs(self.groups, reader.layer)
+                used += 0 if inputs in known else self._bytes(reader.layer)
+                known.add(inputs)
             if wanted and used > MEMORY_BYTES:
                 break
-            wanted.update(fresh)
-        return wanted
+            wanted.update((reader.layer.node.index, reader.layer) for reader in self._readers[name])
+        return list(wanted.values())
 
     def _bytes(self, layer: LayerCall) -> int:
         graph = self.groups.graph
@@ -163,39 +186,38 @@ class Consumers:
         return 8 * convolved * inputs * inputs
 
     def _consumers(self, reader: _Reader) -> Iterator[Consumer]:
-        sums = self._sums[reader.layer.node.index]
+        sums = self._sums[_inputs(self.groups, reader.layer)]
+        weight = sums.weights[reader.layer.node.index]
         for at, units in enumerate(reader.units):
             inner = torch.arange(sums.kernel)
             rows = (units[:, :, None] * sums.kernel + inner).flatten(1).to(sums.second.device)
-            yield Consumer(
-                shrunk(sums.second[at], sums.shrinkage(at)), sums.weight[at], rows, reader.layer.name
-            )
+            yield Consumer(shrunk(sums.second[at], sums.shrinkage(at)), weight[at], rows, reader.layer.name)
 
 
 def _gather(
-    model: nn.Module, groups: Groups, layers: Mapping[int, LayerCall], data: Samples
-) -> dict[int, _Sums]:
+    model: nn.Module, groups: Groups, layers: Sequence[LayerCall], data: Samples
+) -> dict[_Inputs, _Sums]:
     """Sum over all data.
 
     Raises:
         CaptureError: The model does not run on a batch, or a layer reads NaN or infinity; it is named.
         PathError: It takes another path than in its record.
     """
-    found: dict[int, _Sums] = {}
+    found: dict[_Inputs, _Sums] = {}
+    calls = {layer.node.index: (layer, _inputs(groups, layer)) for layer in layers}
+    first = {inputs: at for at, (_, inputs) in sorted(calls.items(), reverse=True)}
     for sample in data:
 
         def on_step(seen: None, step: Step, number: int = sample.number) -> Any:
-            layer = layers.get(step.node.index)
-            if layer is not None:
+            at = step.node.index
+            if at in calls:
+                layer, inputs = calls[at]
                 named = step.named()
-                source = named[layer.arguments[0]]
-                if not bool(torch.isfinite(source).all()):
-                    raise CaptureError(
-                        f"layer {layer.name} reads NaN or infinity on batch {number} of the data",
-                        [str(layer.node)],
-                        "leave out what is not finite in the data, or find the layer that overflows",
-                    )
-                _add(found, layer, named, number)
+                if first[inputs] == at:
+                    _require_finite(layer, named[layer.arguments[0]], number)
+                    _add(found, layer, inputs, named, number)
+                if at not in found[inputs].weights:
+                    found[inputs].weights[at] = _laid_out(layer, named)
             return step.run()
 
         with naming_batch(sample.number):
@@ -203,32 +225,48 @@ def _gather(
     return found
 
 
-def _add(found: dict[int, _Sums], layer: LayerCall, named: Mapping[str, Any], number: int) -> None:
+def _require_finite(layer: LayerCall, source: Tensor, number: int) -> None:
+    if not bool(torch.isfinite(source).all()):
+        raise CaptureError(
+            f"layer {layer.name} reads NaN or infinity on batch {number} of the data",
+            [str(layer.node)],
+            "leave out what is not finite in the data, or find the layer that overflows",
+        )
+
+
+def _add(
+    found: dict[_Inputs, _Sums], layer: LayerCall, inputs: _Inputs, named: Mapping[str, Any], number: int
+) -> None:
     """Add what a call reads of one batch."""
-    at = layer.node.index
     source = named[layer.arguments[0]].detach()
     patches = Patches(named, source)
-    if at not in found:
-        found[at] = _empty(layer, named, patches)
-    sums = found[at]
-    rows = _drawn(_samples(layer, source, patches.rows), patches.rows, sums, 1_000_003 * at + number)
+    if inputs not in found:
+        found[inputs] = _empty(layer, patches, source.device)
+    sums = found[inputs]
+    seed = 1_000_003 * layer.node.index + number
+    rows = _drawn(_samples(layer, source, patches.rows), patches.rows, sums, seed)
     each = rows.shape[1]
     step = max(
         1, min(_PIECE // (patches.groups * sums.second.shape[-1] * each), _ABREAST if each > 1 else _PIECE)
     )
     for part in rows.split(step):
-        taken = patches.take(part.flatten(), 0, patches.channels)
-        sums.second.baddbmm_(taken.transpose(1, 2), taken)
+        taken = patches.take(part.flatten(), 0, patches.channels, _summed_in(source))
+        sums.second += taken.transpose(1, 2) @ taken
         some = taken[:, :, sums.sampled].unflatten(1, (-1, each))
         if each == 1:
             single, squared = some[:, :, 0], some[:, :, 0].square()
-            sums.mean.baddbmm_(single.transpose(1, 2), single)
-            sums.square.baddbmm_(squared.transpose(1, 2), squared)
+            sums.mean += single.transpose(1, 2) @ single
+            sums.square += squared.transpose(1, 2) @ squared
         else:
             made = some.transpose(2, 3) @ some / each
             sums.mean += made.sum(1)
             sums.square += made.square().sum(1)
     sums.samples += len(rows)
+
+
+def _summed_in(source: Tensor) -> torch.dtype:
+    """The type in which a piece is summed: nothing shorter than float32."""
+    return torch.float64 if source.dtype == torch.float64 else torch.float32
 
 
 def _samples(layer: LayerCall, source: Tensor, rows: int) -> int:
@@ -252,19 +290,23 @@ def _drawn(samples: int, rows: int, sums: "_Sums", seed: int) -> Tensor:
     return chosen[:, None] * each + places
 
 
-def _empty(layer: LayerCall, named: Mapping[str, Any], patches: Patches) -> _Sums:
+def _laid_out(layer: LayerCall, named: Mapping[str, Any]) -> Tensor:
+    """The weight of a call as [groups, inputs, outputs]."""
     weight = named[layer.arguments[1]].detach().double()
+    convolved = _convolved(layer)
     if layer.spatial == 0:
-        held = weight if layer.is_product else weight.T
-        held = held[None]
-    elif layer.is_transposed:
+        return (weight if layer.is_product else weight.T)[None]
+    if layer.is_transposed:
         flipped = weight.flip(list(range(2, weight.dim()))).movedim(1, -1)
-        held = flipped.reshape(patches.groups, -1, weight.shape[1])
-    else:
-        held = weight.reshape(patches.groups, -1, weight[0].numel()).transpose(1, 2)
-    inputs = held.shape[1]
+        return flipped.reshape(convolved, -1, weight.shape[1])
+    return weight.reshape(convolved, -1, weight[0].numel()).transpose(1, 2)
+
+
+def _empty(layer: LayerCall, patches: Patches, device: torch.device) -> _Sums:
+    kernel = prod(patches.kernel)
+    inputs = patches.channels * kernel
     drawn = torch.randperm(inputs, generator=torch.Generator().manual_seed(layer.node.index))[:_SAMPLED]
-    second = torch.zeros(patches.groups, inputs, inputs, dtype=torch.float64, device=weight.device)
-    drawn = drawn.sort().values.to(weight.device)
-    mean = torch.zeros(patches.groups, len(drawn), len(drawn), dtype=torch.float64, device=weight.device)
-    return _Sums(second, held, inputs // patches.channels, drawn, mean, torch.zeros_like(mean))
+    drawn = drawn.sort().values.to(device)
+    second = torch.zeros(patches.groups, inputs, inputs, dtype=torch.float64, device=device)
+    mean = torch.zeros(patches.groups, len(drawn), len(drawn), dtype=torch.float64, device=device)
+    return _Sums(second, kernel, drawn, mean, torch.zeros_like(mean))

@@ -36,7 +36,7 @@ from torch import Tensor
 _ROUND = 16
 """Of the units that are left, one in so many goes in a round, at least one."""
 _DAMPING = 1e-6
-"""Of the mean diagonal, added to it: inputs that never vary have none."""
+"""Of the mean diagonal, added to it: inputs that never vary have none. More where that does not do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,19 @@ class Elimination:
     errors: Float[Tensor, " channels_and_one"]
 
 
+def _factor(second: Tensor) -> Tensor:
+    """The Cholesky factor of moments, which are damped in place: by as little as does."""
+    diagonal = second.diagonal()
+    mean = diagonal.mean().clamp_min(torch.finfo(second.dtype).tiny)
+    for damping in (_DAMPING, 1e-5, 1e-4):
+        diagonal += damping * mean
+        factor, failed = torch.linalg.cholesky_ex(second)
+        if not bool(failed):
+            return factor
+    diagonal += 1e-3 * mean
+    return torch.linalg.cholesky(second)
+
+
 class _State:
     """What is left of one consumer: P and W, the rows of the units first, unit by unit."""
 
@@ -80,11 +93,10 @@ class _State:
         second = consumer.second.double()[order][:, order]
         self.width = consumer.units.shape[1]
         self.weight = consumer.weight.double()[order]
-        diagonal = second.diagonal()
-        diagonal += _DAMPING * diagonal.mean().clamp_min(torch.finfo(second.dtype).tiny)
+        factor = _factor(second)
         size = 0.5 * (self.weight * (second @ self.weight)).sum()
         self.price = 0.0 if size <= 0 else 1 / float(size)
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(second))
+        self.inverse = torch.cholesky_inverse(factor)
 
     def costs(self, units: int) -> Tensor:
         """What the removal of each unit that is left costs by itself."""

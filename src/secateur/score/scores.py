@@ -1,6 +1,6 @@
 """Score every group with a criterion."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture.batches import Samples
-from secateur.coupling import Groups
+from secateur.coupling import Group, Groups
 from secateur.errors import RequestError
 from secateur.score.criterion import Criterion, Scorer, as_criterion
 from secateur.score.statistics import Statistics
@@ -46,6 +46,7 @@ def score(
     data: Samples | None = None,
     stored: Mapping[str, Tensor] | None = None,
     known: Scores | None = None,
+    asked_of: Callable[[Group], bool] | None = None,
 ) -> Scores:
     """Score the channels of every group that may be cut.
 
@@ -59,6 +60,8 @@ def score(
         stored: Values that count instead of the model's, by parameter name, such as those of a checkpoint
             that are read one by one.
         known: Scores of some groups of this model by this criterion; they are not computed again.
+        asked_of: Whether anything is asked of a group; others, that are tied to none of which something is,
+            are not run for. None asks of all.
 
     Returns:
         The scores; groups that the criterion cannot score are named with the reason.
@@ -71,7 +74,8 @@ def score(
     chosen = as_criterion(criterion)
     require_data(chosen, data is not None)
     _require_own_values(chosen, model, stored)
-    statistics = None if data is None else Statistics(model, groups, data, chosen.loss, seed)
+    asked = _asked(groups, asked_of)
+    statistics = None if data is None else Statistics(model, groups, data, chosen.loss, seed, asked)
     by_group: dict[str, Tensor] = {}
     skipped: dict[str, str] = {}
     parameters = Parameters.of(model, stored)
@@ -79,12 +83,21 @@ def score(
         if known is not None and group.name in known.by_group:
             by_group[group.name] = known.by_group[group.name]
             continue
+        if statistics is not None and group.name not in asked:
+            skipped[group.name] = "nothing is asked of it"
+            continue
         view = view_group(group, parameters, seed, None if statistics is None else statistics.of(group))
         if not chosen.applies(view):
             skipped[group.name] = f"criterion {chosen.name} needs {chosen.reads}, this group has none"
             continue
         by_group[group.name] = chosen.normalised(checked_scores(chosen.score(view), view, chosen), view)
     return Scores(chosen.name, by_group, skipped)
+
+
+def _asked(groups: Groups, asked_of: Callable[[Group], bool] | None) -> set[str]:
+    """The groups of which something is asked, and those that lose channels with them."""
+    asked = {group.name for group in groups.prunable if asked_of is None or asked_of(group)}
+    return asked.union(*(names for names, _ in groups.ties if not asked.isdisjoint(names)))
 
 
 def require_data(criterion: str | Scorer | Criterion, has_data: bool, word: str = "data") -> None:

@@ -4,7 +4,7 @@ A criterion asks through a group's view. The first question starts one pass over
 for all groups: moments of activations, ranks of maps, gradients of batches or of single samples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,16 +35,24 @@ class Statistics:
         data: Batches, read once for each kind of statistic.
         loss: For gradients; None for the default.
         seed: For estimates that draw.
+        asked: The groups that are asked for; None for all.
     """
 
     def __init__(
-        self, model: nn.Module, groups: Groups, data: Samples, loss: Loss | None = None, seed: int = 0
+        self,
+        model: nn.Module,
+        groups: Groups,
+        data: Samples,
+        loss: Loss | None = None,
+        seed: int = 0,
+        asked: Collection[str] | None = None,
     ) -> None:
         self.model = model
         self.groups = groups
         self.data = data
         self.loss = loss
         self.seed = seed
+        self.asked = asked
 
     def of(self, group: Group) -> "GroupStatistics":
         """What the data says of one group."""
@@ -65,7 +73,7 @@ class Statistics:
     @cached_property
     def consumers(self) -> Consumers:
         """What reads each group."""
-        return Consumers(self.model, self.groups, self.data)
+        return Consumers(self.model, self.groups, self.data, self.asked)
 
     @cached_property
     def differentiator(self) -> Differentiator:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from secateur.costs.budgeted import Gauge
 from secateur.costs.meter import CostMeter
-from secateur.coupling import Groups
+from secateur.coupling import Group, Groups
 from secateur.errors import RequestError
 from secateur.registry import Registry
 from secateur.select.choice import Choice, Selection
@@ -129,6 +129,10 @@ class Budget:
                 do="ask for less than the model has",
             )
         return target
+
+    def asks_of(self, group: Group) -> bool:
+        """Whether a group may be asked to lose channels."""
+        return True
 
     @property
     def asks_for_nothing(self) -> bool:

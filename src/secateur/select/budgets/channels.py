@@ -44,6 +44,10 @@ class Channels(Budget):
         """These shares by name."""
         return replace(self, channels=names(self.channels, self.kind))
 
+    def asks_of(self, group: Group) -> bool:
+        """Whether a pattern with a share fits a group."""
+        return self._share([group]) > 0
+
     @property
     def asks_for_nothing(self) -> bool:
         """Whether no group is to lose any."""
