@@ -6,14 +6,19 @@ Rows x (what a layer reads at one position) and r (what is missing in its output
 
 and the change D of the weight and the constant c that make up for r best are
 
-    D = (C + ridge * mean(diag C) I)^-1 (X'r - n mx mr'),   C = X'X - n mx mx',   c = mr - D'mx
+    D = (C + ridge * diag C)^-1 (X'r - n mx mr'),   C = X'X - n mx mx',   c = mr - D'mx
 
 with the means mx, mr; without a place for a constant nothing is centred. The ridge pulls towards D = 0, the
-weight as it is, so positions that tell nothing change nothing. Sums also tell what a change leaves of |r|^2
-on rows that it was not made from, and by that the ridge is chosen.
+weight as it is, so positions that tell nothing change nothing; as a share of each input's own variance it
+is C shrunk towards its diagonal, which one loud input does not drown. Sums also tell what a change leaves
+of |r|^2 on rows that it was not made from. By that the ridge is chosen, from some of the outputs; where no
+change leaves less than there was, nothing is changed.
 """
 
+from collections.abc import Callable
+
 from dataclasses import dataclass
+from functools import cache
 from math import inf
 
 import torch
@@ -21,7 +26,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 RIDGES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
-"""Of the mean diagonal; from the cautious to the daring."""
+"""Of each input's variance; from the cautious to the daring."""
+
+_FIRST = RIDGES.index(1e-2)
+"""The search starts there and goes on while less is left."""
+
+_FINE = 1e-4
+"""Smaller ridges are beyond float32."""
+
+_SOME = 64
+"""Outputs by which the ridge is chosen."""
 
 _UNTESTED = 1e-2
 """The ridge if there are no rows to choose it by."""
@@ -89,42 +103,60 @@ class Gram:
         """Sum of the squares of all that is missing."""
         return max(float(self.rr.sum()), 0.0)
 
-    def solve(self, ridge: float, *, has_constant: bool) -> Change:
+    def some(self) -> "Gram":
+        """The same sums for some of the outputs, evenly spread."""
+        outputs = self.r.shape[1]
+        if outputs <= _SOME:
+            return self
+        chosen = torch.linspace(0, outputs - 1, _SOME).round().long().to(self.r.device)
+        made = Gram.__new__(Gram)
+        made.xx, made.x, made.rows = self.xx, self.x, self.rows
+        made.xr, made.r, made.rr = self.xr[..., chosen], self.r[:, chosen], self.rr[:, chosen]
+        return made
+
+    def nothing(self) -> Change:
+        """No change at all."""
+        return Change(torch.zeros_like(self.xr), torch.zeros_like(self.r), inf)
+
+    def solve(self, ridge: float, *, has_constant: bool, dtype: torch.dtype = torch.float64) -> Change:
         """Find what makes up for what is missing.
 
         Args:
-            ridge: Relative to the mean diagonal; raised tenfold until the system can be solved.
+            ridge: Of each input's variance; raised tenfold until the system can be solved. Infinite: only the
+                constant changes.
             has_constant: Whether there is a place for a constant.
+            dtype: The type in which the system is solved.
         """
         weight = torch.zeros_like(self.xr)
         if ridge < inf:
-            weight, ridge = self._solved(ridge, has_constant)
+            weight, ridge = self._solved(ridge, has_constant, dtype)
         constant = torch.zeros_like(self.r)
         if has_constant:
             constant = (self.r - torch.einsum("gfo,gf->go", weight, self.x)) / self.rows
         return Change(weight, constant, ridge)
 
-    def _solved(self, ridge: float, has_constant: bool) -> tuple[Tensor, float]:
+    def _solved(self, ridge: float, has_constant: bool, dtype: torch.dtype) -> tuple[Tensor, float]:
         xx, xr = self.xx.clone(), self.xr
-        diagonal = xx.diagonal(dim1=1, dim2=2)
-        size = diagonal.mean(1)
+        size = xx.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
         if has_constant:
             xx.baddbmm_(self.x[:, :, None], self.x[:, None, :], alpha=-1 / self.rows)
             xr = torch.baddbmm(xr, self.x[:, :, None], self.r[:, None, :], alpha=-1 / self.rows)
+        own = xx.diagonal(dim1=1, dim2=2).clone()
         # Inputs that never change leave rounding errors on the diagonal; beside their squares it is nothing.
-        moving = diagonal.mean(1) > 1e-12 * size
-        scale = torch.where(moving, diagonal.mean(1), torch.ones_like(size))
-        added = 0.0
+        moving = own > 1e-12 * size
+        scale = torch.where(moving, own, torch.where(size > 0, size, torch.ones_like(size))).to(dtype)
+        xx, xr = xx.to(dtype), xr.to(dtype)
+        diagonal, added = xx.diagonal(dim1=1, dim2=2), 0.0
         while ridge <= RIDGES[0]:
-            diagonal += (ridge - added) * scale[:, None]
+            diagonal += (ridge - added) * scale
             added = ridge
             factor, failed = torch.linalg.cholesky_ex(xx)
             if not bool(failed.any()):
-                found = torch.cholesky_solve(xr, factor)
+                found = torch.cholesky_solve(xr, factor).double()
                 if bool(found.isfinite().all()):
-                    return torch.where(moving[:, None, None], found, torch.zeros_like(found)), ridge
+                    return torch.where(moving[:, :, None], found, torch.zeros_like(found)), ridge
             ridge *= 10
-        return torch.zeros_like(xr), inf
+        return torch.zeros_like(self.xr), inf
 
     def left_by(self, change: Change) -> Tensor:
         """The squares that a change leaves, summed over the rows: [groups, outputs]."""
@@ -142,7 +174,7 @@ class Gram:
         self.r -= torch.einsum("gfo,gf->go", weight, self.x) + self.rows * constant
 
 
-def choose_ridge(fit: Gram, test: Gram, *, has_constant: bool) -> float:
+def choose_ridge(fit: Gram, test: Gram, *, has_constant: bool) -> float | None:
     """The ridge whose change leaves least on rows that it was not made from.
 
     Args:
@@ -151,18 +183,30 @@ def choose_ridge(fit: Gram, test: Gram, *, has_constant: bool) -> float:
         has_constant: Whether there is a place for a constant.
 
     Returns:
-        One of `RIDGES`, raised where a system cannot be solved; infinite if no change of the weight helps.
+        One of `RIDGES`, raised where a system cannot be solved; infinite if no change of the weight helps;
+        None if no constant does, either.
     """
     if test.rows == 0:
         return _UNTESTED
-    best, least, worse = inf, float(test.left_by(fit.solve(inf, has_constant=has_constant)).sum()), 0
-    for ridge in RIDGES:
-        change = fit.solve(ridge, has_constant=has_constant)
-        left = float(test.left_by(change).sum())
-        if left < least:
-            best, least, worse = change.ridge, left, 0
-        else:
-            worse += 1
-        if worse == 2:
-            break
-    return best
+    fit, test = fit.some(), test.some()
+
+    @cache
+    def tried(at: int) -> tuple[float, float]:
+        dtype = torch.float32 if RIDGES[at] >= _FINE else torch.float64
+        change = fit.solve(RIDGES[at], has_constant=has_constant, dtype=dtype)
+        return float(test.left_by(change).sum()), change.ridge
+
+    at = _lowest(lambda at: tried(at)[0])
+    constant = fit.solve(inf, has_constant=has_constant)
+    still = (float(test.left_by(constant).sum()), inf)
+    left, ridge = min(tried(at), still)
+    return ridge if left < test.missing else None
+
+
+def _lowest(error: Callable[[int], float]) -> int:
+    """Which of the ridges leaves least, walking downhill from the first one."""
+    at = _FIRST
+    for step in (1, -1):
+        while 0 <= at + step < len(RIDGES) and error(at + step) < error(at):
+            at += step
+    return at

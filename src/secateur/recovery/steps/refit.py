@@ -4,7 +4,7 @@ For every linear layer and convolution whose input lost positions, in depth orde
 cut model as it is by then (the layers before are refitted already), and y the dense layer's output at the
 kept positions, find
 
-    min over W, c of  sum |W x + c - y|^2  +  ridge * mean(diag C) * |W - W0|^2
+    min over W, c of  sum |W x + c - y|^2  +  ridge * sum over the inputs i of  C_ii |W_i - W0_i|^2
 
 where W0 is the weight after the cut, C the covariance of x and c goes into the bias or the running mean of
 the batch norm behind. Only sums over the rows (x, y) are held (`gram`), in float64. So no labels, no
@@ -14,9 +14,9 @@ Where the output is added to something that also changed (the shortcut of a resi
 what the sum was: y is the dense sum minus the cut model's shortcut, carried back through the batch norm and
 the scales in between.
 
-Bounds. Patches are taken in pieces of 64 MiB. A layer sees at most 32 rows for each of its unknowns per
-output, and at least 65,536; if there are more, as many are drawn from every batch with a fixed seed. A
-layer that reads more than 4,096 numbers for one output is refitted in blocks of input channels, one after
+Bounds. Patches are taken in pieces of 64 MiB. A layer sees at most 8 rows for each of its unknowns per
+output, and at least 16,384; if there are more, as many are drawn from every batch with a fixed seed. A
+layer that reads more than 8,192 numbers for one output is refitted in blocks of input channels, one after
 the other, each to what is missing by then; one that needs more than 16 blocks is left alone. What flows
 between two layers is bounded by `memory_bytes`.
 
@@ -50,9 +50,9 @@ from secateur.recovery.lockstep import Pair, start
 from secateur.recovery.step import Recovery, Subject, step
 from secateur.recovery.target import LayerTarget
 
-_ROWS_PER_UNKNOWN = 32
-_FEWEST_ROWS = 65_536
-_WIDEST = 4_096
+_ROWS_PER_UNKNOWN = 8
+_FEWEST_ROWS = 16_384
+_WIDEST = 8_192
 _MOST_BLOCKS = 16
 _FOLDS = 4
 """One row in so many chooses the ridge."""
@@ -144,9 +144,7 @@ class _Done:
             f"error of its output {100 * before:.3g} % -> {100 * after:.3g} % {on}"
             if self.size
             else f"its output does not vary {on}",
-            "only its constant: no change of the weight helps on other samples"
-            if self.ridge == inf
-            else f"ridge {self.ridge:g}",
+            "no change of the weight helps on other samples" if self.ridge == inf else f"ridge {self.ridge:g}",
         ]
         if self.seen < self.unknowns:
             parts.append(f"fewer positions than its {self.unknowns:,} inputs: pass more data")
@@ -233,7 +231,9 @@ class _Refit:
             fit, test = rows.gather(self.grams.get(layer.weight))
             ridge = choose_ridge(fit, test, has_constant=place is not None)
             both = fit.join(test)
-            change = both.solve(ridge, has_constant=place is not None)
+            change = (
+                both.nothing() if ridge is None else both.solve(ridge, has_constant=place is not None)
+            )
             done.note(rows, both, change)
             rows.write(self.weight_of(layer), change, place)
             if is_shared:
