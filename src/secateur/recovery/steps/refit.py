@@ -144,7 +144,9 @@ class _Done:
             f"error of its output {100 * before:.3g} % -> {100 * after:.3g} % {on}"
             if self.size
             else f"its output does not vary {on}",
-            "no change of the weight helps on other samples" if self.ridge == inf else f"ridge {self.ridge:g}",
+            "no change of the weight helps on other samples"
+            if self.ridge == inf
+            else f"ridge {self.ridge:g}",
         ]
         if self.seen < self.unknowns:
             parts.append(f"fewer positions than its {self.unknowns:,} inputs: pass more data")
@@ -231,9 +233,7 @@ class _Refit:
             fit, test = rows.gather(self.grams.get(layer.weight))
             ridge = choose_ridge(fit, test, has_constant=place is not None)
             both = fit.join(test)
-            change = (
-                both.nothing() if ridge is None else both.solve(ridge, has_constant=place is not None)
-            )
+            change = both.nothing() if ridge is None else both.solve(ridge, has_constant=place is not None)
             done.note(rows, both, change)
             rows.write(self.weight_of(layer), change, place)
             if is_shared:
