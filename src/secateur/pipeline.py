@@ -13,7 +13,7 @@ from typing import Any, Unpack
 from torch import Tensor, nn
 
 from secateur.architecture import tensor_shapes
-from secateur.asking import Ask, PlanWords, Words, takes
+from secateur.asking import Ask, Filled, PlanWords, Words, takes
 from secateur.capture.batches import Samples, batches
 from secateur.capture.layouts import layout_note
 from secateur.capture.meta import is_on_meta, require_values
@@ -106,7 +106,8 @@ def prune(
         example_inputs: A tensor, a tuple of positional inputs or a dict of keyword inputs.
         ask: A request that was made before; the words beside it replace its own.
         data: Batches for criteria that look at activations or gradients, and for recovery steps: a loader,
-            list or generator, as for `recover`. Labels beside the inputs are for gradients.
+            list or generator, as for `recover`. Labels beside the inputs are for gradients. With data and no
+            criterion the model is cut by what remains after the refit, and recovered.
         **words: The request, one budget at least; the attributes of `secateur.Ask` say what there is.
 
     Returns:
@@ -124,7 +125,7 @@ def prune(
         >>> result.model[0].out_features, result.verdict.exact
         (4, True)
     """
-    ask = Ask.of(ask, **words)
+    ask = Ask.of(ask, **words).filled(has_data=data is not None)
     model = unwrap(model)
     require_data(ask.criterion, data is not None)
     if isinstance(data, Iterator):
@@ -198,7 +199,8 @@ def plan_model(
     """
     for word in words.keys() & {"check", "recover"}:
         raise TypeError(f"plan() got an unexpected keyword argument '{word}'")
-    model, ask = unwrap(model), replace(Ask.of(ask, **words), check=False)
+    model = unwrap(model)
+    ask = replace(Ask.of(ask, **words), check=False).filled(has_data=data is not None)
     stored = None if weights is None else joined_experts(open_shards(weights), tensor_shapes(model))
     require_data(ask.criterion, data is not None)
     samples = None if data is None else Samples(data, model, example_inputs)
@@ -219,7 +221,7 @@ def _remembered(cut: nn.Module, plan: Plan) -> Plan:
 def _settle(
     model: nn.Module,
     example_inputs: Any,
-    ask: Ask,
+    ask: Filled,
     *,
     stored: Mapping[str, Tensor] | None = None,
     samples: Samples | None = None,
@@ -236,7 +238,7 @@ def _settle(
 
 def _settle_recorded(
     recorded: Recorded,
-    ask: Ask,
+    ask: Filled,
     stored: Mapping[str, Tensor] | None,
     samples: Samples | None,
 ) -> tuple[Groups, Attempt]:
@@ -297,7 +299,7 @@ def _noted(account: Account | None, model: nn.Module, criterion: str | Scorer | 
     return account.model_copy(update={"notes": (*account.notes, note)})
 
 
-def _select(groups: Groups, scores: Scores, ask: Ask, timing: Timing | None) -> Selection:
+def _select(groups: Groups, scores: Scores, ask: Filled, timing: Timing | None) -> Selection:
     choose = partial(
         select, groups, scores, ask.budget, scope=ask.scope, min_keep=ask.floors, round_to=ask.round_to
     )

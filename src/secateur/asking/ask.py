@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
 from pydantic import JsonValue
 from torch import Tensor, nn
@@ -34,7 +34,10 @@ class Ask:
         budget: How much may stay.
         criterion: A registered name such as "l2", "bn-scale", "activation-mean", "taylor" or "jacobian"; what
             `secateur.criterion` returns for a name with options; or a callable from a group's view to scores.
-        scope: How channels compare: "global", "local", "isomorphic" or "curves".
+            None takes what suits the data: "after-refit" where there is some, with the scope "curves" and
+            the recovery "absorb", "refit" unless they are named; else "l2".
+        scope: How channels compare: "global", "local", "isomorphic" or "curves"; None is "global" for a
+            named criterion.
         round_to: Kept counts are rounded up to a multiple of this; 8 suits most hardware.
         target: A runtime whose kernels want multiples, by the role of each layer: "trt-fp16", "int8",
             "openvino", "cpu", "xnnpack", "ncnn", "rknn", "gguf-k" or "marlin". Beside `round_to` both hold.
@@ -49,8 +52,8 @@ class Ask:
         protect: What must keep its shapes: patterns of module or parameter names, modules or parameters.
         axes: Where two axes multiply, such as heads and their width, what is cut: "heads" (whole blocks),
             "widths" (inside each block) or "both".
-        recover: Recovery steps to run after the check: "absorb", "refit", "batch-norm"; None leaves the kept
-            weights bit-equal to the original's.
+        recover: Recovery steps to run after the check: "absorb", "refit", "batch-norm". None, with a named
+            criterion or without data, and an empty list leave the kept weights bit-equal to the original's.
         check: Prove that the cut model computes what the masked one does.
         corrections: Correct numbers in the code of modules that no attribute can bring along; the modules are
             then of subclasses of their own. False protects what would need it, so that the cut model
@@ -71,8 +74,8 @@ class Ask:
     """
 
     budget: Budget
-    criterion: str | Scorer | Criterion = "l2"
-    scope: str = "global"
+    criterion: str | Scorer | Criterion | None = None
+    scope: str | None = None
     round_to: int = 1
     target: str | None = None
     min_keep: MinKeep | Floors = LEAST
@@ -88,8 +91,10 @@ class Ask:
     outputs: Collection[str | int] | None = None
 
     def __post_init__(self) -> None:
-        as_criterion(self.criterion)
-        scopes[self.scope]
+        if self.criterion is not None:
+            as_criterion(self.criterion)
+        if self.scope is not None:
+            scopes[self.scope]
         axes_choices[self.axes]
         if self.target is not None:
             targets[self.target]
@@ -124,6 +129,23 @@ class Ask:
             words["budget"] = Budget.of(**given)
         return cls(**words) if ask is None else replace(ask, **words)
 
+    def filled(self, *, has_data: bool) -> "Filled":
+        """This request with a criterion and a scope, and the recovery that goes with them.
+
+        Args:
+            has_data: Whether there are batches to choose and to recover by.
+
+        Example:
+            >>> filled = Ask.of(macs=0.5).filled(has_data=True)
+            >>> filled.criterion, filled.scope, filled.recover
+            ('after-refit', 'curves', ('absorb', 'refit'))
+            >>> Ask.of(macs=0.5).filled(has_data=False).criterion
+            'l2'
+        """
+        words = {field.name: getattr(self, field.name) for field in fields(self)}
+        usual = _WITH_DATA if has_data and self.criterion is None else _WITHOUT
+        return Filled(**words | {name: value for name, value in usual.items() if words[name] is None})
+
     @property
     def floors(self) -> Floors:
         """What always stays of each group, beside the caps of the budget."""
@@ -134,7 +156,7 @@ class Ask:
         """What the model returns counts as, for `Recorded.of`."""
         return returned(self.state, self.outputs)
 
-    def named(self, model: nn.Module) -> "Ask":
+    def named(self, model: nn.Module) -> Self:
         """This request with names where it holds modules and parameters of a model.
 
         Raises:
@@ -155,8 +177,8 @@ class Ask:
     @property
     def request(self) -> Request:
         """The request as a plan holds it."""
-        defaults = {field.name: _plain(field.default) for field in fields(self)[1:]}
-        said = {name: value for name, value in self.plain().items() if value != defaults[name]}
+        defaults = {field.name: _plain(field.default) for field in fields(self)[1:]} | dict(_WITHOUT)
+        said = {name: value for name, value in self.plain().items() if value not in (None, defaults[name])}
         options = {name: value for name, value in said.items() if name not in _AFTER}
         return Request(kind=self.budget.kind, **self.budget.data, options=options)
 
@@ -164,6 +186,22 @@ class Ask:
         """The words beside the budget as JSON can hold them."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)[1:]}
 
+
+@dataclass(frozen=True)
+class Filled(Ask):
+    """A request that leaves nothing to be chosen by what data there is."""
+
+    criterion: str | Scorer | Criterion = "l2"
+    scope: str = "global"
+
+
+_WITH_DATA: Mapping[str, Any] = {
+    "criterion": "after-refit",
+    "scope": "curves",
+    "recover": ("absorb", "refit"),
+}
+_WITHOUT: Mapping[str, Any] = {"criterion": "l2", "scope": "global"}
+"""What is taken for words that were not given, with and without data: docs/benchmarks/accuracy.md."""
 
 _AFTER = ("recover", "check")
 """What a plan does not depend on."""

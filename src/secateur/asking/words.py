@@ -31,8 +31,8 @@ class PlanWords(TypedDict, total=False):
     latency_ms: float | str | None
     channels: Mapping[Protected, float | str] | Mapping[str, float | str] | None
     keep: Mapping[Protected, Sequence[int]] | Mapping[str, Sequence[int]] | None
-    criterion: str | Scorer | Criterion
-    scope: str
+    criterion: str | Scorer | Criterion | None
+    scope: str | None
     round_to: int
     target: str | None
     min_keep: MinKeep

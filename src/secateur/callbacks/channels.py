@@ -128,7 +128,10 @@ class ChannelSteps:
     ) -> None:
         if not cuts and penalty is None:
             raise RequestError("neither cuts nor a penalty were asked for", do="pass one of them")
-        self.cuts = {epoch: Ask.of(**cut, **how) for epoch, cut in (cuts or {}).items()}
+        self.cuts = {
+            epoch: Ask.of(**cut, **how).filled(has_data=data is not None)
+            for epoch, cut in (cuts or {}).items()
+        }
         for ask in self.cuts.values():  # better refused here than in the middle of a training
             require_data(ask.criterion, data is not None)
             choose_steps(ask.recover or (), has_data=data is not None)

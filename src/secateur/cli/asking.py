@@ -31,7 +31,10 @@ class CriterionOptions:
         option: Option of the criterion, such as n=1.5 of ln; may be repeated.
     """
 
-    criterion: Annotated[str, typer.Option(help=f"How channels are scored: {', '.join(criteria)}.")] = "l2"
+    criterion: Annotated[
+        str | None,
+        typer.Option(help=f"How channels are scored: {', '.join(criteria)}. Default: as data allows."),
+    ] = None
     option: tuple[str, ...] = ()
     aggregate: Annotated[
         str | None, typer.Option(help=f"How the layers of a group are joined: {', '.join(aggregates)}.")
@@ -40,10 +43,12 @@ class CriterionOptions:
         str | None, typer.Option(help=f"How groups are made comparable: {', '.join(normalisers)}.")
     ] = None
 
-    def choose(self) -> str | Scorer | Criterion:
+    def choose(self) -> str | Scorer | Criterion | None:
         """The criterion, as `secateur.Ask` takes it."""
         options = model_arguments(self.option, "--option")
-        return choose(self.criterion, aggregate=self.aggregate, normalise=self.normalise, **options)
+        if self.criterion is None and not (options or self.aggregate or self.normalise):
+            return None
+        return choose(self.criterion or "l2", aggregate=self.aggregate, normalise=self.normalise, **options)
 
 
 _HINTS = {**get_type_hints(Ask), **{word: budget.takes for word, budget in budgets.items()}}

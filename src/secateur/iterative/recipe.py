@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from math import log
 from typing import Any, Unpack
 
-from secateur.asking import Ask, Words
+from secateur.asking import Ask, Filled, Words
 from secateur.errors import RequestError
 from secateur.mask.schedule import step_schedules
 from secateur.score.criterion import describe
@@ -38,7 +38,8 @@ class Recipe:
         schedule: "linear", "geometric" or "agp".
         ask: What is asked for in the end, all steps together.
         **words: The request as for `prune`, in place of `ask` or of its own words. Floors and caps hold over
-            all steps together, `recover` says what follows each cut: absorb and refit where nothing does.
+            all steps together, `recover` says what follows each cut: absorb and refit where nothing does. The
+            criterion is "l2" unless it is named: `calibration` is for what asks for it.
 
     Raises:
         RequestError: A value makes no sense, the budget is none or several, or the schedule is unknown.
@@ -54,7 +55,7 @@ class Recipe:
     finetune: FitConfig
     steps: int
     schedule: str
-    ask: Ask
+    ask: Filled
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class Recipe:
         if finetune.save is not None:
             what = f"the fine-tuning of each step is to be saved in {finetune.save}"
             raise RequestError(what, do="pass save= to iterate: each step has a folder of its own in it")
-        asked = Ask.of(ask, **words)
+        asked = Ask.of(ask, **words).filled(has_data=False)
         if asked.budget.not_in_steps:
             what = f"{asked.budget} cannot be asked for in steps"
             raise RequestError(what, [asked.budget.not_in_steps], "ask for ratio, macs, params or bytes")

@@ -16,7 +16,6 @@ change leaves less than there was, nothing is changed.
 """
 
 from collections.abc import Callable
-
 from dataclasses import dataclass
 from functools import cache
 from math import inf

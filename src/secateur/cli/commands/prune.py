@@ -58,7 +58,7 @@ def prune(
             work.task.require(opened.model, work.train)
     example = outputs.of(opened, None if work is None else work.example)
     criterion = scoring.choose()
-    if work is not None:
+    if work is not None and criterion is not None:
         criterion = work.criterion(opened.model, criterion)
     ask = Ask.of(**{**read_words(asked), "criterion": criterion})
     if ask.budget.kind == "ratio" and scoring.criterion == "bn-scale":
