@@ -161,3 +161,29 @@ def test_a_group_that_no_layer_reads_is_left_alone_with_the_reason():
     data = [torch.randn(4, 5, 8) for _ in range(4)]
     with pytest.raises(sc.errors.RequestError, match="needs a layer that reads it"):
         sc.prune(Scores(), data[0], ratio=0.5, criterion="after-refit", data=data)
+
+
+def test_layers_that_read_one_value_share_its_sums_and_groups_nothing_is_asked_of_have_none(monkeypatch):
+    added = []
+    plain = consumers._add
+    monkeypatch.setattr(consumers, "_add", lambda *args: (added.append(args[1].name), plain(*args)))
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.one, self.two, self.end = (
+                nn.Linear(6, 8),
+                *(nn.Linear(8, 8) for _ in "ab"),
+                nn.Linear(8, 3),
+            )
+
+        def forward(self, x):
+            h = self.stem(x).relu()
+            return self.end((self.one(h) * self.two(h)).tanh())
+
+    torch.manual_seed(0)
+    x = torch.randn(64, 6)
+    result = sc.prune(Twice(), x[:1], channels={"stem": 0.5}, criterion="after-refit", data=[x])
+    assert added == ["one"]
+    assert result.plan.reasons["one"] == "nothing is asked of it"
+    assert result.model.stem.out_features == 4

@@ -1,0 +1,62 @@
+"""The ridge: chosen by rows that a change was not made from, and nothing at all where nothing helps."""
+
+from math import inf
+
+import pytest
+import torch
+
+from secateur.recovery.gram import RIDGES, Gram, choose_ridge
+
+
+def _gram(x, r):
+    gram = Gram(1, x.shape[1], r.shape[1], x.device)
+    gram.add(x[None].double(), r[None].double())
+    return gram
+
+
+def _drawn(rows, features, seed):
+    return torch.randn(rows, features, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_what_is_linear_is_found_with_the_smallest_ridge():
+    truth = _drawn(6, 100, 9)
+    fit, test = (_gram(x, x @ truth) for x in (_drawn(400, 6, 0), _drawn(100, 6, 1)))
+    assert choose_ridge(fit, test, has_constant=True) == RIDGES[-1]
+
+
+def test_what_holds_on_the_rows_alone_changes_nothing():
+    """What other rows miss is the opposite: each change, and each constant, makes it worse."""
+    x = _drawn(40, 6, 0)
+    fit, test = _gram(x, x @ _drawn(6, 3, 1) + 1), _gram(x, -(x @ _drawn(6, 3, 1) + 1))
+    assert choose_ridge(fit, test, has_constant=True) is None
+    assert choose_ridge(fit, test, has_constant=False) is None
+    assert float(fit.nothing().weight.abs().sum()) == 0
+
+
+def test_a_constant_alone_where_the_inputs_tell_nothing():
+    fit, test = (_gram(_drawn(30, 20, seed), torch.full((30, 2), 3.0)) for seed in (0, 1))
+    ridge = choose_ridge(fit, test, has_constant=True)
+    change = fit.solve(ridge, has_constant=True)
+    assert float(test.left_by(change).sum()) < 1e-6
+    assert choose_ridge(fit, test, has_constant=False) != inf
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_a_loud_input_does_not_drown_the_others(scale):
+    """The change is the same function of the inputs, whatever unit each of them has."""
+    x, r, unit = _drawn(50, 6, 0), _drawn(50, 3, 1), torch.ones(6, dtype=torch.float64)
+    unit[2] = scale
+    plain = _gram(x, r).solve(0.1, has_constant=True)
+    scaled = _gram(x * unit, r).solve(0.1, has_constant=True)
+    torch.testing.assert_close(scaled.weight * unit[:, None], plain.weight)
+
+
+def test_some_outputs_choose_for_all():
+    truth = _drawn(8, 300, 3)
+    fit, test = (
+        _gram(x, x @ truth + 0.5 * _drawn(len(x), 300, 4)) for x in (_drawn(30, 8, 0), _drawn(30, 8, 1))
+    )
+    assert fit.some().xr.shape[2] == 64
+    ridge = choose_ridge(fit, test, has_constant=True)
+    left = {one: float(test.left_by(fit.solve(one, has_constant=True)).sum()) for one in RIDGES}
+    assert left[ridge] < 1.05 * min(left.values())
