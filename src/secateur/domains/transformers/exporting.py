@@ -32,7 +32,7 @@ def _about(subject: ExportSubject) -> Mapping[str, Any]:
     """Which class opens the folder, and what the model generates from the tokens of its example."""
     model: Any = subject.model
     is_remote = hasattr(model.config, "cut_shapes")
-    kind = next(auto_classes(model)) if is_remote else kind_of(model).__name__
+    kind = auto_classes(model)[0] if is_remote else kind_of(model).__name__
     prompts = _prompts(model, subject.example_inputs)
     generated = [(prompts, options, generate(model, prompts, options)) for options in _OPTIONS if prompts]
     return {"kind": kind, "is_remote": is_remote, "generated": generated}
