@@ -99,22 +99,3 @@ def test_gguf_refuses_what_llama_cpp_does_not_compute(tmp_path):
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     with pytest.raises(ExportError, match=r"a sliding window is not what llama\.cpp computes"):
         sc.export(model, tmp_path / "cut.gguf", example_inputs=TOKENS)
-
-
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # peft asks for it
-def test_lora_and_checkpointing_train_the_cut_model(llama):
-    peft = pytest.importorskip("peft")
-    model = peft.get_peft_model(cut(llama, uniform=True).model, peft.LoraConfig(target_modules=["q_proj"]))
-    model.gradient_checkpointing_enable()
-    model.enable_input_require_grads()
-    optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.5)
-    losses = []
-    for _ in range(3):
-        optimizer.zero_grad()
-        loss = model.train()(**TOKENS, labels=TOKENS["input_ids"]).loss
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[2] < losses[0]
-    merged = model.merge_and_unload()
-    assert merged.config.intermediate_size < 48

@@ -152,6 +152,7 @@ def test_what_training_sets_in_the_config_is_in_the_folder(tmp_path):
     assert len({id(part.config) for part in made.model.modules() if hasattr(part, "config")}) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 @of_both
 def test_lora_trains_merges_and_reloads_on_a_folder_that_was_read_back(kind, way, tmp_path):
     peft = pytest.importorskip("peft")
@@ -159,6 +160,8 @@ def test_lora_trains_merges_and_reloads_on_a_folder_that_was_read_back(kind, way
     names = ["q_proj", "down_proj"] if kind == "llama" else ["query", "dense"]
     adapted = peft.get_peft_model(opened(folder, kind), peft.LoraConfig(target_modules=names, r=4))
     plain, rows, found = logits(adapted), Rows(kind), []
+    adapted.gradient_checkpointing_enable()
+    adapted.enable_input_require_grads()
     optimizer = torch.optim.Adam([one for one in adapted.parameters() if one.requires_grad], lr=0.01)
     for _ in range(6):
         loss = adapted.train()(input_ids=rows.texts, labels=rows.labels).loss

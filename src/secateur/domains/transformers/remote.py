@@ -1,8 +1,8 @@
 """Remote code: a class of a few lines beside the weights, for widths that no config says.
 
-    config.json    auto_map -> modeling_cut.CutLlamaForCausalLM;  cut_shapes, cut_values
-    modeling_cut.py    builds the class of transformers, gives its tensors the shapes, its parts the values and,
-                       where a cut had to correct methods, the corrected ones
+    config.json        auto_map -> modeling_cut.CutLlamaForCausalLM;  cut_shapes, cut_values
+    modeling_cut.py    builds the class of transformers, gives its tensors the shapes, its parts the values
+                       and, where a cut had to correct methods, the corrected ones
 
 `from_pretrained(folder, trust_remote_code=True)` builds on the meta device: uncut tensors take no memory.
 """
@@ -80,7 +80,7 @@ def code_of(model: Any) -> str:
 
 
 def kind_of(module: nn.Module) -> type:
-    """The class that a module has in its own library: corrected code and remote code are classes on top of it.
+    """The class that a module has in transformers: corrected code and remote code are classes on top of it.
 
     Raises:
         ExportError: It has none in transformers.
