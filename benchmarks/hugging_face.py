@@ -125,7 +125,7 @@ def build(name: str) -> tuple[Any, dict[str, torch.Tensor]]:
 def _prune(**words: Any) -> Callable[[nn.Module, Any, Row], Any]:
     def cut(model: nn.Module, inputs: Any, row: Row) -> Any:
         result = sc.prune(model, inputs, **words)
-        row["proof"] = [_proof(result)]
+        row["proof"], row["limits"] = [_proof(result)], list(result.verdict.limits)
         return result
 
     return cut
@@ -145,7 +145,7 @@ def _drop(model: nn.Module, inputs: Any, row: Row) -> Any:
             continue
         row["dropped"] = f"{layers}.{at}"
         result = sc.prune(found.model, inputs, ratio=0.5, uniform=True)
-        row["proof"] = [_proof(found), _proof(result)]
+        row["proof"], row["limits"] = [_proof(found), _proof(result)], list(result.verdict.limits)
         return result
     raise RequestError(f"no layer of {layers} can be dropped", list(row["not_dropped"].values()))
 

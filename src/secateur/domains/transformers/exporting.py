@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.domains.transformers.folder import auto_classes, write_folder
-from secateur.domains.transformers.gguf_file import write_gguf
+from secateur.domains.transformers.folder import auto_classes, require_folder, write_folder
+from secateur.domains.transformers.gguf_file import require_gguf, write_gguf
 from secateur.domains.transformers.read_folder import generate
 from secateur.domains.transformers.remote import kind_of
 from secateur.exports.format import ExportSubject, Format, formats
@@ -77,6 +77,7 @@ formats.add(
         reader=Path(__file__).with_name("read_folder.py"),
         extra="language",
         about=_about,
+        require=require_folder,
     ),
 )
 formats.add(
@@ -88,5 +89,6 @@ formats.add(
         reader=Path(__file__).with_name("read_gguf.py"),
         extra="gguf",
         outputs=1,
+        require=require_gguf,
     ),
 )

@@ -28,7 +28,9 @@ from secateur.extras import extra
 
 _FILES = (
     "added_tokens.json",
+    "audio_tokenizer_config.json",
     "chat_template.jinja",
+    "chat_template.json",
     "feature_extractor_config.json",
     "image_processor_config.json",
     "merges.txt",
@@ -36,11 +38,15 @@ _FILES = (
     "preprocessor_config.json",
     "processor_config.json",
     "sentencepiece.bpe.model",
+    "source.spm",
     "special_tokens_map.json",
     "spiece.model",
+    "target.spm",
+    "tekken.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
+    "video_preprocessor_config.json",
     "vocab.json",
     "vocab.txt",
 )
@@ -98,6 +104,21 @@ def write_folder(model: nn.Module, folder: Path) -> WrittenFolder:
         "uniform=True gives a folder that needs no code"
     )
     return WrittenFolder(autos[0], True, tuple(notes))
+
+
+def require_folder(model: nn.Module, uniform: bool) -> None:
+    """Refuse a model that transformers could not open again however it is cut.
+
+    Args:
+        model: Uncut.
+        uniform: It will be cut to one width; a folder can say others, too.
+
+    Raises:
+        ExportError: It is of no class of transformers, or not built from its config.
+    """
+    pretrained = require_pretrained(model)
+    kind_of(pretrained)
+    differences(pretrained)
 
 
 def _cut_further(model: Any, opened: type | None, shapes: Any, values: Any) -> str:
@@ -173,14 +194,33 @@ def _name_architecture(path: Path, name: str) -> None:
 
 
 def _tokenizer(model: Any, folder: Path) -> Sequence[str]:
-    """Copy the tokenizer and processor of the folder that the model was loaded from, if it was."""
-    source = Path(str(getattr(model.config, "name_or_path", "") or ""))
-    if not source.is_dir() or not str(source).strip("."):
-        return ["no tokenizer, as the model came from no folder: tokenizer.save_pretrained(folder) adds it"]
+    """Copy the tokenizer and processor of where the model was loaded from: a folder, or the Hub's cache."""
+    source = str(getattr(model.config, "name_or_path", "") or "")
+    if not source.strip("."):
+        return [
+            "no tokenizer, as the model was loaded from nowhere: tokenizer.save_pretrained(folder) adds it"
+        ]
+    revision = getattr(model.config, "_commit_hash", None)
+    held = {name: _held(source, name, revision) for name in _FILES}
+    found = {name: path for name, path in held.items() if path is not None}
     folder.mkdir(parents=True, exist_ok=True)
-    copied = []
-    for name in _FILES:
-        if (source / name).is_file():
-            (folder / name).write_bytes((source / name).read_bytes())
-            copied.append(name)
-    return [] if copied else [f"no tokenizer: {source} holds none"]
+    for name, path in found.items():
+        (folder / name).write_bytes(path.read_bytes())
+    if found:
+        return []
+    return [f"no tokenizer: {source} holds none here; tokenizer.save_pretrained(folder) adds it"]
+
+
+def _held(source: str, name: str, revision: str | None) -> Path | None:
+    """A file of a folder, or of a repository whose files were loaded from the Hub before."""
+    if Path(source).is_dir():
+        path = Path(source, name)
+        return path if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(source, name, revision=revision)
+    except HFValidationError:  # a folder that is gone
+        return None
+    return Path(cached) if isinstance(cached, str) else None
