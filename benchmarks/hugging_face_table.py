@@ -45,17 +45,22 @@ def _summary(rows: Sequence[dict[str, Any]], transformers: str, torch: str) -> l
 
 
 def _odd(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What was refused, with the reason, and what else to know."""
-    found = [
-        f"* {row['model']}, {row['request']}: refused. {_line(row['why'])}" for row in rows if "why" in row
-    ]
+    """What was refused, with the reason, then what else to know; by model, with the requests that say so."""
+    refused: dict[tuple[str, str], list[str]] = {}
+    others: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        found += [f"* {row['model']}, {row['request']}: {_line(note)}" for note in row.get("notes", ())]
+        if "why" in row:
+            refused.setdefault((row["model"], f"refused. {_line(row['why'])}"), []).append(row["request"])
         for layer, why in row.get("not_dropped", {}).items():
-            found.append(
-                f"* {row['model']}: `{layer}` cannot be dropped, `{row.get('dropped')}` was. {_line(why)}"
-            )
-    return found or ["None was refused."]
+            what = f"`{layer}` cannot be dropped, `{row.get('dropped')}` was. {_line(why)}"
+            others.setdefault((row["model"], what), []).append(row["request"])
+        for note in (*row.get("limits", ()), *row.get("notes", ())):
+            others.setdefault((row["model"], _line(note)), []).append(row["request"])
+    found = [
+        f"* {model} ({'; '.join(requests)}): {what}"
+        for (model, what), requests in (*refused.items(), *others.items())
+    ]
+    return found if refused else ["None was refused.", *(["", *found] if found else [])]
 
 
 def _line(text: str) -> str:
