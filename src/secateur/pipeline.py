@@ -318,11 +318,12 @@ def _require_effect(groups: Groups, selection: Selection, budget: Budget) -> Non
     if budget.asks_for_nothing or (account is not None and account.wanted >= account.whole):
         warnings.warn(f"{budget} asks for nothing to be pruned", NoEffectWarning, stacklevel=5)
         return
+    is_uneven = any(reason.startswith("uniform: no config") for reason in selection.reasons.values())
     raise EmptyCutError(
         f"{budget} prunes nothing",
         [f"{name}: {reason}" for name, reason in selection.reasons.items()]
         + [
             f"{name}: keeps {len(indices)} of {groups[name].size}" for name, indices in selection.keep.items()
         ],
-        "ask for more, or lower min_keep or round_to",
+        ("leave uniform=True out, " if is_uneven else "") + "ask for more, or lower min_keep or round_to",
     )

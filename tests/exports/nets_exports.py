@@ -1,7 +1,19 @@
 """Networks that are exported: plain ones, some whose code a cut corrects, and some that fix a size."""
 
+import functools
+
 import torch
 from torch import nn
+
+
+def decorated(function):
+    """As transformers decorates methods whose arguments were renamed."""
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return wrapped
 
 
 def cnn():
@@ -58,6 +70,8 @@ class Shifted(nn.Module):
         self.enter, self.mix = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
         self.head = nn.Linear(32, 5)
 
+    @decorated
+    @decorated
     def shift(self, x, frames):
         count, channels, rows, columns = x.shape
         fold = channels // 8

@@ -17,7 +17,8 @@ from secateur.capture.source import SourceMissingError
 from secateur.cut.edits import Edit, edited_methods
 from secateur.errors import CutError
 
-_PREFIX = "_pruned_"
+PREFIX = "_pruned_"
+"""What the attributes begin with that corrected code reads."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Correction:
 
 def number_name(at: int) -> str:
     """The name of a module's number, from 0."""
-    return f"{_PREFIX}{at}"
+    return f"{PREFIX}{at}"
 
 
 def divisor_of(number: str) -> str:

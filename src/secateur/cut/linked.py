@@ -5,13 +5,13 @@
 
 A module gets an object of its own for its numbers. What is no number is a switch of the whole model, which
 people set later and once (`model.set_attn_implementation("eager")`): it is read from the shared object and
-written to it.
+written to it, and a config that saves itself saves it so.
 """
 
 import copy
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 _SHARED = "_secateur_shared"
 _SWITCHES = (bool, str, type(None))
@@ -37,7 +37,7 @@ def linked(held: Any, numbers: Mapping[str, Any]) -> Any:
     """
     kind, shared = type(held), held
     if _SHARED in vars(kind):
-        kind, shared = kind.__mro__[1], getattr(held, _SHARED)
+        kind, shared = kind.__mro__[1], vars(kind)[_SHARED]
     try:
         return _linked(kind, shared, {**vars(held), **numbers})
     except TypeError:
@@ -46,35 +46,51 @@ def linked(held: Any, numbers: Mapping[str, Any]) -> Any:
         return made
 
 
+_classes: WeakValueDictionary[tuple[Any, int], type] = WeakValueDictionary()
+"""By class and shared object, which its value keeps alive."""
+
+
 def _linked(kind: Any, shared: Any, attributes: Mapping[str, Any]) -> Any:
-    switches = frozenset(name for name, value in vars(shared).items() if isinstance(value, _SWITCHES))
-    extended = _extended(kind, switches)
-    made = extended.__new__(extended)
+    key = (kind, id(shared))
+    extended: Any = _classes.get(key)
+    if extended is None:
+        extended = _classes[key] = _extended(kind, shared)
+    made: Any = extended.__new__(extended)
     made.__dict__.update(attributes)
-    object.__setattr__(made, _SHARED, shared)
     return made
 
 
-@cache
-def _extended(kind: Any, switches: frozenset[str]) -> Any:
-    """A class of the same name whose switches are those of the shared object."""
-    members: dict[str, Any] = {name: _switch(name) for name in switches}
+def _extended(kind: Any, shared: Any) -> Any:
+    """A class of the same name whose switches are those of the shared object.
+
+    The object is held by the class and by closures: compilers follow those, and `vars` does not show it.
+    """
+    switches = [name for name, value in vars(shared).items() if isinstance(value, _SWITCHES)]
+    members: dict[str, Any] = {name: _switch(shared, name) for name in switches}
+
+    def now(held: Any) -> dict[str, Any]:
+        """All attributes, the switches as the shared object says them."""
+        said = vars(shared)
+        vars(held).update((name, said[name]) for name in switches if name in said)
+        return vars(held)
+
+    def to_dict(self: Any, *args: Any, **words: Any) -> Any:
+        now(self)
+        return kind.to_dict(self, *args, **words)
+
     members |= {
-        "__slots__": (_SHARED,),
+        _SHARED: shared,
+        "__slots__": (),
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
         "__class__": property(lambda self: kind),
-        "__reduce_ex__": lambda self, protocol: (
-            _linked,
-            (kind, object.__getattribute__(self, _SHARED), dict(vars(self))),
-        ),
+        "__reduce_ex__": lambda self, protocol: (_linked, (kind, shared, dict(now(self)))),
     }
+    if hasattr(kind, "to_dict"):  # as configs do that save themselves
+        members["to_dict"] = to_dict
     return type(kind.__name__, (kind,), members)
 
 
-def _switch(name: str) -> property:
-    def write(self: Any, value: Any) -> None:
-        setattr(object.__getattribute__(self, _SHARED), name, value)
-
-    return property(lambda self: getattr(object.__getattribute__(self, _SHARED), name), write)
+def _switch(shared: Any, name: str) -> property:
+    return property(lambda self: getattr(shared, name), lambda self, value: setattr(shared, name, value))

@@ -87,7 +87,8 @@ _OWN = frozenset(vars(nn.Module()))
 def set_field(module: nn.Module, path: Sequence[str], value: Any) -> None:
     """Set an attribute of a module, or a number inside one: of a config, a tuple, a dict.
 
-    Other modules may hold the objects on the way, too: this one gets `secateur.cut.linked.linked` ones.
+    Other modules may hold the objects on the way, too: this one gets `secateur.cut.linked.linked` ones,
+    unless they say so already.
 
     Example:
         >>> module = nn.Identity()
@@ -102,9 +103,20 @@ def set_field(module: nn.Module, path: Sequence[str], value: Any) -> None:
     first, *rest = path
     if first in _OWN or first.startswith("__"):
         raise AttributeError(f"{first} is no number of a module's own")
-    if rest:
-        value = _with_field(module.__dict__[first], rest, value)
-    setattr(module, first, value)
+    if not rest:
+        setattr(module, first, value)
+    elif not _says(module.__dict__[first], rest, value):
+        setattr(module, first, _with_field(module.__dict__[first], rest, value))
+
+
+def _says(held: Any, path: Sequence[str], value: Any) -> bool:
+    """Whether a number inside an object is what it shall be."""
+    for name in path:
+        if isinstance(held, (tuple, list)):
+            held = held[int(name)]
+        else:
+            held = (held if isinstance(held, dict) else held.__dict__)[name]
+    return type(held) is type(value) and bool(held == value)
 
 
 def _with_field(held: Any, path: Sequence[str], value: Any) -> Any:

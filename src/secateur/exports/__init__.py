@@ -5,6 +5,6 @@ reader, a script that opens it in a fresh process with the program that it is fo
 """
 
 from secateur.exports.format import Exported, ExportSubject, Format
-from secateur.exports.writing import export
+from secateur.exports.writing import export, require_exportable
 
-__all__ = ["ExportSubject", "Exported", "Format", "export"]
+__all__ = ["ExportSubject", "Exported", "Format", "export", "require_exportable"]

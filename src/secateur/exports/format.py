@@ -55,6 +55,8 @@ class Format:
             at every size that the model takes.
         about: What `load` gets beside the path, as JSON can say it.
         outputs: How many tensors of the model's output the file computes, from the first; None for all.
+        require: Raises ExportError, with the request that would fit, for a model whose cuts no file can hold.
+            It is given the uncut model, and whether it will be cut with uniform=True.
         here: What `load` gets instead, where the file can only be read in this process; None where it can be
             in a fresh one.
     """
@@ -67,6 +69,7 @@ class Format:
     fixes_sizes: bool = False
     about: Callable[[ExportSubject], Mapping[str, Any]] = lambda subject: {}
     outputs: int | None = None
+    require: Callable[[nn.Module, bool], None] = lambda model, uniform: None
     here: Callable[[ExportSubject], Mapping[str, Any] | None] = lambda subject: None
 
 

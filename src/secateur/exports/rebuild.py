@@ -12,7 +12,7 @@ import copy
 import importlib
 import inspect
 from pathlib import Path
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any
 
 from safetensors.torch import load_file
@@ -82,7 +82,8 @@ def _derive(module: nn.Module, step: dict[str, dict[str, tuple[Any, str]]]) -> N
         for name, (new, was) in sorted(methods.items(), key=lambda item: bool(item[1][1])):
             old = _find(base, name, was, space)
             space = space or old.__globals__
-            made[name] = _as(old, new, name)
+            inner = inspect.unwrap(old)
+            made[name] = _inside(old, inner, _as(inner, new, name))
         if base is kind:
             members.update(made)
         else:
@@ -113,6 +114,21 @@ def _as(old: Any, new: Any, name: str) -> FunctionType:
     closure = tuple(cells[one] for one in new.__code__.co_freevars)
     made = FunctionType(new.__code__, space, name, old.__defaults__, closure)
     made.__kwdefaults__ = old.__kwdefaults__
+    return made
+
+
+def _inside(held: Any, old: Any, new: FunctionType) -> Any:
+    """A decorated function with a new one in the place of the one inside."""
+    if held is old:
+        return new
+    wrapped = _inside(held.__wrapped__, old, new)
+    cells = [one for one in held.__closure__ or () if one.cell_contents is held.__wrapped__]
+    if not cells:
+        raise TypeError(f"{held.__qualname__} is decorated, and holds no other function")
+    closure = tuple(CellType(wrapped) if one in cells else one for one in held.__closure__)
+    made = FunctionType(held.__code__, held.__globals__, held.__name__, held.__defaults__, closure)
+    made.__kwdefaults__ = held.__kwdefaults__
+    made.__dict__.update({**held.__dict__, "__wrapped__": wrapped})
     return made
 
 

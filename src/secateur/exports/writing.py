@@ -97,6 +97,29 @@ def export(
     return Exported(Path(path), name, size_bytes, program, errors, notes)
 
 
+def require_exportable(model: nn.Module, format: str, *, uniform: bool = False) -> None:
+    """Refuse a model that no file of a format can hold once it is cut, before it is.
+
+    A cut may still be refused for what it does to the model; `export` says so.
+
+    Args:
+        model: Uncut; not changed.
+        format: As for `export`.
+        uniform: It will be pruned with uniform=True.
+
+    Raises:
+        ExportError: No file of this format can hold it, with the request that would fit.
+
+    Example:
+        >>> require_exportable(nn.Linear(4, 2), "onnx")
+        >>> require_exportable(nn.Linear(4, 2), "hf")
+        Traceback (most recent call last):
+        secateur.errors.ExportError: Linear is no model of transformers
+          choose another format, or sc.save(result, folder)
+    """
+    formats[format].require(unwrap(model), uniform)
+
+
 def choose(path: Path | str, format: str | None) -> tuple[str, Format]:
     """Find a format by its name, or by the suffix of a path.
 

@@ -122,8 +122,10 @@ def require_fit(patterns: Iterable[str], word: str, groups: Groups, free: Collec
                 "give a group's name, or a pattern such as 'layer4.*'",
             )
         if not any(group.name in free for group in fitting):
+            is_uneven = any((group.reason or "").startswith("uniform: no config") for group in fitting)
+            lift = "leave uniform=True out" if is_uneven else "lift the protection, choose another criterion"
             raise RequestError(
                 f"{word} pattern '{pattern}' fits no group that can be cut",
                 [f"{group.name}: {group.reason or 'left alone'}" for group in fitting[:8]],
-                "lift the protection, choose another criterion, or leave the pattern out",
+                f"{lift}, or leave the pattern out",
             )

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 import secateur as sc
-from secateur.errors import ExportError
+from secateur.domains.transformers.folder import write_folder
+from secateur.errors import ExportError, RequestError
+from secateur.exports import require_exportable
 
 transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
 
 TINY = {
     "vocab_size": 61,
@@ -101,20 +104,84 @@ def test_gguf_refuses_what_llama_cpp_does_not_compute(tmp_path):
         sc.export(model, tmp_path / "cut.gguf", example_inputs=TOKENS)
 
 
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # peft asks for it
-def test_lora_and_checkpointing_train_the_cut_model(llama):
-    peft = pytest.importorskip("peft")
-    model = peft.get_peft_model(cut(llama, uniform=True).model, peft.LoraConfig(target_modules=["q_proj"]))
-    model.gradient_checkpointing_enable()
-    model.enable_input_require_grads()
-    optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.5)
-    losses = []
-    for _ in range(3):
-        optimizer.zero_grad()
-        loss = model.train()(**TOKENS, labels=TOKENS["input_ids"]).loss
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[2] < losses[0]
-    merged = model.merge_and_unload()
-    assert merged.config.intermediate_size < 48
+@pytest.mark.parametrize(
+    ("format", "kind", "uniform", "reason"),
+    [
+        ("gguf", "llama", False, ""),
+        ("gguf", "qwen3", True, ""),
+        ("gguf", "qwen3", False, "one width for all layers\\n  prune with uniform=True"),
+        ("gguf", "gpt_neox", True, "is not written as GGUF"),
+        ("hf", "gpt_neox", False, ""),
+    ],
+)
+def test_what_no_file_can_hold_is_refused_before_the_cut(format, kind, uniform, reason):
+    if format == "gguf":
+        pytest.importorskip("gguf")
+    config = transformers.AutoConfig.for_model(kind, **TINY)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    if not reason:
+        require_exportable(model, format, uniform=uniform)
+        return
+    with pytest.raises(ExportError, match=reason):
+        require_exportable(model, format, uniform=uniform)
+
+
+def test_adapters_and_other_tensors_are_refused_before_the_cut(llama):
+    llama.model.layers[0].extra = torch.nn.Linear(2, 2)
+    with pytest.raises(ExportError, match="other tensors than its config builds"):
+        require_exportable(llama, "hf")
+
+
+def test_generate_that_fails_by_itself_is_told_of(tmp_path):
+    words = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 2}
+    config = transformers.AutoConfig.for_model("t5", vocab_size=61, decoder_start_token_id=0, **words)
+    model = transformers.AutoModelForSeq2SeqLM.from_config(config).eval()
+    tokens = {**TOKENS, "decoder_input_ids": TOKENS["input_ids"]}
+    made = sc.export(model, tmp_path / "t5", format="hf", example_inputs=tokens)
+    assert made.error == 0
+    assert any(
+        note.startswith("generate(use_cache=True) fails with this model, in memory") for note in made.notes
+    )
+
+
+def test_what_no_config_says_names_the_request_that_fits():
+    config = transformers.AutoConfig.for_model("bert", **TINY)
+    model = transformers.AutoModel.from_config(config).eval()
+    with pytest.raises(RequestError, match="no config says a smaller hidden_size") as refused:
+        sc.prune(model, TOKENS, channels={"*query": 0.5}, uniform=True)
+    assert refused.value.do == "leave uniform=True out, or leave the pattern out"
+    with pytest.raises(RequestError, match="lift the protection"):
+        sc.prune(model, TOKENS, channels={"*query": 0.5}, protect=["*query"])
+
+
+@pytest.mark.parametrize("is_of_hub", [False, True], ids=["folder", "cache of the Hub"])
+def test_tokenizer_and_generation_config_travel_along(llama, is_of_hub, tmp_path, monkeypatch):
+    source = tmp_path / "uncut"
+    if is_of_hub:
+        commit = "0" * 40
+        repository = tmp_path / "hub" / "models--some--llama"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text(commit)
+        source = repository / "snapshots" / commit
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    llama.generation_config.update(max_new_tokens=7, repetition_penalty=1.5)
+    llama.save_pretrained(source)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "cut": 1, "it": 2}, "<unk>"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(source)
+    opened = transformers.AutoModelForCausalLM.from_pretrained(source)
+    opened.config.name_or_path = "some/llama" if is_of_hub else str(source)
+    written = write_folder(cut(opened.eval(), uniform=True).model, tmp_path / "cut")
+    assert written.notes == ()
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "cut")
+    assert again("cut it")["input_ids"] == [1, 2]
+    generation = transformers.GenerationConfig.from_pretrained(tmp_path / "cut")
+    assert (generation.max_new_tokens, generation.repetition_penalty) == (7, 1.5)
+
+
+def test_a_model_that_came_from_nowhere_is_told_to_have_no_tokenizer(llama, tmp_path):
+    llama.config.name_or_path = "some/repository-that-is-not-cached"
+    assert "holds none here" in write_folder(llama, tmp_path / "one").notes[0]
+    llama.config.name_or_path = ""
+    assert "loaded from nowhere" in write_folder(llama, tmp_path / "two").notes[0]

@@ -3,16 +3,18 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.domains.transformers.folder import auto_classes, write_folder
-from secateur.domains.transformers.gguf_file import write_gguf
+from secateur.domains.transformers.folder import auto_classes, require_folder, write_folder
+from secateur.domains.transformers.gguf_file import require_gguf, write_gguf
 from secateur.domains.transformers.read_folder import generate
 from secateur.domains.transformers.remote import kind_of
 from secateur.exports.format import ExportSubject, Format, formats
+from secateur.exports.program import reason
 
 _PROMPT = 6
 _NEW = {"max_new_tokens": 5, "min_new_tokens": 5, "pad_token_id": 0}
@@ -24,18 +26,34 @@ _OPTIONS: Sequence[Mapping[str, Any]] = (
 """With and without the cache, and by beams; all for a batch."""
 
 
+_known: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()
+"""What the models being written generate, as the reader is given it."""
+
+
 def _write(subject: ExportSubject, path: Path) -> Sequence[str]:
-    return write_folder(subject.model, path).notes
+    written = write_folder(subject.model, path)
+    _known[subject.model], failures = _generated(subject.model, subject.example_inputs)
+    return [*written.notes, *failures]
 
 
 def _about(subject: ExportSubject) -> Mapping[str, Any]:
     """Which class opens the folder, and what the model generates from the tokens of its example."""
     model: Any = subject.model
     is_remote = hasattr(model.config, "cut_shapes")
-    kind = next(auto_classes(model)) if is_remote else kind_of(model).__name__
-    prompts = _prompts(model, subject.example_inputs)
-    generated = [(prompts, options, generate(model, prompts, options)) for options in _OPTIONS if prompts]
-    return {"kind": kind, "is_remote": is_remote, "generated": generated}
+    kind = auto_classes(model)[0] if is_remote else kind_of(model).__name__
+    return {"kind": kind, "is_remote": is_remote, "generated": _known[model]}
+
+
+def _generated(model: Any, example_inputs: Any) -> tuple[list[Any], list[str]]:
+    """Calls of `generate` with the tokens that come out, and those that the model does not survive itself."""
+    prompts, found, failures = _prompts(model, example_inputs), [], []
+    for options in _OPTIONS if prompts else ():
+        try:
+            found.append((prompts, options, generate(model, prompts, options)))
+        except Exception as error:  # noqa: BLE001 - T5 with fewer encoder than decoder layers does, uncut as well
+            told = ", ".join(f"{name}={options[name]}" for name in options if name not in _NEW)
+            failures.append(f"generate({told}) fails with this model, in memory as well: {reason(error)}")
+    return found, failures
 
 
 def _prompts(model: Any, example_inputs: Any) -> list[list[int]]:
@@ -59,6 +77,7 @@ formats.add(
         reader=Path(__file__).with_name("read_folder.py"),
         extra="language",
         about=_about,
+        require=require_folder,
     ),
 )
 formats.add(
@@ -70,5 +89,6 @@ formats.add(
         reader=Path(__file__).with_name("read_gguf.py"),
         extra="gguf",
         outputs=1,
+        require=require_gguf,
     ),
 )

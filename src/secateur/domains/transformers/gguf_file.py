@@ -65,6 +65,28 @@ def write_gguf(model: nn.Module, path: Path) -> Sequence[str]:
     return [*notes, *_k_quants(widths)]
 
 
+def require_gguf(model: nn.Module, uniform: bool) -> None:
+    """Refuse a model that llama.cpp does not compute, or only of one width, before it is cut.
+
+    Args:
+        model: A model of transformers, uncut.
+        uniform: It will be cut to one width.
+
+    Raises:
+        ExportError: It is such a model; with the request that would fit.
+        MissingExtraError: gguf is not installed.
+    """
+    pretrained = require_pretrained(model)
+    with extra("gguf", "GGUF files"):
+        import gguf  # noqa: F401
+    head = int(_layers(pretrained)[0].self_attn.head_dim)
+    _require_alike(pretrained, head)
+    _factors(pretrained, head)
+    if pretrained.config.model_type == _QWEN3 and not uniform:
+        what = "llama.cpp's qwen3 has one width for all layers"
+        raise ExportError(what, do="prune with uniform=True, or export it with format='hf'")
+
+
 def _layers(model: Any) -> Sequence[Any]:
     if model.config.model_type not in (*_LLAMA, _QWEN3) or not hasattr(model, "lm_head"):
         raise ExportError(

@@ -1,11 +1,14 @@
 """Remote code: a class of a few lines beside the weights, for widths that no config says.
 
-    config.json    auto_map -> modeling_cut.CutLlamaForCausalLM;  cut_shapes, cut_values
+    config.json        auto_map -> modeling_cut.CutLlamaForCausalLM;  cut_shapes, cut_values
     modeling_cut.py    builds the class of transformers, gives its tensors the shapes, its parts the values
+                       and, where a cut had to correct methods, the corrected ones
 
 `from_pretrained(folder, trust_remote_code=True)` builds on the meta device: uncut tensors take no memory.
 """
 
+import inspect
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,29 +18,33 @@ from secateur.architecture import tensor_shapes, unsaved_names
 from secateur.configs.maker import Maker
 from secateur.configs.records import is_plain, leaves_of, records_of
 from secateur.errors import ExportError
+from secateur.exports import rebuild
+from secateur.exports.methods import Methods, numbers_of
 
-CODE = '''"""{kind} of transformers with the widths that config.json lists. It needs transformers alone."""
+_CODE = '''"""{kind} of transformers with the widths that config.json lists. It needs transformers alone."""
+
+from __future__ import annotations
 
 import copy
-
+{imports}
 import torch
 from torch import nn
 from transformers import {kind}
 
-
+{methods}
 class Cut{kind}({kind}):
     """Gives tensors the shapes of `config.cut_shapes`, and parts the values of `config.cut_values`."""
 
     def __init__(self, config):
         super().__init__(config)
-        for name, shape in config.cut_shapes.items():
+        for name, shape in getattr(config, "cut_shapes", {{}}).items():
             part, _, leaf = name.rpartition(".")
             part = self.get_submodule(part)
             old = getattr(part, leaf)
             new = torch.empty(shape, dtype=old.dtype, device=old.device)
             is_parameter = isinstance(old, nn.Parameter)
             setattr(part, leaf, nn.Parameter(new, old.requires_grad) if is_parameter else new)
-        for name, values in config.cut_values.items():
+        for name, values in getattr(config, "cut_values", {{}}).items():
             part = self.get_submodule(name)
             for path, value in values.items():
                 held, (*outer, last) = part, path.split(".")
@@ -45,15 +52,64 @@ class Cut{kind}({kind}):
                     setattr(held, field, copy.copy(getattr(held, field)))
                     held = getattr(held, field)
                 setattr(held, last, tuple(value) if isinstance(getattr(held, last, None), tuple) else value)
-        self.tie_weights()
+{follow}        self.tie_weights()
 '''
+_IMPORTS = """import importlib
+import inspect
+from types import CellType, FunctionType
+from typing import Any
+"""
+_FOLLOW = """        for name, steps in METHODS.items():
+            for step in steps:
+                _derive(self.get_submodule(name), step)
+"""
 MODULE = "modeling_cut"
 
 
+def code_of(model: Any) -> str:
+    """The class that builds a cut model, as Python."""
+    kind, writer = kind_of(model).__name__, Methods()
+    for name, module in model.named_modules():
+        writer.add(name, module)
+    if not writer.texts:
+        return _CODE.format(kind=kind, imports="", methods="", follow="")
+    needed: tuple[Any, ...] = (rebuild._derive, rebuild._find, rebuild._inside, rebuild._as, rebuild._nothing)
+    parts = [*writer.texts.values(), f"METHODS = {writer.table()}\n", *map(inspect.getsource, needed)]
+    methods = "\n" + "\n\n".join(parts) + "\n"
+    return _CODE.format(kind=kind, imports=_IMPORTS, methods=methods, follow=_FOLLOW)
+
+
 def kind_of(module: nn.Module) -> type:
-    """The class that a module has in its own library: corrected code is a class on top of it."""
-    first: type = getattr(type(module), "_pruned_from", (type(module),))[0]
-    return first
+    """The class that a module has in transformers: corrected code and remote code are classes on top of it.
+
+    Raises:
+        ExportError: It has none in transformers.
+    """
+    kinds = type(module).__mro__
+    own = next((kind for kind in kinds if kind.__module__.startswith("transformers.")), None)
+    first: type = getattr(kinds[0], "_pruned_from", kinds)[0]
+    if own is None or (first is not own and not opened_from_code(module)):
+        do = "export a model of a class of transformers, or choose another format"
+        raise ExportError(f"{first.__name__} is no class of transformers, which could not read it", do=do)
+    return own
+
+
+def opened_from_code(module: nn.Module) -> type | None:
+    """The class beside the weights that a model was opened with, if it was."""
+    kinds = (kind for kind in type(module).__mro__ if kind.__module__.startswith("transformers_modules."))
+    return next((kind for kind in kinds if kind.__module__.endswith(f".{MODULE}")), None)
+
+
+def require_own_code(model: nn.Module) -> None:
+    """Refuse to cut a model once more that was opened from a folder with corrected methods.
+
+    Raises:
+        ExportError: It was.
+    """
+    home = sys.modules[(opened_from_code(model) or type(model)).__module__]
+    if getattr(home, "METHODS", None):
+        what = f"{type(model).__name__} was opened from a folder with corrected code, and was cut again"
+        raise ExportError(what, do="cut the model that the folder was made of, or keep this one with sc.save")
 
 
 def differences(model: Any) -> tuple[dict[str, list[int]], dict[str, dict[str, Any]]]:
@@ -87,6 +143,7 @@ def differences(model: Any) -> tuple[dict[str, list[int]], dict[str, dict[str, A
 def _values(part: nn.Module, made: nn.Module, name: str) -> Iterator[tuple[str, Any]]:
     """The plain attributes of a part that differ, and the fields of the config that it holds."""
     other = made.get_submodule(name)
+    yield from numbers_of(part).items()
     for attribute, value in vars(part).items():
         is_told = attribute != "training" and not attribute.startswith("_") and is_plain(value)
         if is_told and vars(other).get(attribute, value) != value:
@@ -102,17 +159,10 @@ def require_sayable(model: Any, shapes: dict[str, list[int]]) -> None:
     """Refuse a cut that shapes and values do not tell.
 
     Raises:
-        ExportError: Buffers that no file holds were cut, or code was corrected.
+        ExportError: Buffers that no file holds were cut.
     """
     lost = [name for name in unsaved_names(model) if name in shapes]
     do = "prune with uniform=True, which leaves such axes whole, or protect it"
     if lost:
         what = f"{lost[0]} lost positions, and transformers computes it anew from the config"
         raise ExportError(what, ["it is no part of the saved weights"], do)
-    corrected = [(name, part) for name, part in model.named_modules() if hasattr(type(part), "_pruned_from")]
-    for name, part in corrected[:1]:
-        raise ExportError(
-            f"the code of {name or 'the model'} ({type(part).__name__}) was corrected to follow the cut",
-            ["transformers would run its own code"],
-            do,
-        )
