@@ -5,6 +5,7 @@ Substrate (measured over 288 models, docs/decisions/0003-capture.md): a `TorchDi
 first: no memory, no arithmetic. Real tensors where a model looks at numbers.
 """
 
+import importlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -24,7 +25,6 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -41,10 +41,11 @@ from secateur.capture.unwrap import modules_in_python
 from secateur.errors import CaptureError, RequestError, SecateurError
 from secateur.graph.node import Graph, Node, Ref, Value
 
-_LOOKS_AT_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
 _TORCH_FOLDER = str(Path(torch.__file__).parent) + "/"
 _OWN_FOLDER = str(Path(__file__).parents[1]) + "/"
 _ATEN = torch.ops.aten
+_SYMBOLS = "torch.fx.experimental.symbolic_shapes"
+"""Imports sympy, which costs a fifth of PyTorch; only numbers as symbols need it."""
 
 
 def capture(
@@ -87,7 +88,7 @@ def capture(
             return graph
         if isinstance(error, SecateurError):
             raise error
-        if failure is None or not isinstance(error, _LOOKS_AT_NUMBERS):
+        if failure is None or not _looked_at_numbers(error):
             failure = error
     assert failure is not None, "every attempt returned or failed"
     context = [*_shapes_of(example_inputs), *getattr(failure, "__notes__", ())]
@@ -103,6 +104,14 @@ def capture(
         context,
         "pass inputs that model(*inputs) accepts in eval mode, or mend what the line above names",
     ) from failure
+
+
+def _looked_at_numbers(error: Exception) -> bool:
+    """Whether a run on tensors without numbers ended where the model asked for some."""
+    if isinstance(error, (DataDependentOutputException, DynamicOutputShapeException)):
+        return True
+    symbols = sys.modules.get(_SYMBOLS)  # an error of a module that nobody imported is none of its
+    return symbols is not None and isinstance(error, symbols.GuardOnDataDependentSymNode)
 
 
 def _runs_plainly(model: nn.Module, example_inputs: Any) -> bool:
@@ -195,7 +204,7 @@ def _record(
     model: nn.Module, example_inputs: Any, asked: _Asked
 ) -> tuple[Graph, Exception | None, list["ref[Tensor]"]]:
     substrate, seed, state = asked.substrate, asked.moment.seed, asked.state
-    shape_env = ShapeEnv() if substrate == "symbolic" else None
+    shape_env = importlib.import_module(_SYMBOLS).ShapeEnv() if substrate == "symbolic" else None
     fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shape_env) if substrate != "real" else None
     held = shadow(model, fake).train(asked.training)
     recorder = asked.make(held)
