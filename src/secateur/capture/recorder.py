@@ -26,11 +26,17 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.utils._mode_utils import no_dispatch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.capture.caches import drop_frames, forget, start_afresh
 from secateur.capture.inputs import as_call, map_inputs, require_tensors
-from secateur.capture.operators import is_pointwise, is_recorded, operator_name, schema_arguments
+from secateur.capture.modes import Mode, fake_mode
+from secateur.capture.operators import (
+    is_mutable,
+    is_pointwise,
+    is_recorded,
+    operator_name,
+    schema_arguments,
+)
 from secateur.capture.outside import outside_kept
 from secateur.capture.randomness import OwnNumbers, draw, is_seeded, seed_of
 from secateur.capture.shadow import attributes_of, own_inputs, shadow
@@ -204,8 +210,10 @@ def _record(
     model: nn.Module, example_inputs: Any, asked: _Asked
 ) -> tuple[Graph, Exception | None, list["ref[Tensor]"]]:
     substrate, seed, state = asked.substrate, asked.moment.seed, asked.state
-    shape_env = importlib.import_module(_SYMBOLS).ShapeEnv() if substrate == "symbolic" else None
-    fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shape_env) if substrate != "real" else None
+    fake = None if substrate == "real" else fake_mode()
+    if substrate == "symbolic":
+        symbols = importlib.import_module(_SYMBOLS).ShapeEnv()
+        fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=symbols)
     held = shadow(model, fake).train(asked.training)
     recorder = asked.make(held)
     recorder.seed = seed if fake is None else None
@@ -241,7 +249,7 @@ def _record(
     return graph, failure, recorder.made
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(Mode):
     """Records every dispatched operator call; also keeps the stack of running modules.
 
     An operator that runs Python of the model (`cond`, `flex_attention`) is one node: its inside is not seen.
@@ -324,7 +332,7 @@ class Recorder(TorchDispatchMode):
         named = {name: self._argument(value) for name, value in schema_arguments(func, args, kwargs)}
         self._note_written(func, named)
         output = self._run(func, args, kwargs)
-        if getattr(getattr(func, "_schema", None), "is_mutable", True):
+        if is_mutable(func):
             self._mutating.add(len(self.nodes))
         outputs = output if isinstance(output, (tuple, list)) else (output,)
         flat = [part for item in outputs for part in (item if isinstance(item, (tuple, list)) else (item,))]
@@ -357,8 +365,8 @@ class Recorder(TorchDispatchMode):
     def _note_written(self, func: Any, named: dict[str, Any]) -> None:
         """Whether an operator writes into a parameter or a buffer."""
         first = next(iter(named.values()), None)
-        is_mutable = not isinstance(func, HigherOrderOperator) and func._schema.is_mutable
-        if is_mutable and isinstance(first, Ref):
+        writes = not isinstance(func, HigherOrderOperator) and is_mutable(func)
+        if writes and isinstance(first, Ref):
             self.has_written |= self.values[first.value].kind in ("parameter", "buffer")
 
     def _drawn(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], seed: int) -> Any:
