@@ -268,7 +268,7 @@ class Recorder(Mode):
         self._alive: list[Tensor] = []
         self.made: list[ref[Tensor]] = []
         self._stack: list[str] = []
-        self._external: dict[CodeType, bool] = {}
+        self._files: dict[CodeType, str] = {}
         self._written: set[int] = set()
         self._mutating: set[int] = set()
         self._by_memory: dict[tuple[Any, ...], int] = {}
@@ -415,15 +415,11 @@ class Recorder(Mode):
         frame = sys._getframe(2)
         while frame is not None:
             code = frame.f_code
-            external = self._external.get(code)
-            if external is None:
-                name = code.co_filename
-                external = (
-                    not name.startswith((_TORCH_FOLDER, _OWN_FOLDER, "<frozen")) and "contextlib" not in name
-                )
-                self._external[code] = external
-            if external:
-                return f"{'/'.join(Path(code.co_filename).parts[-2:])}:{frame.f_lineno}"
+            file = self._files.get(code)
+            if file is None:
+                file = self._files[code] = _file_of_user(code.co_filename)
+            if file:
+                return f"{file}:{frame.f_lineno}"
             frame = frame.f_back  # type: ignore[assignment]
         return ""
 
@@ -457,6 +453,13 @@ class Recorder(Mode):
             else:
                 unused.add(node.index)
         return frozenset(unused)
+
+
+def _file_of_user(name: str) -> str:
+    """The file of some code, with its folder; empty for PyTorch's, Python's and ours."""
+    if name.startswith((_TORCH_FOLDER, _OWN_FOLDER, "<frozen")) or "contextlib" in name:
+        return ""
+    return "/".join(Path(name).parts[-2:])
 
 
 def held_elsewhere(tensors: Sequence[Tensor]) -> Iterator[int]:
