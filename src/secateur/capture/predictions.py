@@ -128,23 +128,41 @@ def _written(x: Tensor, *operands: Any, **options: Any) -> Tensor | None:
         return None
     if any(isinstance(value, (Tensor, complex)) for value in options.values()):
         return None
-    if not x.is_contiguous():  # several of its positions may be one
+    is_dense = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    if not is_dense:  # several of its positions may be one
         return None
     return None if fake_of(tensors, contiguous=False, one_type=True) is None else x
 
 
 def _dropped(x: Tensor, p: float, train: bool) -> Tensor | None:
-    """What dropout makes of a tensor: in eval mode itself."""
+    """What dropout makes of a tensor: itself where nothing is dropped."""
     if not 0 <= p <= 1 or not isinstance(x, FakeTensor):
         return None
-    if not train:
+    if not train or not p:
         return x
-    return _made(x.shape, [x]) if p and x.numel() and x.is_floating_point() else None
+    return _made(x.shape, [x]) if x.numel() and x.is_floating_point() else None
 
 
 def _cast(x: Tensor, dtype: torch.dtype, *options: Any, **more: Any) -> Tensor | None:
     """What `to` makes of a tensor that has the type already: itself."""
     return x if x.dtype is dtype and not options and not more and isinstance(x, FakeTensor) else None
+
+
+def _placed(
+    x: Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: torch.device | None = None,
+    copy: bool = False,
+    memory_format: torch.memory_format | None = None,
+    **options: Any,
+) -> Tensor | None:
+    """What `to` makes of a tensor that is there already, of that type: itself."""
+    if copy or not isinstance(x, FakeTensor) or memory_format not in (None, torch.preserve_format):
+        return None
+    is_there = dtype in (None, x.dtype) and layout in (None, x.layout) and device in (None, x.device)
+    return x if is_there else None
 
 
 def _dense(x: Tensor, *options: Any, **more: Any) -> Tensor | None:
@@ -191,6 +209,15 @@ def _multiplied(a: Tensor, b: Tensor) -> Tensor | None:
     if a.dim() < 2 or a.dim() != b.dim() or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
         return None
     return _made((*a.shape[:-1], b.shape[-1]), [a, b])
+
+
+def _added_product(bias: Tensor, a: Tensor, b: Tensor, **options: Any) -> Tensor | None:
+    """What `addmm` makes of a row and two matrices."""
+    if not (bias.dim() == 1 and a.dim() == b.dim() == 2) or a.shape[1] != b.shape[0]:
+        return None
+    if bias.shape != b.shape[1:] or any(isinstance(value, complex) for value in options.values()):
+        return None
+    return _made((a.shape[0], b.shape[1]), [bias, a, b], contiguous=False)
 
 
 def _convolved(
@@ -308,6 +335,7 @@ PREDICTIONS: dict[Any, Callable[..., Tensor | None]] = {
         {_ATEN._grouped_mm.default: _grouped} if hasattr(_ATEN, "_grouped_mm") else {}
     ),  # not before PyTorch 2.8
     _ATEN.adaptive_avg_pool2d.default: _pooled_to,
+    _ATEN.addmm.default: _added_product,
     _ATEN.avg_pool2d.default: _averaged,
     _ATEN.batch_norm.default: _batch_normalised,
     _ATEN.bmm.default: _multiplied,
@@ -324,6 +352,7 @@ PREDICTIONS: dict[Any, Callable[..., Tensor | None]] = {
     _ATEN.max_pool2d.default: _pooled,
     _ATEN.mean.dim: _mean,
     _ATEN.to.dtype: _cast,
+    _ATEN.to.dtype_layout: _placed,
     **dict.fromkeys(_ARITHMETIC, _combined),
     **dict.fromkeys(_IN_PLACE, _written),
 }

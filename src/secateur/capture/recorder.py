@@ -328,7 +328,7 @@ class Recorder(Mode):
         """Run the operator and write it down."""
         kwargs = kwargs or {}
         if not is_recorded(func):
-            return self._alias(func(*args, **kwargs), args)
+            return self._alias(run(func, args, kwargs), args)
         named = {name: self._argument(value) for name, value in schema_arguments(func, args, kwargs)}
         self._note_written(func, named)
         output = self._run(func, args, kwargs)

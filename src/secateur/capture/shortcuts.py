@@ -22,6 +22,8 @@ _VIEWS = {
     getattr(getattr(_ATEN, name), overload)
     for name, overload in (
         ("chunk", "default"),
+        ("detach", "default"),
+        ("expand", "default"),
         ("flatten", "using_ints"),
         ("permute", "default"),
         ("reshape", "default"),
@@ -46,6 +48,9 @@ _KERNELS = {
 } | {_ATEN.softmax.int}
 """Operators that make a new tensor, laid out on meta tensors as on any device if all are contiguous."""
 
+_DEVICE = torch.ops.prim.device.default
+"""What PyTorch asks of a fake tensor wherever C++ needs its device."""
+
 _SMALL = 64
 """Elements up to which a constant is computed with its numbers."""
 
@@ -56,6 +61,8 @@ def run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         # torch.tensor(..., device="meta") detaches what it made before the fake mode has seen it
         with no_dispatch():
             return func(*args)
+    if func is _DEVICE and isinstance(args[0], FakeTensor):
+        return args[0].device
     predict = PREDICTIONS.get(func)
     is_known = predict is not None or func in _VIEWS or func in _KERNELS
     leaves = operands(func, args, kwargs) if is_known else []
