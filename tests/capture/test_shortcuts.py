@@ -1,5 +1,7 @@
 """Short ways of the recorder predict what the operators themselves give."""
 
+import random
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.capture import capture, shortcuts
+from secateur.capture.strides import strides_of
 from secateur.errors import CaptureError
 
 
@@ -144,6 +147,12 @@ CALLS = {
     "mean of all": lambda x, y: x.mean(),
     "embedding": lambda x, y: F.embedding(torch.tensor([[1, 0, 2]]), y[0, 0]),
     "embedding of a transpose": lambda x, y: F.embedding(torch.tensor([1, 0]), y[0, 0].t()),
+    "sum of a transpose and a contiguous": lambda x, y: x.transpose(1, 3) + y[:, :1, :1, :1],
+    "product of a row and channels last": lambda x, y: (
+        y[0, :, :1, :1] * x.to(memory_format=torch.channels_last)
+    ),
+    "neg of a slice": lambda x, y: -x.transpose(1, 2)[..., 2:],
+    "add in place to channels last": lambda x, y: x.to(memory_format=torch.channels_last).add_(y),
     "addmm": lambda x, y: torch.addmm(y[0, 0, 0], x[0, 0], y[0, 0].t() @ y[0, 0]),
     "addmm of a transpose": lambda x, y: torch.addmm(y[0, 0, :, 0], x[0, 0], y[0, 0].t()),
     "addmm of matrices": lambda x, y: torch.addmm(y[0, 0], x[0, 0, :, :4], y[0, 0], beta=2),
@@ -166,6 +175,32 @@ CALLS = {
     "dense of a transpose": lambda x, y: x.transpose(1, 2).contiguous(),
     "dense in channels last": lambda x, y: x.contiguous(memory_format=torch.channels_last),
 }
+
+
+def scattered(numbers, shape):
+    """A tensor that can be broadcast to a shape, its dims in any order, with gaps and repeats in memory."""
+    sizes = [1 if numbers.random() < 0.2 else size for size in shape]
+    sizes = sizes[numbers.choice([0, 0, 0, 1, len(sizes)]) :]
+    order = numbers.sample(range(len(sizes)), len(sizes))
+    tensor = torch.zeros([sizes[at] * numbers.choice([1, 1, 2]) for at in order])
+    for dim, at in enumerate(order):
+        step = numbers.choice([1, tensor.shape[dim] // sizes[at]])
+        tensor = tensor[(slice(None),) * dim + (slice(0, sizes[at] * step, step),)]
+    tensor = tensor.permute([order.index(at) for at in range(len(sizes))])
+    return tensor.expand(shape) if numbers.random() < 0.1 else tensor
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_element_wise_results_are_laid_out_as_tensor_iterator_does(seed):
+    numbers, seen = random.Random(seed), 0
+    for _ in range(200):
+        shape = [numbers.choice([1, 1, 2, 3, 4]) for _ in range(numbers.randint(1, 5))]
+        tensors = [scattered(numbers, shape) for _ in range(numbers.randint(1, 3))]
+        if not all(tensor.is_contiguous() for tensor in tensors):
+            call = (torch.neg, torch.add, torch.addcmul)[len(tensors) - 1]
+            real, seen = call(*tensors), seen + 1
+            assert tuple(strides_of(real.shape, tensors)) == real.stride(), [one.stride() for one in tensors]
+    assert seen > 50
 
 
 class ShortWays(TorchDispatchMode):

@@ -16,6 +16,8 @@ from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
 
+from secateur.capture.strides import Sizes, is_dense, strides_of
+
 _ATEN = torch.ops.aten
 
 _ARITHMETIC = {
@@ -40,8 +42,6 @@ _IN_PLACE = {
     )
 }
 """Operators that write their result into the first operand."""
-
-Sizes = Sequence[int]
 
 
 def fake_of(
@@ -110,8 +110,16 @@ def _combined(*operands: Any, **options: Any) -> Tensor | None:
             shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
         except RuntimeError:
             return None
-    has_complex = any(isinstance(operand, complex) for operand in operands)
-    return None if has_complex else _made(shape, tensors)
+    if any(isinstance(operand, complex) for operand in operands):
+        return None
+    if all(tensor.is_contiguous() for tensor in tensors):
+        return _made(shape, tensors)
+    known = fake_of(tensors, contiguous=False, one_type=True)
+    if known is None or 0 in shape:
+        return None
+    with no_dispatch():
+        made = torch.empty_strided(shape, strides_of(shape, tensors), dtype=tensors[0].dtype, device="meta")
+    return FakeTensor(known[0], made, known[1])
 
 
 def _written(x: Tensor, *operands: Any, **options: Any) -> Tensor | None:
@@ -128,8 +136,7 @@ def _written(x: Tensor, *operands: Any, **options: Any) -> Tensor | None:
         return None
     if any(isinstance(value, (Tensor, complex)) for value in options.values()):
         return None
-    is_dense = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
-    if not is_dense:  # several of its positions may be one
+    if not is_dense(x):  # several of its positions may be one
         return None
     return None if fake_of(tensors, contiguous=False, one_type=True) is None else x
 
