@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.table import Table
-
 from secateur.plans.plan import Account, Plan, Why
 from secateur.result import Result
+from secateur.rich import Table
 from secateur.select import budget_of
 from secateur.tables import printed
 

@@ -4,7 +4,7 @@ model, example -> capture -> couple -> score -> select -> plan -> cut -> check -
 """
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,12 @@ from secateur.asking import Ask, Filled, PlanWords, Words, takes
 from secateur.capture.batches import Samples, batches
 from secateur.capture.layouts import layout_note
 from secateur.capture.meta import is_on_meta, require_values
-from secateur.capture.state import returned
 from secateur.capture.unwrap import unwrap, warn_of_compiled
 from secateur.configs.uniform import uniform
 from secateur.costs import Cost, cost_of
 from secateur.coupling import Groups, Recorded, couple_graph, on_any_substrate
-from secateur.coupling.protect import Protected, protected_names
+from secateur.coupling.model import couple
+from secateur.coupling.protect import protected_names
 from secateur.errors import EmptyCutError, NoEffectWarning
 from secateur.plans.memory import remember
 from secateur.plans.plan import Account, Plan, make_plan
@@ -36,47 +36,6 @@ from secateur.settle import Attempt, Settler
 from secateur.timing import Timing, Tries
 from secateur.write.experts import joined_experts
 from secateur.write.shards import open_shards
-
-
-def couple(
-    model: nn.Module,
-    example_inputs: Any,
-    protect: Protected | Sequence[Protected] = (),
-    axes: str = "heads",
-    state: Collection[str] | None = None,
-    outputs: Collection[str | int] | None = None,
-) -> Groups:
-    """Find which channels belong together.
-
-    Args:
-        model: Any module; not changed.
-        example_inputs: A tensor, a tuple of positional inputs or a dict of keyword inputs.
-        protect: What must keep its shapes: patterns of module or parameter names, modules or parameters.
-        axes: Where two axes multiply, such as heads and their width, what is cut: "heads" (whole blocks),
-            "widths" (inside each block) or "both".
-        state: Names of what the model returns only to be given back at its next call, such as a cache: keys
-            of a dict, fields of a dataclass, positions in a tuple. All else that it returns keeps its shape.
-            None finds them: a container under the name of an optional parameter of `forward`, which a second
-            call reads, of the model itself or of one inside that hands it on.
-        outputs: What counts of what the model returns: keys of a dict, fields of a dataclass, positions. The
-            widths of all else may change. None: all that is no state counts.
-
-    Returns:
-        The groups; printing them shows group, size, members, and what is protected and why.
-
-    Raises:
-        CaptureError: The model cannot be run on these inputs.
-        RequestError: A pattern fits nothing, or an output is named that the model does not return.
-
-    Example:
-        >>> import torch
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
-        >>> [(group.name, group.size, group.reason) for group in couple(model, torch.zeros(1, 3, 8, 8))]
-        [('0', 8, None), ('0#2', 3, 'model input'), ('2', 4, 'model output')]
-    """
-    inner = unwrap(model)
-    recorded = Recorded.of(inner, example_inputs, state=returned(state, outputs))
-    return recorded.couple(protected_names(inner, protect), axes=axes)
 
 
 def measure(model: nn.Module, example_inputs: Any) -> Cost:

@@ -6,13 +6,14 @@ from secateur.bridge import plan_from_masks
 from secateur.checking import check
 from secateur.costs import Cost, Latency, latency
 from secateur.coupling import Group, Groups
+from secateur.coupling.model import couple
 from secateur.depth import Dropped, drop_blocks
 from secateur.explanation import Explanation, explain
 from secateur.exports import Exported, export
 from secateur.iterative import iterate
 from secateur.optimizers import carry
 from secateur.pairing import pair
-from secateur.pipeline import couple, measure, prune
+from secateur.pipeline import measure, prune
 from secateur.pipeline import plan_model as plan
 from secateur.plans.plan import Plan
 from secateur.proof import Verdict

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
 from secateur.architecture import tensor_shapes
@@ -28,6 +27,7 @@ from secateur.recovery import choose as choose_steps
 from secateur.recovery import recover as run_recovery
 from secateur.recovery import table as recovery_table
 from secateur.recovery.step import steps as registered
+from secateur.rich import Table
 from secateur.tables import printed
 from secateur.write.checkpoint import require_same_model, save_model
 

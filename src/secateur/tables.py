@@ -2,8 +2,7 @@
 
 import io
 
-from rich.console import Console
-from rich.table import Table
+from secateur.rich import Console, Table
 
 
 def printed(table: Table, width: int = 110) -> str:

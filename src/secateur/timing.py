@@ -27,8 +27,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from torch import nn
 
 from secateur.capture import as_call
@@ -47,6 +45,7 @@ from secateur.costs.meter import CostMeter
 from secateur.costs.stopwatch import latency_in_turn, quiet, untouching
 from secateur.coupling import Groups
 from secateur.errors import RequestError, SecateurError
+from secateur.rich import BarColumn, Console, Progress, TextColumn
 from secateur.select import Budget
 from secateur.settle import Attempt
 from secateur.write.atomic import atomic_write

@@ -1,5 +1,6 @@
 """A copy of a module runs its own tensors, whatever way the original's `forward` came to them."""
 
+import copy
 import functools
 import types
 
@@ -214,3 +215,49 @@ def test_what_cannot_be_copied_is_named() -> None:
     model.seen = (value for value in ())
     with pytest.raises(CaptureError, match=r"cannot be copied[\s\S]*model\.seen"):
         copy_module(model)
+
+
+class Entangled(nn.Module):
+    """Holds its tensors in all the ways in which they may hang together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        memory = torch.arange(12.0)
+        self.layers = nn.ModuleList(
+            [nn.Conv2d(3, 4, 1), nn.Softmax(1), nn.MultiheadAttention(4, 2), nn.ReLU()]
+        )
+        self.layers.append(self.layers[0])
+        self.register_buffer("whole", memory)
+        self.register_buffer("row", memory[4:8])
+        self.register_buffer("same", self.whole)
+        self.register_buffer("turned", torch.arange(6.0).view(2, 3).t())
+        self.register_buffer("count", torch.tensor(3))
+        self.register_buffer("none", None)
+        self.register_buffer("noted", torch.ones(2))
+        self.noted.note = ["kept"]
+        self.tied = self.layers[0].weight
+        self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
+        self.table = self._buffers
+        self.pair = (1, (2, self.whole))
+        del self.layers[0].padding_mode
+
+
+def test_a_copy_holds_together_as_a_deep_copy_does() -> None:
+    model = Entangled()
+    for copied in (copy_module(model), copy.deepcopy(model)):
+        first, second = copied.layers[0], copied.layers[4]
+        assert first is second
+        assert first is not model.layers[0]
+        assert copied.tied is first.weight
+        assert copied.same is copied.whole
+        assert copied.pair[1][1] is copied.whole
+        assert copied.table is copied._buffers
+        assert copied.row.untyped_storage().data_ptr() == copied.whole.untyped_storage().data_ptr()
+        assert (copied.row.storage_offset(), copied.turned.stride()) == (4, (1, 3))
+        assert copied.noted.note == ["kept"]
+        assert copied.noted.note is not model.noted.note
+        assert not copied.frozen.requires_grad
+        assert first.padding_mode == "zeros"  # what an old file lacks
+        for (name, one), two in zip(model.state_dict().items(), copied.state_dict().values(), strict=True):
+            assert torch.equal(one, two), name
+            assert one.data_ptr() != two.data_ptr(), name

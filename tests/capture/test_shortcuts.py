@@ -1,5 +1,7 @@
 """Short ways of the recorder predict what the operators themselves give."""
 
+import random
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.capture import capture, shortcuts
+from secateur.capture.strides import strides_of
 from secateur.errors import CaptureError
 
 
@@ -108,7 +111,96 @@ CALLS = {
     "pieces": lambda x, y: [*x.chunk(2, 1), *x.unbind(0), *x.split([1, 3], 2), *x.tensor_split([2], 3)],
     "slices": lambda x, y: x[:, 1:, ::2].permute(3, 0, 1, 2).squeeze(1),
     "unflatten": lambda x, y: x.unflatten(2, (2, 2)),
+    "conv with strides": lambda x, y: F.conv2d(x, y[:, :, :2, :3].contiguous(), None, (2, 1), (1, 2), (1, 2)),
+    "conv of groups": lambda x, y: F.conv2d(x, y[:, :1].reshape(2, 1, 4, 5)[[0, 1, 0]], groups=3),
+    "conv of one pixel": lambda x, y: F.conv2d(x[:, :, :1, :1].contiguous(), y[:, :, :1, :1].contiguous()),
+    "conv of one channel": lambda x, y: F.conv2d(x[:, :1].contiguous(), y[:, :1, :2, :2].contiguous()),
+    "conv padded by a word": lambda x, y: F.conv2d(x, y[:, :, :3, :3].contiguous(), padding="same"),
+    "conv of a picture": lambda x, y: F.conv2d(x[0], y[:, :, :2, :2].contiguous()),
+    "conv of one dim": lambda x, y: F.conv1d(x[0], y[0, :, :, :2].contiguous(), stride=2, padding=3),
+    "conv of three dims": lambda x, y: F.conv3d(x[None], y[None, :, :2, :2, :2].contiguous()),
+    "relu in place": lambda x, y: x.mul(1).relu_(),
+    "hardtanh in place": lambda x, y: F.hardtanh(x * 1, 0, 6, inplace=True),
+    "silu in place on a transpose": lambda x, y: F.silu(x.mul(1).transpose(1, 3), inplace=True),
+    "add in place": lambda x, y: x.mul(1).add_(y, alpha=2),
+    "add of a row in place": lambda x, y: x.mul(1).add_(y[0]),
+    "add of a number in place": lambda x, y: x.mul(1).add_(3),
+    "add of doubles in place": lambda x, y: x.mul(1).add_(y.double()),
+    "mul in place of integers": lambda x, y: x.long().mul_(2),
+    "max pool": lambda x, y: F.max_pool2d(x, 3, 2, 1),
+    "max pool, rounded up": lambda x, y: F.max_pool2d(x, 2, 2, ceil_mode=True),
+    "max pool of a wide window": lambda x, y: F.max_pool2d(
+        x, (2, 3), stride=(1, 2), padding=(1, 1), dilation=(2, 1)
+    ),
+    "max pool of channels last": lambda x, y: F.max_pool2d(x.to(memory_format=torch.channels_last), 2),
+    "max pool of a picture": lambda x, y: F.max_pool2d(x[0], 2),
+    "average pool": lambda x, y: F.avg_pool2d(x, 2, count_include_pad=False),
+    "average pool, rounded up": lambda x, y: F.avg_pool2d(x, 3, 2, 1, True),
+    "average pool by a divisor": lambda x, y: F.avg_pool2d(x, 2, 1, divisor_override=3),
+    "adaptive pool": lambda x, y: F.adaptive_avg_pool2d(x, (3, 2)),
+    "adaptive pool to a pixel": lambda x, y: F.adaptive_avg_pool2d(x, 1),
+    "adaptive pool of one dim": lambda x, y: F.adaptive_avg_pool2d(x, (None, 1)),
+    "mean": lambda x, y: x.mean((2, 3)),
+    "mean that keeps": lambda x, y: x.mean(-1, keepdim=True),
+    "mean in doubles": lambda x, y: x.mean((1,), dtype=torch.float64),
+    "mean of a transpose": lambda x, y: x.transpose(1, 3).mean(1),
+    "mean of all": lambda x, y: x.mean(),
+    "embedding": lambda x, y: F.embedding(torch.tensor([[1, 0, 2]]), y[0, 0]),
+    "embedding of a transpose": lambda x, y: F.embedding(torch.tensor([1, 0]), y[0, 0].t()),
+    "sum of a transpose and a contiguous": lambda x, y: x.transpose(1, 3) + y[:, :1, :1, :1],
+    "product of a row and channels last": lambda x, y: (
+        y[0, :, :1, :1] * x.to(memory_format=torch.channels_last)
+    ),
+    "neg of a slice": lambda x, y: -x.transpose(1, 2)[..., 2:],
+    "add in place to channels last": lambda x, y: x.to(memory_format=torch.channels_last).add_(y),
+    "addmm": lambda x, y: torch.addmm(y[0, 0, 0], x[0, 0], y[0, 0].t() @ y[0, 0]),
+    "addmm of a transpose": lambda x, y: torch.addmm(y[0, 0, :, 0], x[0, 0], y[0, 0].t()),
+    "addmm of matrices": lambda x, y: torch.addmm(y[0, 0], x[0, 0, :, :4], y[0, 0], beta=2),
+    "expand": lambda x, y: x[:, :1].expand(-1, 4, -1, -1),
+    "expand of a row": lambda x, y: x[0, 0].expand(2, 3, 4, 5).flatten(0, 1),
+    "detach": lambda x, y: x.transpose(1, 2).detach(),
+    "placed": lambda x, y: x.to(device="cpu", dtype=torch.float32),
+    "placed with another type": lambda x, y: x.to(device="cpu", dtype=torch.float64),
+    "placed, copied": lambda x, y: x.transpose(1, 2).to(device="cpu", copy=True),
+    "neg": lambda x, y: -x,
+    "relu in place in channels last": lambda x, y: x.to(memory_format=torch.channels_last).relu_(),
+    "bmm": lambda x, y: x[0].bmm(y[0].transpose(1, 2).contiguous()),
+    "matmul of a row": lambda x, y: x[0, 0, 0] @ y[0, 0].t(),
+    "dropout": lambda x, y: F.dropout(x, 0.5, training=False),
+    "dropout in training": lambda x, y: F.dropout(x, 0.5),
+    "dropout of a transpose": lambda x, y: F.dropout(x.transpose(1, 3), 0.5),
+    "dropout of nothing": lambda x, y: F.dropout(x, 0.0),
+    "the same type": lambda x, y: x.to(torch.float32),
+    "the same type, copied": lambda x, y: x.transpose(1, 2).to(torch.float32, copy=True),
+    "dense of a transpose": lambda x, y: x.transpose(1, 2).contiguous(),
+    "dense in channels last": lambda x, y: x.contiguous(memory_format=torch.channels_last),
 }
+
+
+def scattered(numbers, shape):
+    """A tensor that can be broadcast to a shape, its dims in any order, with gaps and repeats in memory."""
+    sizes = [1 if numbers.random() < 0.2 else size for size in shape]
+    sizes = sizes[numbers.choice([0, 0, 0, 1, len(sizes)]) :]
+    order = numbers.sample(range(len(sizes)), len(sizes))
+    tensor = torch.zeros([sizes[at] * numbers.choice([1, 1, 2]) for at in order])
+    for dim, at in enumerate(order):
+        step = numbers.choice([1, tensor.shape[dim] // sizes[at]])
+        tensor = tensor[(slice(None),) * dim + (slice(0, sizes[at] * step, step),)]
+    tensor = tensor.permute([order.index(at) for at in range(len(sizes))])
+    return tensor.expand(shape) if numbers.random() < 0.1 else tensor
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_element_wise_results_are_laid_out_as_tensor_iterator_does(seed):
+    numbers, seen = random.Random(seed), 0
+    for _ in range(200):
+        shape = [numbers.choice([1, 1, 2, 3, 4]) for _ in range(numbers.randint(1, 5))]
+        tensors = [scattered(numbers, shape) for _ in range(numbers.randint(1, 3))]
+        if not all(tensor.is_contiguous() for tensor in tensors):
+            call = (torch.neg, torch.add, torch.addcmul)[len(tensors) - 1]
+            real, seen = call(*tensors), seen + 1
+            assert tuple(strides_of(real.shape, tensors)) == real.stride(), [one.stride() for one in tensors]
+    assert seen > 50
 
 
 class ShortWays(TorchDispatchMode):
@@ -136,6 +228,36 @@ def test_a_short_way_lays_out_its_result_as_the_operator_does(name):
 @pytest.mark.parametrize(
     "call",
     [
+        lambda x: x.relu_(),
+        lambda x: x.add_(x[0]),
+        lambda x: F.dropout(x, 0.5, training=False),
+        lambda x: F.dropout(x, 0.0, training=True),
+        lambda x: x.to(torch.float32),
+        lambda x: torch.ops.aten.to.dtype_layout(x, dtype=torch.float32, layout=torch.strided),
+        lambda x: x.contiguous(),
+    ],
+)
+def test_what_is_written_in_place_or_left_alone_is_the_tensor_itself(call):
+    with FakeTensorMode(), torch.inference_mode(), ShortWays():
+        x = torch.empty(2, 3, 4)
+        assert call(x) is x
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: F.conv2d(x, x.new_zeros(2, 3, 5, 6)),
+        lambda x: F.conv1d(x, x.new_zeros(4, 3, 1, 1)),
+        lambda x: F.max_pool2d(x, 2, padding=2),
+        lambda x: F.max_pool2d(x, 7),
+        lambda x: x.mean((1, 1)),
+        lambda x: x.mean(4),
+        lambda x: x.long().mean(1),
+        lambda x: x.add_(x.new_zeros(2, 2, 3, 4, 5)),
+        lambda x: x @ x,
+        lambda x: torch.addmm(x[0, 0, 0], x[0, 0], x[0, 0]),
+        lambda x: F.dropout(x, 1.5, training=False),
+        lambda x: F.embedding(torch.tensor([0.5]), x[0, 0]),
         lambda x: F.linear(x, x.new_zeros(7, 4)),
         lambda x: F.linear(x, x.new_zeros(7, 5), x.new_zeros(6)),
         lambda x: F.layer_norm(x, [4]),

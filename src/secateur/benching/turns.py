@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
-
 from secateur.benching.operators import Growth, growing, operator_times
 from secateur.benching.program import Contender, Turn, programs
 from secateur.costs import Latency
 from secateur.costs.stopwatch import latency_of
 from secateur.errors import RequestError, SecateurError
 from secateur.pipeline import measure
+from secateur.rich import Table
 from secateur.tables import printed
 
 _ROUNDS = 5

@@ -92,6 +92,8 @@ def _is_foreign(module: str) -> bool:
     return package != "torch" and package not in sys.stdlib_module_names
 
 
-def _holds_tensors(cache: object) -> bool:
+def _holds_tensors(cache: "functools._lru_cache_wrapper[Any]") -> bool:
     """Whether a tensor is among the cached results, or inside one of them."""
-    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(gc.get_referents(cache)))
+    return cache.cache_info().currsize > 0 and any(
+        isinstance(leaf, Tensor) for leaf in tree_leaves(gc.get_referents(cache))
+    )

@@ -97,7 +97,7 @@ def _copied(module: Any, memo: dict[int, Any]) -> Any:
         and kind.__reduce_ex__ is object.__reduce_ex__
         and kind.__reduce__ is object.__reduce__
         and kind.__getstate__ in (object.__getstate__, nn.Module.__getstate__)
-        and kind.__setstate__ is nn.Module.__setstate__
+        and _RESTORED.get(kind.__setstate__, "") in vars(module)
     )
     if not is_plain:
         return copy.deepcopy(module, memo)
@@ -107,6 +107,10 @@ def _copied(module: Any, memo: dict[int, Any]) -> Any:
             continue
         if name == "_modules":
             value = type(value)((key, _copied(child, memo)) for key, child in value.items())
+        elif name in ("_parameters", "_buffers") and type(value) in _EMPTY:
+            table = memo[id(value)] = type(value)()
+            table.update((key, _copied_tensor(held, memo)) for key, held in value.items())
+            value = table
         elif isinstance(value, (dict, set, list)) and not value and type(value) in _EMPTY:
             value = memo.setdefault(id(value), type(value)())  # handles of hooks refer to it
         elif isinstance(value, FunctionType):
@@ -115,13 +119,52 @@ def _copied(module: Any, memo: dict[int, Any]) -> Any:
             value = MethodType(
                 memo.get(id(value.__func__), value.__func__), copy.deepcopy(value.__self__, memo)
             )
-        elif type(value) not in _FINAL:
+        elif not _is_final(value):
             value = copy.deepcopy(value, memo)
         made.__dict__[name] = value
     return made
 
 
+def _is_final(value: Any) -> bool:
+    """Whether `copy.deepcopy` hands a value back: a number, a word, or a few of these."""
+    return type(value) in _FINAL or (type(value) is tuple and all(type(part) in _FINAL for part in value))
+
+
 _EMPTY = (dict, OrderedDict, set, list)
+
+_RESTORED: dict[Any, str] = {
+    nn.Module.__setstate__: "training",
+    nn.modules.conv._ConvNd.__setstate__: "padding_mode",
+    nn.MultiheadAttention.__setstate__: "_qkv_same_embed_dim",
+    nn.Softmax.__setstate__: "dim",
+}
+"""How PyTorch's modules are made of what was saved, and what these ways add if an old file lacks it."""
+
+
+def _copied_tensor(tensor: Any, memo: dict[Any, Any]) -> Any:
+    """What `copy.deepcopy` makes of a parameter or a buffer, in less time where its memory is its own."""
+    if tensor is None or id(tensor) in memo:
+        return memo.get(id(tensor))
+    storages = memo.setdefault("torch", {})  # where tensors are copied that share their memory
+    if (
+        type(tensor) is not Tensor
+        or tensor.layout is not torch.strided
+        or tensor.device.type not in ("cpu", "cuda")
+        or tensor.requires_grad
+        or not tensor.is_leaf
+        or vars(tensor)
+        or tensor.grad is not None
+        or tensor.is_quantized
+        or tensor.is_conj()
+        or tensor.is_neg()
+        or not tensor.is_contiguous()
+        or tensor.untyped_storage().nbytes() != tensor.numel() * tensor.itemsize
+        or tensor.untyped_storage()._cdata in storages
+    ):
+        return copy.deepcopy(tensor, memo)
+    memo[id(tensor)] = made = tensor.clone()
+    storages[tensor.untyped_storage()._cdata] = made.untyped_storage()
+    return made
 
 
 def _culprits(model: nn.Module) -> list[str]:

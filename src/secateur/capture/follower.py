@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.capture.caches import start_afresh
 from secateur.capture.inputs import as_call, cloned, output_tensors
+from secateur.capture.modes import Mode
 from secateur.capture.operators import is_recorded, operator_name, schema_arguments
 from secateur.capture.outside import outside_kept
 from secateur.capture.randomness import OwnNumbers, draw, is_seeded, seed_of
@@ -60,7 +60,7 @@ DENSE = "aten.contiguous"
 """PyTorch calls it only for a tensor whose numbers do not lie in a row, which a cut can change."""
 
 
-class _Follower(TorchDispatchMode):
+class _Follower(Mode):
     supports_higher_order_operators = True
 
     def __init__(

@@ -1,11 +1,12 @@
 """Questions about a dispatched operator: its name, whether it is recorded, whether it is element-wise."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch._ops import HigherOrderOperator
+from torch.utils._pytree import tree_leaves
 
 _SKIPPED = {"prim.device", "aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset"}
 
@@ -19,12 +20,32 @@ def operator_name(func: Any) -> str:
     return f"{namespace}.{name}"
 
 
+@cache
 def is_recorded(func: Any) -> bool:
     """Whether a dispatched call is an operator on tensors rather than a query of sizes.
 
     PyTorch's factories detach their result only if someone else holds it, so a `detach` says nothing.
     """
     return operator_name(func) not in _SKIPPED and func is not torch.ops.aten.detach.default
+
+
+@cache
+def is_mutable(func: Any) -> bool:
+    """Whether an operator writes into one of its arguments; of one that runs Python nobody knows."""
+    return isinstance(func, HigherOrderOperator) or bool(func._schema.is_mutable)
+
+
+def operands(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """All that an operator is given, lists taken apart: an operator of PyTorch nests them one deep."""
+    if isinstance(func, HigherOrderOperator):
+        return tree_leaves((args, dict(kwargs)))
+    found: list[Any] = []
+    for arg in (*args, *kwargs.values()):
+        if isinstance(arg, (list, tuple)):
+            found.extend(arg)
+        else:
+            found.append(arg)
+    return found
 
 
 @cache
@@ -55,10 +76,22 @@ def schema_arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> 
         yield from ((f"arg{position}", value) for position, value in enumerate(args))
         yield from kwargs.items()
         return
-    for position, argument in enumerate(func._schema.arguments):
-        if position < len(args) and not argument.kwarg_only:
-            yield argument.name, args[position]
-        elif argument.name in kwargs:
-            yield argument.name, kwargs[argument.name]
-        elif argument.has_default_value():
-            yield argument.name, argument.default_value
+    for position, (name, kwarg_only, has_default, default) in enumerate(_signature(func)):
+        if position < len(args) and not kwarg_only:
+            yield name, args[position]
+        elif name in kwargs:
+            yield name, kwargs[name]
+        elif has_default:
+            yield name, default
+
+
+@cache
+def _signature(func: Any) -> tuple[tuple[str, bool, bool, Any], ...]:
+    """Of each argument in a schema its name, whether it is passed by it, and its default.
+
+    PyTorch makes the objects of a schema anew whenever it is looked at.
+    """
+    return tuple(
+        (one.name, one.kwarg_only, one.has_default_value(), one.default_value)
+        for one in func._schema.arguments
+    )

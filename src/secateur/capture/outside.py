@@ -25,6 +25,7 @@ from secateur.capture.reach import ALL, Slot, reach
 _DEPTH = 3
 _LONG = 10_000
 _SMALL = 65_536
+_NUMBERS = frozenset((bool, int, float, complex, str, bytes, type(None), type, FunctionType))
 _LEFT = (nn.Module, ModuleType, FunctionType, MethodType, BuiltinFunctionType, type, logging.Logger)
 
 
@@ -167,9 +168,11 @@ _SAVED = _Saved()
 
 def _contents(value: Any, depth: int) -> list[tuple[Any, Any]]:
     """The containers in a value, each beside a copy."""
+    if type(value) in _NUMBERS:
+        return []
     if isinstance(value, Tensor):
         return [(value, value.detach().clone())] if _is_small(value) else []
-    if value is None or depth == 0 or isinstance(value, (bool, int, float, complex, str, bytes, *_LEFT)):
+    if depth == 0 or isinstance(value, (int, float, complex, str, bytes, *_LEFT)):
         return []
     if isinstance(value, tuple):
         return [pair for part in value for pair in _contents(part, depth - 1)]

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import HigherOrderOperator
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.capture.modes import Mode
 from secateur.capture.operators import schema_arguments
 
 _SWITCHES = ("train", "training")
@@ -82,7 +82,7 @@ def seed_of(seed: int, index: int) -> int:
     return (seed * 0x9E3779B97F4A7C15 + index * 0xBF58476D1CE4E5B9) % 2**63  # near seeds draw alike
 
 
-class OwnNumbers(TorchDispatchMode):
+class OwnNumbers(Mode):
     """All operators that draw, draw from generators of their own.
 
     Args:

@@ -9,7 +9,7 @@ import dis
 import random
 import sys
 import threading
-from collections import defaultdict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import _lru_cache_wrapper, partial
@@ -146,7 +146,7 @@ def reach(model: nn.Module, *, constructs: bool = False) -> Reach:
     for module in model.modules():
         start[id(type(module))] = type(module)
         for name, value in vars(module).items():
-            if name not in _REGISTERED:
+            if name not in _REGISTERED and type(value) not in _NUMBERS and not _is_empty(value):
                 start.update((id(one), one) for one in _functions_in(value))
     kinds = dict.fromkeys(base for one in start.values() if isinstance(one, type) for base in one.__mro__)
     # What a class came to hold since it was looked at, by a run of the user's, may change, too.
@@ -162,6 +162,14 @@ def reach(model: nn.Module, *, constructs: bool = False) -> Reach:
         _KNOWN.pop(next(iter(_KNOWN)), None)
     _KNOWN[key] = tuple(map(ref, start.values())), walk.finish()
     return walk.found
+
+
+_NUMBERS = frozenset((bool, int, float, complex, str, bytes, type(None)))
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether this is a container that holds nothing, as most of the tables of hooks do."""
+    return type(value) in (dict, OrderedDict, list, tuple) and not value
 
 
 _REGISTERED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training")

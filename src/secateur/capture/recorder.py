@@ -5,6 +5,7 @@ Substrate (measured over 288 models, docs/decisions/0003-capture.md): a `TorchDi
 first: no memory, no arithmetic. Real tensors where a model looks at numbers.
 """
 
+import importlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -24,13 +25,18 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils._mode_utils import no_dispatch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.capture.caches import drop_frames, forget, start_afresh
 from secateur.capture.inputs import as_call, map_inputs, require_tensors
-from secateur.capture.operators import is_pointwise, is_recorded, operator_name, schema_arguments
+from secateur.capture.modes import Mode, fake_mode
+from secateur.capture.operators import (
+    is_mutable,
+    is_pointwise,
+    is_recorded,
+    operator_name,
+    schema_arguments,
+)
 from secateur.capture.outside import outside_kept
 from secateur.capture.randomness import OwnNumbers, draw, is_seeded, seed_of
 from secateur.capture.shadow import attributes_of, own_inputs, shadow
@@ -41,10 +47,11 @@ from secateur.capture.unwrap import modules_in_python
 from secateur.errors import CaptureError, RequestError, SecateurError
 from secateur.graph.node import Graph, Node, Ref, Value
 
-_LOOKS_AT_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
 _TORCH_FOLDER = str(Path(torch.__file__).parent) + "/"
 _OWN_FOLDER = str(Path(__file__).parents[1]) + "/"
 _ATEN = torch.ops.aten
+_SYMBOLS = "torch.fx.experimental.symbolic_shapes"
+"""Imports sympy, which costs a fifth of PyTorch; only numbers as symbols need it."""
 
 
 def capture(
@@ -87,7 +94,7 @@ def capture(
             return graph
         if isinstance(error, SecateurError):
             raise error
-        if failure is None or not isinstance(error, _LOOKS_AT_NUMBERS):
+        if failure is None or not _looked_at_numbers(error):
             failure = error
     assert failure is not None, "every attempt returned or failed"
     context = [*_shapes_of(example_inputs), *getattr(failure, "__notes__", ())]
@@ -103,6 +110,14 @@ def capture(
         context,
         "pass inputs that model(*inputs) accepts in eval mode, or mend what the line above names",
     ) from failure
+
+
+def _looked_at_numbers(error: Exception) -> bool:
+    """Whether a run on tensors without numbers ended where the model asked for some."""
+    if isinstance(error, (DataDependentOutputException, DynamicOutputShapeException)):
+        return True
+    symbols = sys.modules.get(_SYMBOLS)  # an error of a module that nobody imported is none of its
+    return symbols is not None and isinstance(error, symbols.GuardOnDataDependentSymNode)
 
 
 def _runs_plainly(model: nn.Module, example_inputs: Any) -> bool:
@@ -195,8 +210,10 @@ def _record(
     model: nn.Module, example_inputs: Any, asked: _Asked
 ) -> tuple[Graph, Exception | None, list["ref[Tensor]"]]:
     substrate, seed, state = asked.substrate, asked.moment.seed, asked.state
-    shape_env = ShapeEnv() if substrate == "symbolic" else None
-    fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shape_env) if substrate != "real" else None
+    fake = None if substrate == "real" else fake_mode()
+    if substrate == "symbolic":
+        symbols = importlib.import_module(_SYMBOLS).ShapeEnv()
+        fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=symbols)
     held = shadow(model, fake).train(asked.training)
     recorder = asked.make(held)
     recorder.seed = seed if fake is None else None
@@ -232,7 +249,7 @@ def _record(
     return graph, failure, recorder.made
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(Mode):
     """Records every dispatched operator call; also keeps the stack of running modules.
 
     An operator that runs Python of the model (`cond`, `flex_attention`) is one node: its inside is not seen.
@@ -251,7 +268,7 @@ class Recorder(TorchDispatchMode):
         self._alive: list[Tensor] = []
         self.made: list[ref[Tensor]] = []
         self._stack: list[str] = []
-        self._external: dict[CodeType, bool] = {}
+        self._files: dict[CodeType, str] = {}
         self._written: set[int] = set()
         self._mutating: set[int] = set()
         self._by_memory: dict[tuple[Any, ...], int] = {}
@@ -311,11 +328,11 @@ class Recorder(TorchDispatchMode):
         """Run the operator and write it down."""
         kwargs = kwargs or {}
         if not is_recorded(func):
-            return self._alias(func(*args, **kwargs), args)
+            return self._alias(run(func, args, kwargs), args)
         named = {name: self._argument(value) for name, value in schema_arguments(func, args, kwargs)}
         self._note_written(func, named)
         output = self._run(func, args, kwargs)
-        if getattr(getattr(func, "_schema", None), "is_mutable", True):
+        if is_mutable(func):
             self._mutating.add(len(self.nodes))
         outputs = output if isinstance(output, (tuple, list)) else (output,)
         flat = [part for item in outputs for part in (item if isinstance(item, (tuple, list)) else (item,))]
@@ -348,8 +365,8 @@ class Recorder(TorchDispatchMode):
     def _note_written(self, func: Any, named: dict[str, Any]) -> None:
         """Whether an operator writes into a parameter or a buffer."""
         first = next(iter(named.values()), None)
-        is_mutable = not isinstance(func, HigherOrderOperator) and func._schema.is_mutable
-        if is_mutable and isinstance(first, Ref):
+        writes = not isinstance(func, HigherOrderOperator) and is_mutable(func)
+        if writes and isinstance(first, Ref):
             self.has_written |= self.values[first.value].kind in ("parameter", "buffer")
 
     def _drawn(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], seed: int) -> Any:
@@ -398,15 +415,11 @@ class Recorder(TorchDispatchMode):
         frame = sys._getframe(2)
         while frame is not None:
             code = frame.f_code
-            external = self._external.get(code)
-            if external is None:
-                name = code.co_filename
-                external = (
-                    not name.startswith((_TORCH_FOLDER, _OWN_FOLDER, "<frozen")) and "contextlib" not in name
-                )
-                self._external[code] = external
-            if external:
-                return f"{'/'.join(Path(code.co_filename).parts[-2:])}:{frame.f_lineno}"
+            file = self._files.get(code)
+            if file is None:
+                file = self._files[code] = _file_of_user(code.co_filename)
+            if file:
+                return f"{file}:{frame.f_lineno}"
             frame = frame.f_back  # type: ignore[assignment]
         return ""
 
@@ -440,6 +453,13 @@ class Recorder(TorchDispatchMode):
             else:
                 unused.add(node.index)
         return frozenset(unused)
+
+
+def _file_of_user(name: str) -> str:
+    """The file of some code, with its folder; empty for PyTorch's, Python's and ours."""
+    if name.startswith((_TORCH_FOLDER, _OWN_FOLDER, "<frozen")) or "contextlib" in name:
+        return ""
+    return "/".join(Path(name).parts[-2:])
 
 
 def held_elsewhere(tensors: Sequence[Tensor]) -> Iterator[int]:

@@ -1,10 +1,12 @@
 """Shadows: copies of a model and of its inputs that a run of ours may change as it likes."""
 
+from collections import Counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._mode_utils import no_dispatch
 
 from secateur.capture.copies import copy_module
 from secateur.capture.inputs import map_inputs
@@ -20,21 +22,57 @@ def shadow(model: nn.Module, fake: FakeTensorMode | None = None) -> nn.Module:
     memo: dict[int, Any] = {}
     with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode cannot be written to
         if fake is not None:
-            for held in model.parameters():
-                if type(held) is nn.Parameter and type(held.data) is Tensor:
-                    memo[id(held)] = nn.Parameter(_faked(fake, held.detach()), held.requires_grad)
+            plain = [
+                held
+                for held in model.parameters()
+                if type(held) is nn.Parameter and type(held.data) is Tensor
+            ]
+            users = Counter(map(_storage, plain))
+            for held in plain:
+                memo[id(held)] = _faked_parameter(fake, held, is_alone=users[_storage(held)] == 1)
         return copy_module(model, memo)
 
 
+def _storage(tensor: Tensor) -> int:
+    """Which memory a tensor shows; 0 if it has none of its own."""
+    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else 0
+
+
+def _faked_parameter(fake: FakeTensorMode, held: nn.Parameter, *, is_alone: bool) -> nn.Parameter:
+    """A parameter without numbers; others on the same memory are on one memory again."""
+    if not is_alone:
+        return nn.Parameter(fake.from_tensor(held.detach(), static_shapes=True), held.requires_grad)
+    made: Any = _faked(fake, held.detach())  # and what `nn.Parameter` does, without asking the mode
+    made.requires_grad_(held.requires_grad)
+    made._is_param = True
+    parameter: nn.Parameter = made
+    return parameter
+
+
 def _faked(fake: FakeTensorMode, tensor: Tensor) -> Tensor:
-    made: Tensor = fake.from_tensor(tensor, static_shapes=True)
-    return made
+    """A fake tensor like a real one, made at once where sizes and strides tell all."""
+    if (
+        type(tensor) is not Tensor
+        or tensor.layout is not torch.strided
+        or tensor.is_quantized
+        or tensor.is_conj()
+        or tensor.is_neg()
+        or tensor.is_meta
+        or not tensor.dim()  # the fake mode remembers a single number
+        or tensor.storage_offset()
+        or tensor.untyped_storage().nbytes() != tensor.numel() * tensor.itemsize
+    ):
+        made: Tensor = fake.from_tensor(tensor.detach(), static_shapes=True)
+        return made
+    with no_dispatch():
+        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return FakeTensor(fake, empty, tensor.device)
 
 
 def own_inputs(inputs: Any, fake: FakeTensorMode | None) -> Any:
     """Copies of the inputs, which a run may write into."""
     if fake is not None:
-        return map_inputs(inputs, lambda leaf: _faked(fake, leaf.detach()))
+        return map_inputs(inputs, lambda leaf: _faked(fake, leaf))
     copies: dict[int, Tensor] = {}
     return map_inputs(inputs, lambda leaf: copies.setdefault(id(leaf), leaf.detach().clone()))
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from secateur.capture.inputs import fields_of, output_tensors, paths_of
+from secateur.capture.modes import Mode
 from secateur.errors import RequestError
 
 
@@ -198,7 +198,7 @@ class _ReadError(BaseException):
     """Ends a call at the first operator that tells all; no `Exception`, so that no model handles it."""
 
 
-class _Reader(TorchDispatchMode):
+class _Reader(Mode):
     """Raises at the first operator that is given one of some tensors."""
 
     supports_higher_order_operators = True

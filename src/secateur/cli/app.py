@@ -48,7 +48,7 @@ def make_app(words: Sequence[str] | None = None) -> typer.Typer:
         if not is_group:
             app.command(name, short_help=_summary(name))(_function(name, words))
             continue
-        group = _typer(name, ast.get_docstring(_parsed(_FOLDER / _file(name) / "__init__.py")) or "")
+        group = _typer(name, _docstring(_FOLDER / _file(name) / "__init__.py"))
         for verb in _verbs(name):
             group.command(verb, short_help=_summary(f"{name} {verb}"))(_function(f"{name} {verb}", words))
         app.add_typer(group, name=name)
@@ -84,7 +84,7 @@ def _function(name: str, words: Sequence[str] | None) -> Callable[..., None]:
 def _summary(name: str) -> str:
     """What the list says of a command: the first line of its module, without its name."""
     file = _FOLDER.joinpath(*map(_file, name.split())).with_suffix(".py")
-    text = (ast.get_docstring(_parsed(file)) or "").partition("\n")[0].partition(": ")[2]
+    text = _docstring(file).partition("\n")[0].partition(": ")[2]
     return text[:1].upper() + text[1:]
 
 
@@ -92,8 +92,11 @@ def _file(word: str) -> str:
     return word.replace("-", "_")
 
 
-def _parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_text())
+def _docstring(file: Path) -> str:
+    """What a module says of itself; the rest of it is not parsed, as there are thirty to be listed."""
+    text = file.read_text()
+    end = text.find('"""', 3) if text.startswith('"""') else -1
+    return ast.get_docstring(ast.parse(text if end < 0 else text[: end + 3])) or ""
 
 
 class _Group(TyperGroup):

@@ -5,10 +5,7 @@ import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from secateur.coupling.call import Findings
 from secateur.coupling.rule import is_norm_scale
@@ -16,6 +13,9 @@ from secateur.errors import RequestError, prefix_hint
 from secateur.graph.axes import Axis, Expr, explain, leaves
 from secateur.graph.keep import count
 from secateur.graph.node import Graph, Ref
+
+if TYPE_CHECKING:
+    from secateur.rich import Table
 
 
 @dataclass(frozen=True)
@@ -214,14 +214,18 @@ class Groups:
                     return [self.name_of[shared[0]], *dict.fromkeys(map(str, steps))]
         return []
 
-    def table(self) -> Table:
+    def table(self) -> "Table":
         """The table that `print` shows: group, size, members, protected and the reason."""
+        from secateur.rich import Table  # to couple needs none
+
         table = Table("group", "size", "members", "status", title=f"{len(self)} groups", title_justify="left")
         for group in self.all:
             table.add_row(group.name, str(group.size), group.shown_members(4), group.status)
         return table
 
     def __str__(self) -> str:
+        from secateur.rich import Console
+
         console = Console(width=160, file=io.StringIO(), color_system=None)
         console.print(self.table())
         for names, reason in self.ties:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from rich.table import Table
 from torch import nn
 
 from secateur.capture import capture, record
@@ -35,6 +34,7 @@ from secateur.plans.plan import Plan, Request, identity_plan
 from secateur.proof import Verdict
 from secateur.proof.draws import draws
 from secateur.result import Result, cost_table
+from secateur.rich import Table
 from secateur.score.criterion import Scorer
 from secateur.tables import printed
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import nn
 
 from secateur.mask.targets import Selector, Target, choose
+from secateur.rich import Table
 from secateur.tables import printed
 
 

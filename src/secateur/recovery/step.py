@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
-from rich.table import Table
 from torch import nn
 
 from secateur.capture.copies import copy_module
@@ -14,6 +13,7 @@ from secateur.errors import RequestError
 from secateur.graph.keep import Kept
 from secateur.recovery.loss import output_error, outputs_of
 from secateur.registry import Registry
+from secateur.rich import Table
 from secateur.tables import printed
 
 MEMORY_BYTES = 2 * 2**30

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from torch import Tensor, nn
 
 from secateur.errors import CheckpointError, RequestError
 from secateur.reports.charts import Line, Lines, Scale
 from secateur.reports.figures import percent
 from secateur.reports.section import Section, Values
+from secateur.rich import Table
 from secateur.score import Criterion
 from secateur.score.criterion import Scorer, as_criterion
 from secateur.sweep.engine import Engine, Job, LocalEngine

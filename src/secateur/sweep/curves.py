@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from torch import Tensor, nn
 
 from secateur.capture.batches import Samples
@@ -17,6 +16,7 @@ from secateur.coupling import couple_graph
 from secateur.errors import CheckpointError, RequestError
 from secateur.reports.charts import Line, Lines, Scale, percents
 from secateur.reports.section import Section, Values
+from secateur.rich import Table
 from secateur.score import Criterion, score
 from secateur.score.criterion import Scorer, as_criterion, describe
 from secateur.score.values import Reading

@@ -9,11 +9,18 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from secateur.errors import RequestError
 from secateur.penalise.sparsity import GAMMA_EDGES
+from secateur.rich import (
+    BarColumn,
+    Console,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from secateur.train.config import FitConfig
 from secateur.train.history import EpochRecord
 

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from secateur.cut.slicing import slice_tensor
 from secateur.errors import CheckpointError, RequestError, prefix_hint
 from secateur.plans.plan import Plan
+from secateur.rich import BarColumn, Console, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from secateur.write.atomic import atomic_folder, atomic_write
 from secateur.write.checkpoint import PLAN
 from secateur.write.digests import VALUES

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from secateur.cli.flatten import Without
 from secateur.cli.options import ComputeOptions, ExampleOptions, ModelOptions
 from secateur.cli.terminal import Answer, detail
 from secateur.exports import export as run_export
+from secateur.rich import Console
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
 """Darknet: its files in, an ordinary network, the general engine, its files out (docs/decisions/0008)."""
 
-from secateur.extras import extra
+from secateur.extras import extra, find
 
 with extra("darknet", "detectors"):
-    import PIL  # noqa: F401 - modules of this package import parts of both
-    import torchvision  # noqa: F401
+    find("PIL", "torchvision")  # modules of this package use parts of both
 
 from secateur.domains.darknet.cfg import CfgSection, Config, bundled_cfgs, parse_cfg, read_cfg, write_cfg
 from secateur.domains.darknet.decoding import Decoded, decode

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from secateur.domains.darknet.evaluate import Detections
+from secateur.extras import Later
+
+functional = Later("torchvision.transforms.v2.functional")
 
 __all__ = ["class_colour", "draw", "side_by_side"]
 
@@ -49,7 +51,7 @@ def draw(
         (48, 32)
     """
     factor = max(1, -(-least // max(pixels.shape[1:])))
-    picture = to_pil_image(pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2))
+    picture = functional.to_pil_image(pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2))
     pen = ImageDraw.Draw(picture)
     line = max(2, round(max(picture.size) / 300))
     font = ImageFont.load_default(size=max(11, round(max(picture.size) / 32)))
@@ -94,5 +96,5 @@ def side_by_side(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -
 
 def to_pixels(picture: Image.Image) -> UInt8[Tensor, "3 h w"]:
     """A picture as a tensor, 0 to 255."""
-    pixels: Tensor = pil_to_tensor(picture.convert("RGB"))
+    pixels: Tensor = functional.pil_to_tensor(picture.convert("RGB"))
     return pixels

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torchvision.ops import batched_nms, box_convert
 
 from secateur.domains.darknet.data.dataset import Batch, Frame, Loader
 from secateur.errors import DataError, RequestError
+from secateur.extras import Later
+
+ops = Later("torchvision.ops")
 
 Predict = Callable[[Float[Tensor, "b 3 h w"]], tuple[Float[Tensor, "b n 4"], Float[Tensor, "b n classes"]]]
 """From images to candidate boxes (left, top, right, bottom in pixels of the input) and their class scores."""
@@ -114,7 +116,7 @@ def detections(
     for candidates, confidence in zip(boxes, scores, strict=True):
         rows, classes = torch.nonzero(confidence > conf, as_tuple=True)
         chosen, best = candidates[rows].float(), confidence[rows, classes].float()
-        kept = batched_nms(chosen, best, classes, iou)[:most]
+        kept = ops.batched_nms(chosen, best, classes, iou)[:most]
         found.append(Detections(chosen[kept], best[kept], classes[kept]))
     return found
 
@@ -216,7 +218,7 @@ def _truth(frame: Frame) -> dict[str, Tensor]:
     assert frame.letterbox is not None
     height, width = frame.letterbox.source
     labels = frame.sample.labels
-    corners = box_convert(labels.boxes, "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
+    corners = ops.box_convert(labels.boxes, "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
     return {"boxes": corners, "labels": labels.classes, "iscrowd": labels.ignored.long()}
 
 

@@ -27,17 +27,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
-from torchvision.ops import (
-    box_convert,
-    box_iou,
-    complete_box_iou_loss,
-    distance_box_iou_loss,
-    generalized_box_iou_loss,
-)
 
 from secateur.domains.darknet.decoding import decode_boxes, unfold
 from secateur.domains.darknet.heads import Head
 from secateur.errors import RequestError
+from secateur.extras import Later
+
+ops = Later("torchvision.ops")
 
 __all__ = ["BOX_LOSSES", "Loss", "distillation_loss", "yolo_loss"]
 
@@ -55,9 +51,9 @@ def _iou_loss(found: Tensor, wanted: Tensor, reduction: str) -> Tensor:
 
 _OVERLAP_LOSSES: dict[str, Callable[..., Tensor]] = {
     "iou": _iou_loss,
-    "giou": generalized_box_iou_loss,
-    "diou": distance_box_iou_loss,
-    "ciou": complete_box_iou_loss,
+    "giou": lambda *boxes, **how: ops.generalized_box_iou_loss(*boxes, **how),
+    "diou": lambda *boxes, **how: ops.distance_box_iou_loss(*boxes, **how),
+    "ciou": lambda *boxes, **how: ops.complete_box_iou_loss(*boxes, **how),
 }
 
 BOX_LOSSES = ("mse", *_OVERLAP_LOSSES)
@@ -210,7 +206,7 @@ def _head_loss(cells: Tensor, head: Head, targets: Tensor, size: tuple[int, int]
         box = _mse(cells, head, assigned, boxes, size)
     else:
         found = decode_boxes(cells, head, size)[assigned.place]
-        truth = box_convert(boxes, "cxcywh", "xyxy") * boxes.new_tensor([size[1], size[0]] * 2)
+        truth = ops.box_convert(boxes, "cxcywh", "xyxy") * boxes.new_tensor([size[1], size[0]] * 2)
         box = _OVERLAP_LOSSES[box_loss](found, truth, reduction="sum")
     labels = torch.zeros((*cells.shape[:4], head.classes), device=cells.device)
     labels[(*assigned.place, targets[assigned.target, 1].long())] = 1
@@ -232,8 +228,8 @@ def _best_overlap(cells: Tensor, head: Head, targets: Tensor, size: tuple[int, i
     scale = targets.new_tensor([size[1], size[0]] * 2)
     for image in targets[:, 0].unique().long().tolist():
         own = torch.nonzero(targets[:, 0] == image).flatten()
-        truth = box_convert(targets[own, 2:], "cxcywh", "xyxy") * scale
-        best, which = box_iou(found[image].flatten(0, 2), truth).max(1)
+        truth = ops.box_convert(targets[own, 2:], "cxcywh", "xyxy") * scale
+        best, which = ops.box_iou(found[image].flatten(0, 2), truth).max(1)
         overlap[image] = best.view(overlap.shape[1:])
         nearest[image] = own[which].view(overlap.shape[1:])
     return overlap, nearest

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
 from secateur.costs import Cost
@@ -30,6 +29,7 @@ from secateur.plans.plan import Plan
 from secateur.proof import Verdict
 from secateur.recovery import Recovered
 from secateur.result import Result, recover_result
+from secateur.rich import Table
 from secateur.tables import printed
 
 __all__ = ["DarknetPruned", "PrunedLayer", "prunable_scales", "prune_darknet"]

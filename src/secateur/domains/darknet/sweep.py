@@ -15,13 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.prune import DarknetPruned, prune_darknet
 from secateur.errors import NoEffectWarning, RequestError
 from secateur.reports.charts import Band, Line, Lines, percents
 from secateur.reports.section import Section, Values
+from secateur.rich import Table
 from secateur.tables import printed
 from secateur.write.rows import Rows, fingerprint_of
 

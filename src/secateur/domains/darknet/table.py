@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from secateur.costs import latency_in_turn
 from secateur.domains.darknet.data import Loader
 from secateur.domains.darknet.exporting import save_darknet
 from secateur.domains.darknet.network import Darknet
 from secateur.domains.darknet.predict import evaluate_darknet
 from secateur.pipeline import measure
+from secateur.rich import Table
 from secateur.tables import printed
 
 __all__ = ["BATCH", "DarknetStage", "measure_stage", "stage_table", "time_in_turn"]

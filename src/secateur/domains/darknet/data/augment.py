@@ -4,20 +4,22 @@ The order is Darknet's: colours, then the shape, then the mirror. Boxes follow t
 image is clipped, and a box of which less than a quarter is left is dropped: nobody could tell what it was.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.ops import box_area, box_convert, clip_boxes_to_image
-from torchvision.transforms import v2
 
 from secateur.domains.darknet.data.boxes import Labels
 from secateur.domains.darknet.data.letterbox import GREY
 from secateur.errors import RequestError
+from secateur.extras import Later
+
+ops = Later("torchvision.ops")
+tv_tensors = Later("torchvision.tv_tensors")
+v2 = Later("torchvision.transforms.v2")
 
 LEAST_VISIBLE = 0.25
 """Share of a box's area that must be left inside of the image."""
@@ -83,9 +85,9 @@ class Augmentation:
         given |= {key: 0.5 if given[key] else 0.0 for key in ("flip", "mosaic") if key in given}
         return cls(**{"degrees" if key == "angle" else key: value for key, value in given.items()})
 
-    def transform(self) -> v2.Transform:
-        """Make the transform of (image, boxes); it draws from torch's global generator."""
-        steps: list[v2.Transform] = []
+    def transform(self) -> Callable[..., Any]:
+        """Make torchvision's transform of (image, boxes); it draws from torch's global generator."""
+        steps: list[Callable[..., Any]] = []
         if self.hue or self.saturation > 1 or self.exposure > 1:
             brightness, saturation = ((1 / most, most) for most in (self.exposure, self.saturation))
             steps.append(v2.ColorJitter(brightness, saturation=saturation, hue=self.hue))
@@ -93,11 +95,12 @@ class Augmentation:
             shifts, smooth = (self.shift, self.shift), v2.InterpolationMode.BILINEAR
             steps.append(v2.RandomAffine(self.degrees, shifts, self.scale, interpolation=smooth, fill=GREY))
         steps.append(v2.RandomHorizontalFlip(self.flip))
-        return v2.Compose(steps)
+        composed: Callable[..., Any] = v2.Compose(steps)
+        return composed
 
 
 def augment(
-    transform: v2.Transform, image: Float[Tensor, "3 h w"], labels: Labels
+    transform: Callable[..., Any], image: Float[Tensor, "3 h w"], labels: Labels
 ) -> tuple[Float[Tensor, "3 h w"], Labels]:
     """Change one image and its boxes together.
 
@@ -112,7 +115,7 @@ def augment(
     height, width = image.shape[1:]
     full = torch.tensor([width, height, width, height])
     corners = tv_tensors.BoundingBoxes(
-        box_convert(labels.boxes, "cxcywh", "xyxy") * full,
+        ops.box_convert(labels.boxes, "cxcywh", "xyxy") * full,
         format=tv_tensors.BoundingBoxFormat.XYXY,
         canvas_size=(height, width),
         clamping_mode=None,  # clipping is ours: a clipped box no longer says how much of it is gone
@@ -136,8 +139,8 @@ def clip(corners: Float[Tensor, "n 4"], labels: Labels) -> Labels:
         >>> clip(torch.tensor([[-0.1, 0.0, 0.1, 0.2], [-0.3, 0.0, 0.05, 0.2]]), labels).boxes
         tensor([[0.0500, 0.1000, 0.1000, 0.2000]])
     """
-    inside = clip_boxes_to_image(corners, (1, 1))
-    left = box_area(inside)
-    kept = (left > 0) & (left >= LEAST_VISIBLE * box_area(corners))
-    boxes = box_convert(inside[kept], "xyxy", "cxcywh")
+    inside = ops.clip_boxes_to_image(corners, (1, 1))
+    left = ops.box_area(inside)
+    kept = (left > 0) & (left >= LEAST_VISIBLE * ops.box_area(corners))
+    boxes = ops.box_convert(inside[kept], "xyxy", "cxcywh")
     return Labels(labels.classes[kept], boxes, labels.ignored[kept])

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from torchvision.transforms.v2.functional import to_pil_image
-
 from secateur.domains.darknet.data.boxes import Annotations, LabelledImage, Labels, Problem
 from secateur.domains.darknet.data.readers import read
 from secateur.domains.darknet.names import is_file, write_data, write_names
 from secateur.errors import RequestError
+from secateur.extras import Later
 from secateur.write.atomic import atomic_write
+
+functional = Later("torchvision.transforms.v2.functional")
 
 Images = Literal["link", "copy"]
 
@@ -174,7 +175,7 @@ def _unique_names(samples: Sequence[LabelledImage]) -> list[str]:
 
 def _write_image(sample: LabelledImage, path: Path, images: Images) -> None:
     if not isinstance(sample.image, Path):
-        to_pil_image(sample.image).save(path, compress_level=1)
+        functional.to_pil_image(sample.image).save(path, compress_level=1)
     elif images == "link":
         path.symlink_to(sample.image.resolve())
     else:

@@ -11,10 +11,12 @@ from pathlib import Path
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from secateur.domains.classification.pixels import broken_image_errors, what_is_broken
 from secateur.errors import DataError
+from secateur.extras import Later
+
+functional = Later("torchvision.transforms.v2.functional")
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What a file in a folder is taken for an image by."""
@@ -47,7 +49,7 @@ def read_image(path: Path) -> UInt8[Tensor, "3 h w"]:
         DataError: The file is missing, truncated or no image.
     """
     with _explained(path), Image.open(path) as image:
-        pixels: Tensor = pil_to_tensor(image.convert("RGB"))
+        pixels: Tensor = functional.pil_to_tensor(image.convert("RGB"))
     return pixels
 
 

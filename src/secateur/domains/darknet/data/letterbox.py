@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image
-from torchvision.transforms.v2 import functional
 
 from secateur.errors import RequestError
+from secateur.extras import Later
+
+functional = Later("torchvision.transforms.v2.functional")
+ops = Later("torchvision.ops")
 
 GREY = 0.5
 """What the rest of a letterboxed image is filled with, from 0 (black) to 1 (white)."""
@@ -78,7 +80,9 @@ class Letterbox:
         """Map boxes (left, top, right, bottom in pixels of the input) to the image, clipped to it."""
         (top, left), (height, width), (h, w) = self.corner, self.inner, self.source
         scale = corners.new_tensor([w / width, h / height] * 2)
-        return clip_boxes_to_image((corners - corners.new_tensor([left, top] * 2)) * scale, self.source)
+        shifted = (corners - corners.new_tensor([left, top] * 2)) * scale
+        clipped: Tensor = ops.clip_boxes_to_image(shifted, self.source)
+        return clipped
 
 
 def scaled_to(pixels: UInt8[Tensor, "c h w"], size: tuple[int, int]) -> Float[Tensor, "c height width"]:

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torchvision.ops import box_convert
 
 from secateur.domains.darknet.data.augment import clip
 from secateur.domains.darknet.data.boxes import Labels
 from secateur.domains.darknet.data.letterbox import GREY, Letterbox, scaled_to
+from secateur.extras import Later
+
+ops = Later("torchvision.ops")
 
 
 def mosaic(
@@ -48,7 +50,7 @@ def mosaic(
         top, left = row - h * (index < 2), column - w * (index % 2 == 0)
         up, down, start, end = max(0, top), min(height, top + h), max(0, left), min(width, left + w)
         canvas[:, up:down, start:end] = scaled[:, up - top : down - top, start - left : end - left]
-        corners = box_convert(labels.boxes, "cxcywh", "xyxy") * torch.tensor([w, h, w, h])
+        corners = ops.box_convert(labels.boxes, "cxcywh", "xyxy") * torch.tensor([w, h, w, h])
         corners = (corners + torch.tensor([left, top, left, top])) / torch.tensor([width, height] * 2)
         found.append(clip(corners, labels))
     return canvas, Labels.together(found)
