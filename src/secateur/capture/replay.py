@@ -150,9 +150,11 @@ class Replay:
         """Work off all calls before one."""
         with recording_context():
             while self.position < index:
-                self._step(self.tape.calls[self.position])
+                self.step()
 
-    def _step(self, call: TapeEntry) -> None:
+    def step(self) -> None:
+        """Work off the next call, in whatever mode the caller has set; `advance` sets that of a record."""
+        call = self.tape.calls[self.position]
         self.results = self._run(self.position, {})
         for value, result in zip(call.outputs, self.results, strict=True):
             if value is not None:

@@ -8,6 +8,7 @@ as many rows as tell something, drawn with a fixed seed.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any, TypeAlias
 
@@ -23,6 +24,7 @@ from secateur.errors import CaptureError
 from secateur.graph.axes import Axis, axes_in, resolve
 from secateur.graph.keep import DimPlaces
 from secateur.score.elimination import Consumer, shrinkage, shrunk
+from secateur.score.sensitivity import sensitivities
 
 MEMORY_BYTES = 2**31
 """What the sums of the layers of one pass may take; the layers of one group always go together."""
@@ -122,6 +124,8 @@ class _Sums:
     mean: Tensor
     square: Tensor
     samples: int = 0
+    drawn: int = 0
+    there: int = 0
     weights: dict[int, Tensor] = field(default_factory=dict)
 
     def shrinkage(self, group: int) -> float:
@@ -148,6 +152,12 @@ class Consumers:
         wanted = [group for group in groups.prunable if asked is None or group.name in asked]
         self._readers = {group.name: readers.of(group) for group in wanted}
         self._sums: dict[_Inputs, _Sums] = {}
+
+    @cached_property
+    def _sensitivities(self) -> Mapping[int, Tensor]:
+        """What a change of each layer's output counts."""
+        layers = {one.layer.node.index: one.layer for held in self._readers.values() for one in held}
+        return sensitivities(self.model, self.groups.graph, layers, self.data)
 
     def has(self, group: Group) -> bool:
         """Whether a layer reads the group."""
@@ -188,10 +198,13 @@ class Consumers:
     def _consumers(self, reader: _Reader) -> Iterator[Consumer]:
         sums = self._sums[_inputs(self.groups, reader.layer)]
         weight = sums.weights[reader.layer.node.index]
+        found = self._sensitivities.get(reader.layer.node.index)
+        counts = None if found is None else found.view(len(reader.units), -1)
         for at, units in enumerate(reader.units):
             inner = torch.arange(sums.kernel)
             rows = (units[:, :, None] * sums.kernel + inner).flatten(1).to(sums.second.device)
-            yield Consumer(shrunk(sums.second[at], sums.shrinkage(at)), weight[at], rows, reader.layer.name)
+            moments = shrunk(sums.second[at], sums.shrinkage(at)) * sums.there / sums.drawn
+            yield Consumer(moments, weight[at], rows, counts[at] if counts is not None else None)
 
 
 def _gather(
@@ -262,6 +275,8 @@ def _add(
             sums.mean += made.sum(1)
             sums.square += made.square().sum(1)
     sums.samples += len(rows)
+    sums.drawn += rows.numel()
+    sums.there += patches.rows
 
 
 def _summed_in(source: Tensor) -> torch.dtype:

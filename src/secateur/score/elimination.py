@@ -12,7 +12,8 @@ which is the optimal brain surgeon for a block R of rows. Removing R and going o
 so one inversion serves all ratios: units go one round after the other, those first whose removal costs
 least, and the errors of the rounds add up to that of all units. A unit is all that goes with one channel: one
 row of a linear layer, the k*k rows of a convolution's channel, the width of a head. A group that several
-layers read pays the sum of their errors, each in units of the layer's own output, 1/2 tr(W' H W).
+layers read pays the sum of their errors, each output o weighted with what its square counts: what it brings
+of the outputs of the model (`score/sensitivity.py`), or all alike in units of the layer's, 1/2 tr(W' H W).
 
 H is known from finitely many rows. What they do not support is shrunk towards the diagonal (not towards a
 multiple of one, which would forget which inputs are large): (1 - s) H + s diag(H). At s = 1 nothing stands in
@@ -47,13 +48,14 @@ class Consumer:
         second: H, the sums of products of its inputs, float64.
         weight: W, laid out (inputs, outputs).
         units: The inputs that go with each channel of the group. Others are never removed.
-        name: The module, for messages.
+        counts: What the square of a change of each output counts; None: all alike, and such that all of the
+            output is 1.
     """
 
     second: Float[Tensor, "inputs inputs"]
     weight: Float[Tensor, "inputs outputs"]
     units: Int[Tensor, "channels rows"]
-    name: str = ""
+    counts: Float[Tensor, " outputs"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +96,12 @@ class _State:
         self.width = consumer.units.shape[1]
         self.weight = consumer.weight.double()[order]
         factor = _factor(second)
-        size = 0.5 * (self.weight * (second @ self.weight)).sum()
-        self.price = 0.0 if size <= 0 else 1 / float(size)
+        self.price = 1.0
+        if consumer.counts is None:
+            size = 0.5 * (self.weight * (second @ self.weight)).sum()
+            self.price = 0.0 if size <= 0 else 1 / float(size)
+        else:
+            self.weight *= consumer.counts.double().sqrt()
         self.inverse = torch.cholesky_inverse(factor)
 
     def costs(self, units: int) -> Tensor:

@@ -15,16 +15,16 @@ def after_refit(consumers: Sequence[Consumer]) -> Float[Tensor, " channels"]:
     """Take what the removal of each channel costs the layers that read it, once they are solved anew.
 
     Larger scores mean: keep. Channels leave a group one round after the other, those first that the others
-    can best stand in for (`score/elimination.py`). A channel's score is what its layers' outputs lose when it
-    goes, as a share of their size, and never less than that of one that went before it: the lowest scores of
-    all groups are the cheapest set of removals. `obs` is its relative: that asks the loss, this the layers
-    that read. To be used with the recovery step `refit`.
+    can best stand in for (`score/elimination.py`). A channel's score is what the model's outputs lose when it
+    goes, to second order, as a share of their variance (`score/sensitivity.py`), and never less than that of
+    one that went before it: the lowest scores of all groups are the cheapest set of removals. `obs` is its
+    relative: that asks the loss, this the layers that read. To be used with the recovery step `refit`.
 
     Args:
         consumers: The layers that read the group, with the second moments of their inputs.
 
     Returns:
-        One score for each channel, from 0; a share of the readers' outputs.
+        One score for each channel, from 0.
 
     Example:
         >>> twins = torch.tensor([[1.0, 1.0, 0.0], [2.0, 2.1, 0.0], [0.0, 0.0, 4.0]]).double()
