@@ -12,13 +12,10 @@ import contextlib
 import hashlib
 import json
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -32,6 +29,7 @@ from secateur.write.digests import digest_of, digests_of, require_same, signed
 from secateur.write.empty import filled
 from secateur.write.filling import load_state, retype, unsaved_types
 from secateur.write.packed import pack, unpack
+from secateur.write.pickles import read_torch
 from secateur.write.shards import INDEX, SINGLE, SUFFIX, open_shards, opened
 
 WEIGHTS = "weights.safetensors"
@@ -293,7 +291,7 @@ def read_state(
     if not path.is_file():
         raise CheckpointError(f"cannot load {path}: no such file", do="check the path")
     if path.suffix != SUFFIX:
-        return _read_torch(path)
+        return read_torch(path)
     with opened(path) as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -311,47 +309,3 @@ def _require_plan(path: Path, hashes: Collection[str | None], plan_text: bytes |
             ["a save was interrupted between the two files, or one of them was replaced or edited"],
             "save the model again",
         )
-
-
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    do = "load it where you trust it and save model.state_dict() with safetensors.torch.save_file"
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not _is_pickle(path):
-            raise CheckpointError(
-                f"cannot load {path}: it is no file that torch.save wrote",
-                do="convert it to safetensors, or load it yourself and pass the model",
-            ) from error
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        raise CheckpointError(
-            f"cannot load {path}: it holds more than tensors, and a pickle is never executed",
-            [f"it asks for {asked.group(1)}"] if asked else [],
-            do,
-        ) from error
-    except Exception as error:
-        raise CheckpointError(
-            f"cannot load {path}: it is truncated, or no file that torch.save wrote",
-            [f"the file has {path.stat().st_size:,} bytes"],
-            "get it again, or save model.state_dict() with torch.save",
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        keys = ", ".join(map(str, list(state)[:8])) if isinstance(state, Mapping) else ""
-        raise CheckpointError(
-            f"cannot load {path}: it holds a {type(state).__name__} that is no state dict",
-            [f"its keys: {keys}"] if keys else [],
-            "save model.state_dict() alone, or under the key state_dict",
-        )
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def _is_pickle(path: Path) -> bool:
-    """Whether a file is an archive, or starts as a pickle of protocol 2 or later does."""
-    with path.open("rb") as file:
-        try:
-            return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
-        except zipfile.BadZipFile:  # one of several disks, says a damaged end of the archive
-            return False
