@@ -195,3 +195,28 @@ def test_inputs_that_no_process_can_be_given_are_named(tmp_path):
 
     with pytest.raises(RequestError, match="hold a How"):
         sc.export(Odd(), tmp_path / "odd.torchscript", example_inputs=(torch.ones(1, 2), How()))
+
+
+def test_a_state_dict_brings_the_widths_of_lists_of_dicts(tmp_path):
+    """Such as `feature_info` of timm."""
+
+    class Told(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+            self.feature_info = [{"module": "stem", "num_chs": 8, "reduction": 1}]
+
+        def forward(self, x):
+            return self.head(self.stem(x).relu())
+
+    result = sc.prune(Told().eval(), torch.zeros(1, 4), ratio=0.5)
+    assert result.model.feature_info[0]["num_chs"] == 4
+    sc.export(result, tmp_path / "cut", format="state-dict")
+    text = (tmp_path / "cut" / "rebuild.py").read_text()
+    space = {"__file__": str(tmp_path / "cut" / "rebuild.py"), "__name__": "rebuild"}
+    exec(compile(text, "rebuild.py", "exec"), space)
+    uncut = Told().eval()
+    held = uncut.feature_info[0]
+    built = space["rebuild"](uncut)
+    assert built.feature_info == [{"module": "stem", "num_chs": 4, "reduction": 1}]
+    assert held["num_chs"] == 8  # others who hold the entry keep theirs

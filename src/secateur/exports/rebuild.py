@@ -22,7 +22,7 @@ from torch import nn
 # ----------------------------------------------------------------------------------------------------------
 
 ATTRIBUTES: dict[str, dict[str, Any]] = {}
-"""By module: the integers that are sizes. Dots lead into configs, tuples and lists."""
+"""By module: the integers that are sizes. Dots lead into configs, tuples, lists and dicts."""
 
 METHODS: dict[str, list[dict[str, dict[str, tuple[Any, str]]]]] = {}
 """By module: classes to derive from its own one after the other; by the class that has the methods ("" is the
@@ -60,12 +60,15 @@ def rebuild(model: nn.Module, weights: Path | str = "") -> nn.Module:
 
 
 def _put(owner: Any, path: list[str], value: Any) -> Any:
-    """Set an attribute, or a field of an object or tuple inside one; others who hold that keep theirs."""
+    """Set an attribute, or an item of a tuple, list or dict inside one; others who hold that keep theirs."""
     first, *rest = path
     if isinstance(owner, (tuple, list)):
         parts = list(owner)
         parts[int(first)] = _put(copy.copy(parts[int(first)]), rest, value) if rest else value
         return type(owner)(parts)
+    if isinstance(owner, dict):
+        inner = _put(copy.copy(owner[first]), rest, value) if rest else value
+        return type(owner)({**owner, first: inner})
     setattr(owner, first, _put(copy.copy(getattr(owner, first)), rest, value) if rest else value)
     return owner
 

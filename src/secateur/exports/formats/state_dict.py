@@ -80,7 +80,10 @@ def _attributes(model: nn.Module, plan: Plan | None) -> dict[str, dict[str, Any]
 
 def _value(owner: Any, path: Sequence[str]) -> Any:
     for part in path:
-        owner = owner[int(part)] if isinstance(owner, (tuple, list)) else getattr(owner, part)
+        if isinstance(owner, (tuple, list)):
+            owner = owner[int(part)]
+        else:
+            owner = owner[part] if isinstance(owner, dict) else getattr(owner, part)
     return tuple(owner) if isinstance(owner, torch.Size) else owner
 
 
