@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "world.json"
@@ -250,7 +251,7 @@ def page(data: dict[str, Any]) -> str:
             if cell is None:
                 lines.append(f"| {name} | {format} | not run yet | | | |")
             elif "refused" in cell:
-                said = " ".join(cell["refused"]).replace("|", "\\|")
+                said = shorten("; ".join(cell["refused"]), 180, placeholder=" ...").replace("|", "\\|")
                 lines.append(f"| {name} | {format} | refused: {said} | | | |")
             else:
                 size = " -> ".join(f"{one / 1e6:.2f}" for one in cell["size_bytes"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -81,7 +82,10 @@ def _run_fresh(
         why = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
         at = len(list(places[1].iterdir()))
         during = f"on {trials[at].name}" if at < len(trials) else "at its end"
-        said = [line for line in done.stderr.strip().splitlines() if line.strip()][-_LAST_LINES:]
+        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        # TorchScript writes where a file was made behind what is wrong with it.
+        wrong = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        said = wrong[-1:] or lines[-_LAST_LINES:]
         what = f"{Path(words[1]).name} cannot be read back {during}: its reader ended with {why}"
         raise ExportError(what, said)
     program = done.stdout.strip().rpartition("\n")[2]
