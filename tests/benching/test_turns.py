@@ -25,7 +25,7 @@ class Slow(nn.Module):
         self.conv, self.head = nn.Conv2d(3, width, 3), nn.Conv2d(width, 2, 1)
 
     def forward(self, x):
-        noise = torch.sort(x.repeat(1, 60, 1, 1).flatten()).values[:1]
+        noise = torch.sort(x.repeat(1, 6, 1, 1).flatten()).values[:1]
         return self.head(self.conv(x).relu()) + noise
 
 

@@ -261,3 +261,23 @@ def test_a_copy_holds_together_as_a_deep_copy_does() -> None:
         for (name, one), two in zip(model.state_dict().items(), copied.state_dict().values(), strict=True):
             assert torch.equal(one, two), name
             assert one.data_ptr() != two.data_ptr(), name
+
+
+class Saved(Plain):
+    """A class that says how it is copied."""
+
+    def __getstate__(self):
+        return self.__dict__.copy()
+
+
+def test_a_bound_forward_is_bound_to_the_copy_of_a_class_with_a_state_of_its_own():
+    model, x = Saved().eval(), torch.randn(2, 3, 4, 4)
+    before = model.forward
+    model.forward = types.MethodType(lambda self, x: before(x), model)
+    wanted = model(x)
+    copied = copy_module(nn.Sequential(model))[0]
+    with torch.no_grad():
+        for tensor in copied.parameters():
+            tensor.zero_()
+    assert not copied(x).any()
+    assert torch.equal(model(x), wanted)

@@ -40,7 +40,9 @@ def test_every_word_of_a_request_is_an_option(run):
 
 
 def test_the_criterion_of_the_command_line_is_that_of_a_request():
-    assert CriterionOptions().choose() == sc.criterion("l2")
+    assert CriterionOptions().choose() is None
+    assert CriterionOptions("l2").choose() == sc.criterion("l2")
+    assert CriterionOptions(aggregate="max").choose() == sc.criterion("l2", aggregate="max")
     assert CriterionOptions.criterion == sc.Ask.criterion
 
 

@@ -52,7 +52,8 @@ def test_a_run_leaves_its_request_and_what_it_ran_on(pruned):
     assert held["typed"] == f"secateur prune --config {file} --save {folder} --json"
     request = held["request"]
     assert sorted(request["arg"]) == ["image_size=8", "in_channels=1", "width=0.0625"]
-    assert (request["ratio"], request["criterion"], request["round-to"], request["seed"]) == (0.5, "l2", 2, 3)
+    assert (request["ratio"], request["round-to"], request["seed"]) == (0.5, 2, 3)
+    assert "criterion" not in request  # nothing was named: it hangs on the data
     assert request["check"] is False
     assert held["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert set(held["versions"]) == {"secateur", "torch", "python"}

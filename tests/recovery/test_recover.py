@@ -81,7 +81,8 @@ def test_the_last_of_few_batches_is_seen_by_the_steps_and_said_so():
 def test_prune_with_recover_gives_the_same():
     steps = ["absorb", "refit", "batch-norm"]
     two = sc.recover(sc.prune(perceptron(), torch.zeros(1, 4), ratio=0.5), data_of(), steps)
-    one = sc.prune(perceptron(), torch.zeros(1, 4), ratio=0.5, data=data_of(), recover=steps)
+    words = {"criterion": "l2", "data": data_of(), "recover": steps}
+    one = sc.prune(perceptron(), torch.zeros(1, 4), ratio=0.5, **words)
     assert one.errors == two.errors
     assert one.recovered == two.recovered
     for name, tensor in one.model.state_dict().items():

@@ -78,8 +78,23 @@ def _bound(model: Any, memo: dict[int, Any]) -> Any:
     made = _copied(model, memo)
     for one in twins:
         one.fill(memo)
+    if twins:
+        _rebind(model, memo)
     separate_classes(made)
     return made
+
+
+def _rebind(model: nn.Module, memo: dict[int, Any]) -> None:
+    """Give methods that modules hold the twins of their functions, which `copy.deepcopy` hands back."""
+    for module in model.modules():
+        held = vars(memo.get(id(module), module))
+        for name, value in vars(module).items():
+            if (
+                isinstance(value, MethodType)
+                and id(value.__func__) in memo
+                and isinstance(held.get(name), MethodType)
+            ):
+                held[name] = MethodType(memo[id(value.__func__)], held[name].__self__)
 
 
 _FINAL = (int, float, complex, bool, str, bytes, type(None), type, torch.dtype, torch.device)
