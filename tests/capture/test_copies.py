@@ -281,3 +281,34 @@ def test_a_bound_forward_is_bound_to_the_copy_of_a_class_with_a_state_of_its_own
             tensor.zero_()
     assert not copied(x).any()
     assert torch.equal(model(x), wanted)
+
+
+class Shared(Plain):
+    """A class whose copies are itself."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class Private(nn.Module):
+    """A class that copies its child without a word to `copy.deepcopy`."""
+
+    def __init__(self, child):
+        super().__init__()
+        self.child = child
+
+    def forward(self, x):
+        return self.child(x)
+
+    def __deepcopy__(self, memo):
+        return Private(copy.deepcopy(self.child))
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Sequential(Shared()), lambda: Private(Plain())])
+def test_a_copy_never_rebinds_a_forward_of_the_original(make):
+    model = make().eval()
+    child = next(model.children())
+    before = child.forward
+    child.forward = mine = types.MethodType(lambda self, x: before(x), child)
+    copy_module(model)
+    assert child.forward is mine

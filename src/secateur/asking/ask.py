@@ -201,7 +201,7 @@ _WITH_DATA: Mapping[str, Any] = {
     "recover": ("absorb", "refit"),
 }
 _WITHOUT: Mapping[str, Any] = {"criterion": "l2", "scope": "global"}
-"""What is taken for words that were not given, with and without data: docs/benchmarks/accuracy.md."""
+"""What is taken for words that were not given, with and without data: docs/decisions/0020-after-refit.md."""
 
 _AFTER = ("recover", "check")
 """What a plan does not depend on."""

@@ -11,6 +11,7 @@ from torch import nn
 from secateur.callbacks.channels import ChannelSteps
 from secateur.errors import CheckpointError, RequestError
 from secateur.plans.plan import Plan
+from secateur.write.pickles import require_short_names
 
 # Without the library there is no Trainer to call us, and any base class will do.
 _Base: Any = importlib.import_module("lightning.pytorch").Callback if find_spec("lightning") else object
@@ -116,6 +117,7 @@ class ChannelCallback(_Base):
         Raises:
             CheckpointError: The checkpoint says nothing of cuts.
         """
+        require_short_names(Path(checkpoint))
         held = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
         told = held.get("callbacks", {}).get(self.state_key)
         if told is None:

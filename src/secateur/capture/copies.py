@@ -85,16 +85,18 @@ def _bound(model: Any, memo: dict[int, Any]) -> Any:
 
 
 def _rebind(model: nn.Module, memo: dict[int, Any]) -> None:
-    """Give methods that modules hold the twins of their functions, which `copy.deepcopy` hands back."""
+    """Give methods that modules hold the twins of their functions, which `copy.deepcopy` hands back.
+
+    Modules whose class shares them with its copies, or keeps what it copied to itself, are left as they are.
+    """
     for module in model.modules():
-        held = vars(memo.get(id(module), module))
+        made = memo.get(id(module), module)
+        if made is module:
+            continue
         for name, value in vars(module).items():
-            if (
-                isinstance(value, MethodType)
-                and id(value.__func__) in memo
-                and isinstance(held.get(name), MethodType)
-            ):
-                held[name] = MethodType(memo[id(value.__func__)], held[name].__self__)
+            held = vars(made).get(name)
+            if isinstance(value, MethodType) and isinstance(held, MethodType) and id(value.__func__) in memo:
+                vars(made)[name] = MethodType(memo[id(value.__func__)], held.__self__)
 
 
 _FINAL = (int, float, complex, bool, str, bytes, type(None), type, torch.dtype, torch.device)

@@ -37,7 +37,7 @@ def read_torch(path: Path) -> dict[str, Tensor]:
     """
     do = "load it where you trust it and save model.state_dict() with safetensors.torch.save_file"
     try:
-        _require_short_names(path)
+        require_short_names(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not _is_pickle(path):
@@ -70,8 +70,11 @@ def read_torch(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def _require_short_names(path: Path) -> None:
+def require_short_names(path: Path) -> None:
     """Refuse a pickle that asks for a class or function of a name that no code has.
+
+    Args:
+        path: A file that `torch.load` is to read.
 
     Raises:
         UnpicklingError: It does.
