@@ -91,6 +91,53 @@ def record_tape(model: nn.Module, inputs: Any, graph: Graph) -> Tape:
     return taper.finish()
 
 
+class Tapes:
+    """The tapes of a model for batches, one for all that are alike where a tape serves them.
+
+    Args:
+        model: As for `record_tape`.
+        graph: As for `record_tape`.
+
+    Example:
+        >>> import torch
+        >>> from secateur.capture.recorder import capture
+        >>> model = nn.Linear(3, 2)
+        >>> tapes = Tapes(model, capture(model, torch.ones(1, 3)))
+        >>> tapes.of(torch.ones(4, 3)) is tapes.of(torch.zeros(4, 3))
+        True
+    """
+
+    def __init__(self, model: nn.Module, graph: Graph) -> None:
+        self.model, self.graph = model, graph
+        self._known: dict[Any, Tape] = {}
+
+    def of(self, batch: Any) -> Tape:
+        """The tape for a batch.
+
+        Raises:
+            PathError: It takes another path than in the record.
+        """
+        form = _form(batch)
+        found = self._known.get(form)
+        if found is None:
+            found = record_tape(self.model, batch, self.graph)
+            if found.is_general:
+                self._known[form] = found
+        return found
+
+
+def _form(batch: Any) -> Any:
+    """What a tape depends on: shapes, element types and all that is no tensor."""
+    leaves, spec = pytree.tree_flatten(batch)
+    forms = (
+        (tuple(leaf.shape), leaf.stride(), leaf.dtype, leaf.device)
+        if isinstance(leaf, Tensor)
+        else repr(leaf)
+        for leaf in leaves
+    )
+    return tuple(forms), repr(spec)
+
+
 class Replay:
     """A run of a tape that has come to some call.
 

@@ -8,13 +8,11 @@ more than the limit, fewer batches are used.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from secateur.capture.batches import naming_batch
-from secateur.capture.replay import Replay, Tape, record_tape
+from secateur.capture.replay import Replay, Tapes
 from secateur.capture.shadow import shadow
 from secateur.recovery.step import Subject
 
@@ -62,19 +60,14 @@ def start(subject: Subject, cut: nn.Module, stops: Sequence[int], *, with_dense:
     """
     graph, limit = subject.groups.graph, subject.memory_bytes
     models = [cut, shadow(subject.original)] if with_dense else [cut]
-    tapes: dict[Any, list[Tape]] = {}
+    tapes = [Tapes(model, graph) for model in models]
     pairs: list[Pair] = []
     live = dict.fromkeys(stops, 0)
     batches = subject.data or ()
     note = ""
     for number, batch in enumerate(batches):
-        key = _form(batch)
-        found = tapes.get(key)
-        if found is None:
-            with naming_batch(number):
-                found = [record_tape(model, batch, graph) for model in models]
-            if all(tape.is_general for tape in found):
-                tapes[key] = found
+        with naming_batch(number):
+            found = [held.of(batch) for held in tapes]
         for stop in stops:
             live[stop] += sum(max(tape.bytes_before[stop : stop + 2]) for tape in found)
         is_over = max(live.values(), default=0) > limit
@@ -99,15 +92,3 @@ def _note_of_first(given: int, limit: int) -> str:
         f"1 of {given} batches was used, and it alone takes over {limit / 2**20:,.0f} MiB (memory_bytes) "
         "between two layers: pass smaller ones"
     )
-
-
-def _form(batch: Any) -> Any:
-    """What a tape depends on: shapes, element types and all that is no tensor."""
-    leaves, spec = pytree.tree_flatten(batch)
-    forms = (
-        (tuple(leaf.shape), leaf.stride(), leaf.dtype, leaf.device)
-        if isinstance(leaf, Tensor)
-        else repr(leaf)
-        for leaf in leaves
-    )
-    return tuple(forms), repr(spec)

@@ -6,8 +6,8 @@ the teacher: with z its outputs, each a tensor of n entries with the standard de
     s_o = mean over rows of g_o^2,      g = grad over the layer's output y of  sum of v z / (d sqrt(n))
 
 is in expectation what the square of a change of y_o brings of the squared change of the outputs, as a share
-of their variance: the diagonal of the Gauss-Newton matrix of the distance that recovery measures. One random
-v for each batch. No labels are needed.
+of their variance: the diagonal of the Gauss-Newton matrix of the distance that recovery measures. Sums, n and
+d are those of all data, so how it is split into batches does not matter. No labels are needed.
 
 References:
     Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", ICML 2015,
@@ -16,13 +16,17 @@ References:
 """
 
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from secateur.capture.batches import Sample, Samples, naming_batch
-from secateur.capture.replay import Replay, record_tape
+from secateur.capture.batches import Samples, naming_batch
+from secateur.capture.follower import Step, observe
+from secateur.capture.replay import Replay, Tapes
 from secateur.capture.shadow import shadow
 from secateur.capture.switches import as_written
 from secateur.coupling.layers import LayerCall
@@ -50,40 +54,61 @@ def sensitivities(
         PathError: The model takes another path than in its record.
     """
     held = shadow(model)
+    tapes = Tapes(held, graph)
+    spreads = _spreads(held, graph, data)
+    draws = {value: torch.Generator().manual_seed(1_000_003 * seed + value) for value in spreads}
+
+    def loss_of(outputs: Mapping[int, Tensor]) -> Tensor:
+        parts = [_signed(one, draws[value]) / spreads[value] for value, one in outputs.items()]
+        return torch.stack(parts).sum()
+
     squares: dict[int, Tensor] = {}
     rows: dict[int, int] = {}
     for sample in data:
         with naming_batch(sample.number):
-            found = _gradients(held, graph, layers, sample, seed)
+            replay = Replay(tapes.of(sample.inputs), held, sample.inputs)
+            found = _gradients(replay, layers, loss_of)
         if isinstance(found, str):
             what = f"the layers that read a group count alike: the outputs cannot be differentiated ({found})"
             warnings.warn(what, NoEffectWarning, stacklevel=2)
             return {}
-        _add(squares, rows, found)
+        for at, gradient in found.items():
+            square = gradient.double().square().sum(0)
+            squares[at] = square + squares[at] if at in squares else square
+            rows[at] = rows.get(at, 0) + len(gradient)
     return {at: found / rows[at] for at, found in squares.items()}
 
 
-def _add(squares: dict[int, Tensor], rows: dict[int, int], found: Mapping[int, Tensor]) -> None:
-    for at, gradient in found.items():
-        square = gradient.double().square().sum(0)
-        squares[at] = square + squares[at] if at in squares else square
-        rows[at] = rows.get(at, 0) + len(gradient)
+def _spreads(model: nn.Module, graph: Graph, data: Samples) -> dict[int, float]:
+    """Of each floating-point output, by value: d sqrt(n)."""
+    count, total, square = Counter[int](), Counter[int](), Counter[int]()
+
+    def on_step(seen: None, step: Step) -> Any:
+        results = step.run()
+        for ref, result in zip(step.node.outputs, pytree.tree_leaves(results), strict=False):
+            if ref is not None and ref.value in graph.outputs and result.is_floating_point():
+                count[ref.value] += result.numel()
+                total[ref.value] += result.double().sum().item()
+                square[ref.value] += result.double().square().sum().item()
+        return results
+
+    for sample in data:
+        with naming_batch(sample.number):
+            observe(model, sample.inputs, graph, lambda *_: None, on_step)
+    return {at: max(square[at] - total[at] ** 2 / count[at], 1e-30) ** 0.5 for at in count}
 
 
 def _gradients(
-    model: nn.Module, graph: Graph, layers: Mapping[int, LayerCall], sample: Sample, seed: int
+    replay: Replay, layers: Mapping[int, LayerCall], loss_of: Callable[[Mapping[int, Tensor]], Tensor]
 ) -> dict[int, Tensor] | str:
     """The gradients of one batch by the layers' outputs: [rows, outputs]; or why there are none."""
-    replay = Replay(record_tape(model, sample.inputs, graph), model, sample.inputs)
     replay.tensors = {value: tensor.detach() for value, tensor in replay.tensors.items()}
-    generator = torch.Generator().manual_seed(1_000_003 * seed + sample.number)
     try:
         with as_written(), torch.inference_mode(False), torch.enable_grad():
             watched, outputs = _run(replay, layers)
             if not outputs:
                 return "they are no numbers that depend on the layers"
-            loss = torch.stack([_spread(one, generator) for one in outputs]).sum()
-            found = torch.autograd.grad(loss, list(watched.values()), allow_unused=True)
+            found = torch.autograd.grad(loss_of(outputs), list(watched.values()), allow_unused=True)
     except (RuntimeError, PathError) as error:
         return str(error).partition("\n")[0]
     return {
@@ -92,8 +117,8 @@ def _gradients(
     }
 
 
-def _run(replay: Replay, layers: Mapping[int, LayerCall]) -> tuple[dict[int, Tensor], list[Tensor]]:
-    """Run to the end: the layers' outputs by call, and those outputs of the model that depend on them."""
+def _run(replay: Replay, layers: Mapping[int, LayerCall]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Run to the end: the layers' outputs by call, and those of the model, by value, that depend on them."""
     graph = replay.tape.graph
     watched: dict[int, Tensor] = {}
     outputs: dict[int, Tensor] = {}
@@ -107,14 +132,13 @@ def _run(replay: Replay, layers: Mapping[int, LayerCall]) -> tuple[dict[int, Ten
                 replay.values[layers[at].output] = replay.results[0]
         made = zip(call.outputs, replay.results, strict=True)
         outputs |= {value: result for value, result in made if value in graph.outputs}
-    return watched, [one for one in outputs.values() if one.requires_grad and one.is_floating_point()]
+    return watched, {at: one for at, one in outputs.items() if one.requires_grad and one.is_floating_point()}
 
 
-def _spread(output: Tensor, generator: torch.Generator) -> Tensor:
-    """The sum of an output's entries with random signs, in units of its spread."""
-    signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
-    deviation = output.detach().float().std(correction=0).clamp_min(torch.finfo(torch.float32).tiny)
-    return (signs * output).sum() / (deviation * output.numel() ** 0.5)
+def _signed(output: Tensor, draw: torch.Generator) -> Tensor:
+    """The sum of an output's entries with random signs."""
+    signs = torch.randint(0, 2, output.shape, generator=draw).to(output) * 2 - 1
+    return (signs * output).sum()
 
 
 def _as_rows(gradient: Tensor, layer: LayerCall) -> Tensor:
