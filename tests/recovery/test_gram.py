@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from secateur.recovery.gram import RIDGES, Gram, choose_ridge
+from secateur.recovery.held_rows import HeldRows
 
 
 def _gram(x, r):
@@ -60,3 +61,25 @@ def test_some_outputs_choose_for_all():
     ridge = choose_ridge(fit, test, has_constant=True)
     left = {one: float(test.left_by(fit.solve(one, has_constant=True)).sum()) for one in RIDGES}
     assert left[ridge] < 1.05 * min(left.values())
+
+
+@pytest.mark.parametrize("has_constant", [True, False])
+@pytest.mark.parametrize("ridge", [1.0, 1e-4])
+def test_held_rows_say_what_their_sums_say(has_constant, ridge):
+    x, r = (torch.stack([_drawn(7, size, seed) for seed in (0, 1)]) for size in (20, 3))
+    x[..., 4] = 2.0  # an input that never varies
+    sums = Gram(2, 20, 3, x.device)
+    held = HeldRows(x[:, :2], r[:, :2] + 1)
+    sums.add(x, r + 1)
+    held = held.join(HeldRows(x[:, 2:4], r[:, 2:4] + 1))
+    held.add(x[:, 4:], r[:, 4:] + 1)
+    one, other = (rows.solve(ridge, has_constant=has_constant) for rows in (sums, held))
+    torch.testing.assert_close(other.weight, one.weight)
+    torch.testing.assert_close(other.constant, one.constant)
+    torch.testing.assert_close(held.left_by(one), sums.left_by(one))
+    assert held.missing == pytest.approx(sums.missing)
+    held.apply(one)
+    sums.apply(one)
+    again, expected = (rows.solve(ridge, has_constant=has_constant) for rows in (held, sums))
+    torch.testing.assert_close(again.weight, expected.weight)
+    assert float(held.nothing().weight.abs().sum()) == 0

@@ -9,6 +9,7 @@ from torch import nn
 import secateur as sc
 from secateur.score import consumers
 from secateur.score.elimination import Consumer, eliminate, shrinkage, shrunk
+from secateur.score.few_rows import FewRows
 
 
 def _problem(rows=200, units=5, width=2, others=1, outputs=3, seed=0):
@@ -53,6 +54,17 @@ def test_the_first_to_go_is_the_best_of_all_and_each_next_the_best_after_it(seed
         assert order[count - 1] == min(errors, key=errors.get)
     best = min(_left(x, weight, where, gone) for gone in combinations(range(5), 2))
     assert _left(x, weight, where, order[:2]) <= 1.5 * best + 1e-9  # greedy, not optimal
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("width", "counts"), [(1, None), (3, torch.tensor([0.5, 2.0, 1.0]).double())])
+def test_few_rows_give_what_their_products_give(seed, width, counts):
+    x, weight, where = _problem(rows=6, units=24, width=width, others=2, seed=seed)
+    few = FewRows(0.8 * x, 0.36 * x.square().sum(0))
+    one = eliminate([Consumer(few, weight, where, counts)])
+    other = eliminate([Consumer(few.dense(), weight, where, counts)])
+    assert one.order.tolist() == other.order.tolist()
+    torch.testing.assert_close(one.errors, other.errors, rtol=1e-6, atol=1e-9)
 
 
 def test_two_readers_add_up_each_in_units_of_its_own_output():
@@ -146,6 +158,19 @@ def test_the_plan_does_not_hang_on_how_many_groups_fit_into_a_pass(monkeypatch):
     monkeypatch.setattr(consumers, "MEMORY_BYTES", 1)
     assert sc.plan(model, data[0][:1], **words).keep == whole.keep
     assert len(passes) == 3
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_it_does_not_matter_whether_rows_are_held_or_their_products(monkeypatch, groups):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3, groups=1), nn.ReLU(), nn.Conv2d(32, 8, 3, groups=groups), nn.ReLU(), nn.Flatten()
+    ).append(nn.Linear(8, 4))
+    data = [torch.randn(3, 3, 5, 5) for _ in range(4)]
+    words = {"ratio": 0.5, "criterion": "after-refit", "data": data}
+    held = sc.plan(model, data[0][:1], **words)
+    monkeypatch.setattr(consumers, "_INPUTS_PER_ROW", 10**6)
+    assert sc.plan(model, data[0][:1], **words).keep == held.keep
 
 
 def test_a_group_that_no_layer_reads_is_left_alone_with_the_reason():

@@ -19,10 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from math import inf
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from secateur.recovery.held_rows import HeldRows
 
 RIDGES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
 """Of each input's variance; from the cautious to the daring."""
@@ -90,8 +94,9 @@ class Gram:
         self.rr += r.square().sum(1)
         self.rows += x.shape[1]
 
-    def join(self, other: "Gram") -> "Gram":
-        """The sums over the rows of both."""
+    def join(self, other: "Gram | HeldRows") -> "Gram":
+        """The sums over the rows of both, which are sums."""
+        assert isinstance(other, Gram), "it belongs to the same layer"
         joined = Gram.__new__(Gram)
         for name in ("xx", "xr", "x", "r", "rr", "rows"):
             setattr(joined, name, getattr(self, name) + getattr(other, name))
@@ -107,7 +112,7 @@ class Gram:
         outputs = self.r.shape[1]
         if outputs <= _SOME:
             return self
-        chosen = torch.linspace(0, outputs - 1, _SOME).round().long().to(self.r.device)
+        chosen = chosen_outputs(outputs).to(self.r.device)
         made = Gram.__new__(Gram)
         made.xx, made.x, made.rows = self.xx, self.x, self.rows
         made.xr, made.r, made.rr = self.xr[..., chosen], self.r[:, chosen], self.rr[:, chosen]
@@ -140,11 +145,8 @@ class Gram:
         if has_constant:
             xx.baddbmm_(self.x[:, :, None], self.x[:, None, :], alpha=-1 / self.rows)
             xr = torch.baddbmm(xr, self.x[:, :, None], self.r[:, None, :], alpha=-1 / self.rows)
-        own = xx.diagonal(dim1=1, dim2=2).clone()
-        # Inputs that never change leave rounding errors on the diagonal; beside their squares it is nothing.
-        moving = own > 1e-12 * size
-        scale = torch.where(moving, own, torch.where(size > 0, size, torch.ones_like(size))).to(dtype)
-        xx, xr = xx.to(dtype), xr.to(dtype)
+        moving, scale = moving_inputs(xx.diagonal(dim1=1, dim2=2).clone(), size)
+        xx, xr, scale = xx.to(dtype), xr.to(dtype), scale.to(dtype)
         diagonal, added = xx.diagonal(dim1=1, dim2=2), 0.0
         while ridge <= RIDGES[0]:
             diagonal += (ridge - added) * scale
@@ -173,7 +175,24 @@ class Gram:
         self.r -= torch.einsum("gfo,gf->go", weight, self.x) + self.rows * constant
 
 
-def choose_ridge(fit: Gram, test: Gram, *, has_constant: bool) -> float | None:
+def chosen_outputs(outputs: int) -> Tensor:
+    """Some outputs, evenly spread."""
+    return torch.linspace(0, outputs - 1, min(outputs, _SOME)).round().long()
+
+
+def moving_inputs(own: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Which inputs vary, and what the ridge is a share of: [groups, features].
+
+    Args:
+        own: The squares of each input, around its mean where there is a place for a constant.
+        size: The mean of the squares of the inputs: [groups, 1].
+    """
+    # Inputs that never change leave rounding errors in their squares; beside the others' it is nothing.
+    moving = own > 1e-12 * size
+    return moving, torch.where(moving, own, torch.where(size > 0, size, torch.ones_like(size)))
+
+
+def choose_ridge(fit: "Gram | HeldRows", test: "Gram | HeldRows", *, has_constant: bool) -> float | None:
     """The ridge whose change leaves least on rows that it was not made from.
 
     Args:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from secateur.capture.replay import Replay
 from secateur.coupling.layers import LayerCall
+from secateur.coupling.rule import traits_of
 from secateur.graph.node import Node, Ref, first_operand
+from secateur.graph.trait import Trait
 from secateur.recovery.layers import (
     Readers,
     is_batch_norm,
@@ -43,26 +45,48 @@ class LayerTarget:
         self.norm = readers.norm_behind(layer)
         self.path = readers.path_to_sum(layer)
 
-    def of(self, pair: Pair) -> tuple[Tensor, Tensor]:
+    def of(self, pair: Pair, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The target, and what is missing to it.
 
         Args:
             pair: Both models, the dense one just behind the layer and the cut one just before it.
+            rows: Indices of the positions that are asked for; None for all.
 
         Returns:
             Both [positions, outputs] in float64, on the CPU where the device has no float64.
         """
         assert pair.dense is not None, "a target needs the dense model"
-        now = _double(pair.cut.call(self.layer.node.index))
-        wanted = _double(kept(pair.dense.results[0], self.layer.output, self.subject))
+        output = pair.cut.call(self.layer.node.index)
+        at = _Rows(output.shape, self.layer.channels_at, rows)
+        now = at.of(output)
+        wanted = self._kept_rows(pair.dense.results[0], self.layer.output, at)
         if self.norm is not None:
             wanted = self._through_norm(pair, wanted)
-        lost = self._lost_in_sums(pair, now)
+        is_moved = any(not self._stays(node) for node in self.path)
+        lost = self._lost_when_moved(pair, _double(output), at) if is_moved else self._lost_in_sums(pair, at)
         if lost is not None:
             wanted = wanted + lost
-        at = self.layer.channels_at
-        rows = [tensor.movedim(at, -1).reshape(-1, now.shape[at]) for tensor in (wanted, wanted - now)]
-        return rows[0], rows[1]
+        return wanted, wanted - now
+
+    def _stays(self, node: Node) -> bool:
+        """Whether a call of the path leaves each number where it is."""
+        graph = self.subject.groups.graph
+        if is_batch_norm(graph, node):
+            return self.layer.channels_at % len(graph.values[self.layer.output].shape) == 1
+        return is_sum(node) or is_scale(node) or _is_copy(node)
+
+    def _kept_rows(self, tensor: Tensor, value: int, at: "_Rows") -> Tensor:
+        """The kept positions of a tensor of the dense model, in rows."""
+        dims = self.subject.groups.findings.dims[value]
+        channels = dims[at.channels_at]
+        others = [dim for dim in dims if dim is not channels and self.subject.kept.cuts(dim)]
+        if others or tensor.dim() != len(at.shape):
+            return at.of(kept(tensor, value, self.subject))
+        found = at.of(tensor)
+        if not self.subject.kept.cuts(channels):
+            return found
+        mask = torch.from_numpy(self.subject.kept.mask(channels)).to(found.device)
+        return found[:, mask.repeat(found.shape[1] // len(mask))]
 
     def _through_norm(self, pair: Pair, wanted: Tensor) -> Tensor:
         """What the cut model's batch norm maps to what the dense one makes of the dense output."""
@@ -76,14 +100,41 @@ class LayerTarget:
         if torch.equal(mean, mean_cut) and torch.equal(variance, variance_cut):
             return wanted
         eps = self.norm.args["eps"]
-        ratio = ((variance_cut + eps) / (variance + eps)).sqrt()
-        shape = _along(self.layer.channels_at, wanted.dim())
-        return (wanted - mean.view(shape)) * ratio.view(shape) + mean_cut.view(shape)
+        return (wanted - mean) * ((variance_cut + eps) / (variance + eps)).sqrt() + mean_cut
 
-    def _lost_in_sums(self, pair: Pair, output: Tensor) -> Tensor | None:
-        """What the other operands of the additions behind have lost, where the layer puts its output out."""
-        if not self.path:
-            return None
+    def _lost_in_sums(self, pair: Pair, at: "_Rows") -> Tensor | None:
+        """What the other operands of the sums behind have lost, in rows; the output is not moved there."""
+        scale: Tensor | None = None
+        lost: Tensor | None = None
+        value = self.layer.output
+        for node in self.path:
+            other = other_operand(node, value)
+            if is_sum(node):
+                assert other is not None, "the path was chosen so"
+                gap = self._gap(pair, other, at)
+                if gap is not None:
+                    gap = gap if scale is None else _undone(gap, scale)
+                    lost = gap if lost is None else lost + gap
+            elif not _is_copy(node):
+                factor = self._factor(pair, node, other, at)
+                if factor is None:
+                    return None
+                scale = factor if scale is None else scale * factor
+            made = node.outputs[0]
+            assert made is not None, "the path was chosen so"
+            value = made.value
+        return lost
+
+    def _factor(self, pair: Pair, node: Node, other: int | None, at: "_Rows") -> Tensor | None:
+        """What a scale or a batch norm multiplies with; None where that has another shape than the output."""
+        if is_batch_norm(self.subject.groups.graph, node):
+            return _norm_scale(pair, node)
+        assert other is not None, "the path was chosen so"
+        factor = pair.cut[other]
+        return at.of(factor) if _fits(factor, at.shape) else None
+
+    def _lost_when_moved(self, pair: Pair, output: Tensor, at: "_Rows") -> Tensor | None:
+        """The same where the output is moved about on the way: followed number by number."""
         index = torch.arange(output.numel(), device=output.device).view(output.shape)
         scale = torch.ones_like(output)
         lost = torch.zeros(output.numel(), dtype=output.dtype, device=output.device)
@@ -92,8 +143,8 @@ class LayerTarget:
             other = other_operand(node, value)
             if is_sum(node):
                 assert other is not None, "the path was chosen so"
-                gap = self._gap(pair, other)
-                if gap is not None and _fits(gap, index):
+                gap = self._gap(pair, other, None)
+                if gap is not None and _fits(gap, index.shape):
                     gap = gap.expand_as(index)
                     clear = scale.abs() > _FAINTEST * scale.abs().mean()
                     lost[index[clear]] += gap[clear] / scale[clear]
@@ -109,16 +160,28 @@ class LayerTarget:
             made = node.outputs[0]
             assert made is not None, "the path was chosen so"
             value = made.value
-        return lost.view(output.shape)
+        return at.of(lost.view(output.shape))
 
-    def _gap(self, pair: Pair, value: int) -> Tensor | None:
-        """What a value of the cut model lacks; None if it is not computed yet, or cannot be compared."""
+    def _gap(self, pair: Pair, value: int, at: "_Rows | None") -> Tensor | None:
+        """What a value of the cut model lacks, in rows or as it is.
+
+        Returns:
+            None if it is not computed yet, or cannot be compared.
+        """
         assert pair.dense is not None, "a target needs the dense model"
         whole, cut = self._seen(pair.dense, value), self._seen(pair.cut, value)
         if whole is None or cut is None:
             return None
+        if at is None:
+            dense = kept(whole, value, self.subject)
+            return _double(dense) - _double(cut) if dense.shape == cut.shape else None
+        if not _fits(cut, at.shape):
+            return None
+        if cut.shape == at.shape and whole.dim() == cut.dim():
+            dense = self._kept_rows(whole, value, at)
+            return dense - at.of(cut)
         dense = kept(whole, value, self.subject)
-        return _double(dense) - _double(cut) if dense.shape == cut.shape else None
+        return at.of(dense) - at.of(cut) if dense.shape == cut.shape else None
 
     def _seen(self, replay: Replay, value: int) -> Tensor | None:
         """A value that is known already, or is only moved about later; None if it is still to be computed."""
@@ -132,10 +195,56 @@ class LayerTarget:
         return None if held is None else replay.call(node.index, {source: held})
 
 
-def _fits(smaller: Tensor, larger: Tensor) -> bool:
-    """Whether a tensor is broadcast to the shape of another one, as a bias is."""
-    sizes = zip(reversed(smaller.shape), reversed(larger.shape), strict=False)
-    return smaller.dim() <= larger.dim() and all(one in (1, two) for one, two in sizes)
+class _Rows:
+    """Some positions of a layer's output, channels last.
+
+    Args:
+        shape: Of the output of the cut layer.
+        channels_at: Which of its dims holds the channels.
+        rows: Indices of positions; None for all.
+    """
+
+    def __init__(self, shape: torch.Size, channels_at: int, rows: Tensor | None) -> None:
+        self.shape = shape
+        self.channels_at = channels_at
+        self._index: tuple[Tensor, ...] | None = None
+        if rows is not None:
+            positions = [size for at, size in enumerate(shape) if at != channels_at % len(shape)]
+            self._index = torch.unravel_index(rows, positions)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Of a tensor that has, or is broadcast to, this shape but for its channels.
+
+        Returns:
+            [positions, channels] in float64.
+        """
+        sizes = list(self.shape)
+        if tensor.dim() == len(sizes):
+            sizes[self.channels_at] = max(tensor.shape[self.channels_at], 1)
+        if tensor.shape != tuple(sizes):
+            tensor = tensor.expand(self.shape)
+        moved = tensor.movedim(self.channels_at, -1)
+        if self._index is None:
+            return _double(moved).reshape(-1, moved.shape[-1])
+        return _double(moved[tuple(at.to(tensor.device) for at in self._index)])
+
+
+def _is_copy(node: Node) -> bool:
+    """Whether a call only copies, as a dropout in eval mode does."""
+    return is_move(node) and Trait.POINTWISE in traits_of(node)
+
+
+def _undone(gap: Tensor, scale: Tensor) -> Tensor:
+    """What a layer must put out more for a gap behind its scales; nothing where these are faint."""
+    scale = scale.expand_as(gap)
+    clear = scale.abs() > _FAINTEST * scale.abs().mean()
+    return torch.where(clear, gap / scale, torch.zeros_like(gap))
+
+
+def _fits(smaller: Tensor, larger: torch.Size) -> bool:
+    """Whether a tensor is broadcast to a shape, as a bias is."""
+    sizes = zip(reversed(smaller.shape), reversed(larger), strict=False)
+    return smaller.dim() <= len(larger) and all(one in (1, two) for one, two in sizes)
 
 
 def kept(tensor: Tensor, value: int, subject: Subject) -> Tensor:

@@ -3,13 +3,14 @@
 One pass of the dense model over the data sums, for the layers of as many groups as fit into `MEMORY_BYTES`,
 the products of their inputs (patches, for a convolution): a piece in the type of the inputs, pieces in
 float64. Layers that read the same value, such as queries, keys and values, share the sums. Each batch gives
-as many rows as tell something, drawn with a fixed seed.
+its share of as many rows as tell something, drawn with a fixed seed.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
+from operator import length_hint
 from typing import Any, TypeAlias
 
 import torch
@@ -23,13 +24,19 @@ from secateur.coupling.patches import Patches
 from secateur.errors import CaptureError
 from secateur.graph.axes import Axis, axes_in, resolve
 from secateur.graph.keep import DimPlaces
-from secateur.score.elimination import Consumer, shrinkage, shrunk
+from secateur.score.elimination import WIDE, Consumer, shrinkage, shrunk
+from secateur.score.few_rows import FewRows
 from secateur.score.sensitivity import sensitivities
 
 MEMORY_BYTES = 2**31
 """What the sums of the layers of one pass may take; the layers of one group always go together."""
-_ROWS_PER_INPUT = 4
-_FEWEST_ROWS = 8_192
+_ROWS_PER_INPUT = 16
+_FEWEST_ROWS = 16_384
+"""As many rows are looked at, of all data, where there are more; each batch gives its share."""
+_INPUTS_PER_ROW = 4
+"""While there are as many, rows are held rather than their products."""
+_CLEAR = 0.02
+"""Moments of wide layers that are shrunk by more are far enough from singular for float32."""
 _SAMPLED = 256
 """Inputs of a layer by which the shrinkage is found."""
 _ABREAST = 32
@@ -116,9 +123,11 @@ def _inputs(groups: Groups, layer: LayerCall) -> _Inputs:
 
 @dataclass(eq=False)
 class _Sums:
-    """Second moments of what calls read, group of a convolution by group."""
+    """Second moments of what calls read, group of a convolution by group; the rows, while they are few."""
 
-    second: Tensor
+    second: Tensor | None
+    rows: list[Tensor]
+    inputs: int
     kernel: int
     sampled: Tensor
     mean: Tensor
@@ -127,6 +136,28 @@ class _Sums:
     drawn: int = 0
     there: int = 0
     weights: dict[int, Tensor] = field(default_factory=dict)
+
+    def add(self, taken: Tensor) -> None:
+        """Add rows [groups, rows, inputs]."""
+        if self.second is None:
+            self.rows.append(taken)
+            if _INPUTS_PER_ROW * sum(part.shape[1] for part in self.rows) <= self.inputs:
+                return
+            self.second = taken.new_zeros(len(taken), self.inputs, self.inputs, dtype=torch.float64)
+            for part in self.rows:
+                self.second += part.transpose(1, 2) @ part
+            self.rows = []
+        else:
+            self.second += taken.transpose(1, 2) @ taken
+
+    def moments(self, group: int) -> Tensor | FewRows:
+        """Of one group: shrunk, and for as many rows as there are."""
+        share, scale = self.shrinkage(group), self.there / self.drawn
+        dtype = torch.float32 if self.inputs > WIDE and share > _CLEAR else torch.float64
+        if self.second is not None:
+            return shrunk(self.second[group].to(dtype), share).mul_(scale)
+        rows = torch.cat([part[group] for part in self.rows]).double() * scale**0.5
+        return FewRows(rows * (1 - share) ** 0.5, share * rows.square().sum(0)).to(dtype)
 
     def shrinkage(self, group: int) -> float:
         """How far to shrink the moments of a group, by what its samples agree on."""
@@ -202,9 +233,8 @@ class Consumers:
         counts = None if found is None else found.view(len(reader.units), -1)
         for at, units in enumerate(reader.units):
             inner = torch.arange(sums.kernel)
-            rows = (units[:, :, None] * sums.kernel + inner).flatten(1).to(sums.second.device)
-            moments = shrunk(sums.second[at], sums.shrinkage(at)) * sums.there / sums.drawn
-            yield Consumer(moments, weight[at], rows, counts[at] if counts is not None else None)
+            rows = (units[:, :, None] * sums.kernel + inner).flatten(1).to(sums.sampled.device)
+            yield Consumer(sums.moments(at), weight[at], rows, counts[at] if counts is not None else None)
 
 
 def _gather(
@@ -217,6 +247,7 @@ def _gather(
         PathError: It takes another path than in its record.
     """
     found: dict[_Inputs, _Sums] = {}
+    batches = length_hint(data.data, 1)
     calls = {layer.node.index: (layer, _inputs(groups, layer)) for layer in layers}
     first = {inputs: at for at, (_, inputs) in sorted(calls.items(), reverse=True)}
     for sample in data:
@@ -228,7 +259,7 @@ def _gather(
                 named = step.named()
                 if first[inputs] == at:
                     _require_finite(layer, named[layer.arguments[0]], number)
-                    _add(found, layer, inputs, named, number)
+                    _add(found, layer, inputs, named, (number, batches))
                 if at not in found[inputs].weights:
                     found[inputs].weights[at] = _laid_out(layer, named)
             return step.run()
@@ -248,23 +279,26 @@ def _require_finite(layer: LayerCall, source: Tensor, number: int) -> None:
 
 
 def _add(
-    found: dict[_Inputs, _Sums], layer: LayerCall, inputs: _Inputs, named: Mapping[str, Any], number: int
+    found: dict[_Inputs, _Sums],
+    layer: LayerCall,
+    inputs: _Inputs,
+    named: Mapping[str, Any],
+    batch: tuple[int, int],
 ) -> None:
-    """Add what a call reads of one batch."""
+    """Add what a call reads of one batch: its number, and how many there are."""
     source = named[layer.arguments[0]].detach()
     patches = Patches(named, source)
     if inputs not in found:
         found[inputs] = _empty(layer, patches, source.device)
     sums = found[inputs]
-    seed = 1_000_003 * layer.node.index + number
-    rows = _drawn(_samples(layer, source, patches.rows), patches.rows, sums, seed)
+    most = max(_ROWS_PER_INPUT * sums.inputs, _FEWEST_ROWS) // batch[1]
+    seed = 1_000_003 * layer.node.index + batch[0]
+    rows = _drawn(_samples(layer, source, patches.rows), patches.rows, most, seed)
     each = rows.shape[1]
-    step = max(
-        1, min(_PIECE // (patches.groups * sums.second.shape[-1] * each), _ABREAST if each > 1 else _PIECE)
-    )
+    step = max(1, min(_PIECE // (patches.groups * sums.inputs * each), _ABREAST if each > 1 else _PIECE))
     for part in rows.split(step):
         taken = patches.take(part.flatten(), 0, patches.channels, _summed_in(source))
-        sums.second += taken.transpose(1, 2) @ taken
+        sums.add(taken)
         some = taken[:, :, sums.sampled].unflatten(1, (-1, each))
         if each == 1:
             single, squared = some[:, :, 0], some[:, :, 0].square()
@@ -292,14 +326,13 @@ def _samples(layer: LayerCall, source: Tensor, rows: int) -> int:
     return 1 if layer.spatial else rows
 
 
-def _drawn(samples: int, rows: int, sums: "_Sums", seed: int) -> Tensor:
-    """The rows that are looked at, those of each sample in a line: all, or as many as tell something."""
+def _drawn(samples: int, rows: int, most: int, seed: int) -> Tensor:
+    """The rows that are looked at, those of each sample in a line: all, or about as many as may be."""
     each = rows // samples
-    most = max(_ROWS_PER_INPUT * sums.second.shape[-1], _FEWEST_ROWS)
     generator = torch.Generator().manual_seed(seed)
     chosen, places = torch.arange(samples), torch.arange(each)
     if samples > most:
-        chosen = torch.randperm(samples, generator=generator)[:most].sort().values
+        chosen = torch.randperm(samples, generator=generator)[: max(1, most)].sort().values
     if rows > most:
         places = torch.randperm(each, generator=generator)[: max(1, most // samples)].sort().values
     return chosen[:, None] * each + places
@@ -322,6 +355,5 @@ def _empty(layer: LayerCall, patches: Patches, device: torch.device) -> _Sums:
     inputs = patches.channels * kernel
     drawn = torch.randperm(inputs, generator=torch.Generator().manual_seed(layer.node.index))[:_SAMPLED]
     drawn = drawn.sort().values.to(device)
-    second = torch.zeros(patches.groups, inputs, inputs, dtype=torch.float64, device=device)
     mean = torch.zeros(patches.groups, len(drawn), len(drawn), dtype=torch.float64, device=device)
-    return _Sums(second, kernel, drawn, mean, torch.zeros_like(mean))
+    return _Sums(None, [], inputs, kernel, drawn, mean, torch.zeros_like(mean))

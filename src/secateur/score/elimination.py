@@ -34,8 +34,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from secateur.score.few_rows import FewRows, FewRowsInverse
+
 _ROUND = 16
 """Of the units that are left, one in so many goes in a round, at least one."""
+WIDE = 1024
+"""Where a layer reads more, rounds are twice as large."""
+_SKETCH = 512
+"""Random sums of the outputs stand for them where there are more than twice as many."""
 _DAMPING = 1e-6
 """Of the mean diagonal, added to it: inputs that never vary have none. More where that does not do."""
 
@@ -45,14 +51,15 @@ class Consumer:
     """A layer that reads a coupled group, or one group of a grouped convolution.
 
     Attributes:
-        second: H, the sums of products of its inputs, float64.
+        second: H, the sums of products of its inputs, or the rows themselves where they are few; what is
+            computed from it is of its type.
         weight: W, laid out (inputs, outputs).
         units: The inputs that go with each channel of the group. Others are never removed.
         counts: What the square of a change of each output counts; None: all alike, and such that all of the
             output is 1.
     """
 
-    second: Float[Tensor, "inputs inputs"]
+    second: Float[Tensor, "inputs inputs"] | FewRows
     weight: Float[Tensor, "inputs outputs"]
     units: Int[Tensor, "channels rows"]
     counts: Float[Tensor, " outputs"] | None = None
@@ -71,6 +78,37 @@ class Elimination:
     errors: Float[Tensor, " channels_and_one"]
 
 
+class _Inverse:
+    """P, for what is left.
+
+    Args:
+        second: H; changed.
+    """
+
+    def __init__(self, second: Tensor) -> None:
+        self.matrix = torch.cholesky_inverse(_factor(second))
+
+    def __len__(self) -> int:
+        """How many inputs are left."""
+        return len(self.matrix)
+
+    def blocks(self, units: int, width: int) -> Tensor:
+        """The blocks on the diagonal of the first units: [units, width, width]."""
+        rows = units * width
+        square = self.matrix[:rows, :rows].view(units, width, units, width)
+        return square.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+
+    def remove(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, float]:
+        """Leave rows out; as `FewRowsInverse.remove`."""
+        left = ~rows
+        across = self.matrix[rows]
+        lower = torch.linalg.cholesky(across[:, rows])
+        half = torch.linalg.solve_triangular(lower, across[:, left], upper=False)
+        moved = torch.linalg.solve_triangular(lower, weight[rows], upper=False)
+        self.matrix = self.matrix[left][:, left].addmm_(half.T, half, alpha=-1)
+        return weight[left].addmm_(half.T, moved, alpha=-1), float(moved.square().sum())
+
+
 def _factor(second: Tensor) -> Tensor:
     """The Cholesky factor of moments, which are damped in place: by as little as does."""
     diagonal = second.diagonal()
@@ -84,6 +122,23 @@ def _factor(second: Tensor) -> Tensor:
     return torch.linalg.cholesky(second)
 
 
+def _sketched(weight: Tensor) -> Tensor:
+    """Some random sums of the outputs where there are many: what a sum of squares is in expectation."""
+    outputs = weight.shape[1]
+    if outputs <= 2 * _SKETCH:
+        return weight
+    generator = torch.Generator().manual_seed(outputs)
+    signs = torch.randint(0, 2, (outputs, _SKETCH), generator=generator).to(weight) * 2 - 1
+    return weight @ signs / _SKETCH**0.5
+
+
+def _inverse(moments: Tensor | FewRows) -> _Inverse | FewRowsInverse:
+    if isinstance(moments, Tensor):
+        return _Inverse(moments)
+    mean = moments.diagonal().mean().clamp_min(torch.finfo(moments.own.dtype).tiny)
+    return FewRowsInverse(FewRows(moments.rows, moments.own + _DAMPING * mean))
+
+
 class _State:
     """What is left of one consumer: P and W, the rows of the units first, unit by unit."""
 
@@ -92,28 +147,29 @@ class _State:
         is_other = torch.ones(len(consumer.second), dtype=torch.bool, device=rows.device)
         is_other[rows] = False
         order = torch.cat([rows, is_other.nonzero().flatten()])
-        second = consumer.second.double()[order][:, order]
         self.width = consumer.units.shape[1]
-        self.weight = consumer.weight.double()[order]
-        factor = _factor(second)
+        self.weight = consumer.weight[order].to(consumer.second.dtype)
+        second: Tensor | FewRows
+        if isinstance(consumer.second, FewRows):
+            second = consumer.second.select(order)
+        else:
+            second = consumer.second[order][:, order]
         self.price = 1.0
         if consumer.counts is None:
-            size = 0.5 * (self.weight * (second @ self.weight)).sum()
+            product = second @ self.weight if isinstance(second, Tensor) else second.product(self.weight)
+            size = 0.5 * (self.weight * product).sum()
             self.price = 0.0 if size <= 0 else 1 / float(size)
         else:
-            self.weight *= consumer.counts.double().sqrt()
-        self.inverse = torch.cholesky_inverse(factor)
+            self.weight *= consumer.counts.sqrt().to(self.weight.dtype)
+        self.weight = _sketched(self.weight)
+        self.inverse = _inverse(second)
 
     def costs(self, units: int) -> Tensor:
         """What the removal of each unit that is left costs by itself."""
-        rows = units * self.width
-        square = self.inverse[:rows, :rows].view(units, self.width, units, self.width)
-        own = square.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        lower = torch.linalg.cholesky(own)
-        weight = self.weight[:rows].view(units, self.width, -1)
-        return (
-            0.5 * self.price * torch.linalg.solve_triangular(lower, weight, upper=False).square().sum((1, 2))
-        )
+        lower = torch.linalg.cholesky(self.inverse.blocks(units, self.width))
+        weight = self.weight[: units * self.width].view(units, self.width, -1)
+        moved = torch.linalg.solve_triangular(lower, weight, upper=False)
+        return 0.5 * self.price * moved.square().sum((1, 2))
 
     def remove(self, gone: Tensor) -> float:
         """Remove units together; `gone` is a mask of those that are left.
@@ -123,22 +179,17 @@ class _State:
         """
         units = gone.repeat_interleave(self.width)
         is_gone = torch.cat([units, units.new_zeros(len(self.inverse) - len(units))])
-        left = ~is_gone
-        across = self.inverse[is_gone]
-        lower = torch.linalg.cholesky(across[:, is_gone])
-        half = torch.linalg.solve_triangular(lower, across[:, left], upper=False)
-        moved = torch.linalg.solve_triangular(lower, self.weight[is_gone], upper=False)
-        self.inverse = self.inverse[left][:, left].addmm_(half.T, half, alpha=-1)
-        self.weight = self.weight[left].addmm_(half.T, moved, alpha=-1)
-        return 0.5 * self.price * float(moved.square().sum())
+        self.weight, cost = self.inverse.remove(is_gone, self.weight)
+        return 0.5 * self.price * cost
 
 
-def eliminate(consumers: Sequence[Consumer], together: int = _ROUND) -> Elimination:
+def eliminate(consumers: Sequence[Consumer], together: int = 0) -> Elimination:
     """Remove the channels of a group, one round after the other, those first that cost least by then.
 
     Args:
         consumers: All layers that read the group; at least one.
-        together: One in so many of the channels that are left goes in a round; at least one goes.
+        together: One in so many of the channels that are left goes in a round; at least one goes. 0: as many
+            as the width of the layers allows.
 
     Example:
         >>> twins = torch.tensor([[1.0, 1.0, 0.0], [2.0, 2.1, 0.0], [0.0, 0.0, 4.0]]).double()
@@ -148,12 +199,14 @@ def eliminate(consumers: Sequence[Consumer], together: int = _ROUND) -> Eliminat
         ([0, 2, 1], [0.0, 0.0, 0.435, 1.0])
     """
     states = [_State(consumer) for consumer in consumers]
+    widest = max(len(state.inverse) for state in states)
+    together = together or (_ROUND if widest <= WIDE else _ROUND // 2)
     count = len(consumers[0].units)
     alive = torch.arange(count, device=consumers[0].units.device)
     order: list[Tensor] = []
     costs: list[Tensor] = []
     while len(alive):
-        each = torch.stack([state.costs(len(alive)) for state in states]).sum(0)
+        each = torch.stack([state.costs(len(alive)).double() for state in states]).sum(0)
         first = each.argsort(stable=True)[: max(1, len(alive) // together)]
         gone = torch.zeros(len(alive), dtype=torch.bool, device=alive.device)
         gone[first] = True

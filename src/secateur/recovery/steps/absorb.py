@@ -47,6 +47,9 @@ _PROBES = 2
 _UNIFORM = 1e-5
 """Relative spread below which a response counts as the same everywhere in float32."""
 
+_NEAR = 1e-3
+"""A response that spreads less, computed in float32, is looked at in float64."""
+
 
 @dataclass
 class _Lost:
@@ -232,10 +235,18 @@ class _Watcher:
         return call.run()
 
     def _watch(self, call: Call, layer: LayerCall) -> _Lost:
-        at = layer.channels_at
-        channels = self.subject.groups.findings.dims[layer.input][at]
+        channels = self.subject.groups.findings.dims[layer.input][layer.channels_at]
         kept = torch.from_numpy(self.subject.kept.mask(channels))
-        output = _linear_part(call, layer, kept)
+        lost = self._lost_of(call, layer, kept, torch.float32)
+        if float((lost.high - lost.low).abs().max()) < _NEAR * float(
+            torch.maximum(lost.high, -lost.low).max()
+        ):
+            lost = self._lost_of(call, layer, kept, torch.float64)
+        return lost
+
+    def _lost_of(self, call: Call, layer: LayerCall, kept: Tensor, dtype: torch.dtype) -> _Lost:
+        at = layer.channels_at
+        output = _linear_part(call, layer, kept, dtype)
         rows = output.movedim(at, 0).reshape(output.shape[at], -1).cpu()
         low, high = rows.amin(1), rows.amax(1)
         if not bool((low.isfinite() & high.isfinite()).all()):
@@ -244,20 +255,32 @@ class _Watcher:
                 [str(layer.node)],
                 "leave out what is not finite in the data, or find the layer that overflows",
             )
-        return _Lost(rows.sum(1), rows.shape[1], low, high, int((~kept).sum()))
+        total = rows.sum(1, dtype=torch.float64)
+        return _Lost(total, rows.shape[1], low.double(), high.double(), int((~kept).sum()))
 
 
-def _linear_part(call: Call, layer: LayerCall, kept: Tensor) -> Tensor:
-    """What a layer makes of the removed positions alone, without its bias, in float64."""
+def _linear_part(call: Call, layer: LayerCall, kept: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a layer makes of the removed positions alone, without its bias, in a type or one that is finer."""
     named = call.named()
     name, weight_name = layer.arguments
-    inputs, weight = named[name].double(), named[weight_name].double()
+    inputs, weight = named[name], named[weight_name]
+    dtype = torch.promote_types(dtype, inputs.dtype)
+    gone = (~kept).nonzero()[:, 0].to(inputs.device)
     at = inputs.dim() + layer.channels_at
-    inputs = inputs.index_fill(at, kept.nonzero()[:, 0].to(inputs.device), 0)
+    if layer.spatial and int(named["groups"]) > 1:
+        inputs = inputs.index_fill(at, kept.nonzero()[:, 0].to(inputs.device), 0)
+    else:
+        inputs, weight = inputs.index_select(at, gone), weight.index_select(_inputs_at(layer), gone)
+    inputs, weight = inputs.to(dtype), weight.to(dtype)
     if layer.is_product:
         return inputs @ weight
     output: Tensor = call.func(**{**named, name: inputs, weight_name: weight, "bias": None})
     return output
+
+
+def _inputs_at(layer: LayerCall) -> int:
+    """Along which dim of the weight, as the call takes it, the inputs lie."""
+    return 0 if layer.is_transposed or layer.is_product else 1
 
 
 def _move(

@@ -14,10 +14,12 @@ Where the output is added to something that also changed (the shortcut of a resi
 what the sum was: y is the dense sum minus the cut model's shortcut, carried back through the batch norm and
 the scales in between.
 
-Bounds. Patches are taken in pieces of 64 MiB. A layer sees at most 8 rows for each of its unknowns per
+Bounds. Patches are taken in pieces of 64 MiB. Where there are fewer rows than inputs, the rows are held
+rather than sums over them (`held_rows`). A layer sees at most 8 rows for each of its unknowns per
 output, and at least 16,384; if there are more, as many are drawn from every batch with a fixed seed. A
 layer that reads more than 8,192 numbers for one output is refitted in blocks of input channels, one after
-the other, each to what is missing by then; one that needs more than 16 blocks is left alone. What flows
+the other, each to what is missing by then, unless its rows are held; one that needs more than 16 blocks is
+left alone. What flows
 between two layers is bounded by `memory_bytes`.
 
 References:
@@ -29,6 +31,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, prod
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +41,7 @@ from secateur.coupling.layers import LayerCall, layer_of
 from secateur.coupling.patches import Patches, weight_change
 from secateur.errors import CaptureError
 from secateur.recovery.gram import Change, Gram, choose_ridge
+from secateur.recovery.held_rows import HeldRows
 from secateur.recovery.layers import (
     Readers,
     constant_place,
@@ -54,6 +58,7 @@ _ROWS_PER_UNKNOWN = 8
 _FEWEST_ROWS = 16_384
 _WIDEST = 8_192
 _MOST_BLOCKS = 16
+Sums: TypeAlias = Gram | HeldRows
 _FOLDS = 4
 """One row in so many chooses the ridge."""
 _PIECE = 2**23
@@ -124,7 +129,7 @@ class _Done:
     there: int = 0
     ridge: float = 0.0
 
-    def note(self, rows: "_Rows", both: Gram, change: Change) -> None:
+    def note(self, rows: "_Rows", both: Sums, change: Change) -> None:
         """Take down one solution, before it is written; a shared layer's rows are those of all calls."""
         if rows.block == 0:
             # Of a shared layer the sums hold what the calls before still miss: that is `after`.
@@ -167,7 +172,7 @@ class _Refit:
         self.named = tensors_of(cut)
         found = (layer_of(self.graph, node) for node in self.graph.nodes)
         self.layers = [layer for layer in found if layer is not None]
-        self.grams: dict[int, tuple[Gram, Gram]] = {}
+        self.sums: dict[int, tuple[Sums, Sums]] = {}
         self.done: dict[int, _Done] = {}
 
     @cached_property
@@ -227,10 +232,11 @@ class _Refit:
                 layer.name, self._features(layer), "" if place is None else place[2]
             )
         is_shared = len(self.calls[layer.weight]) > 1
-        blocks = self._blocks(layer)
+        rows = _Rows(layer, target, pairs, self._most_rows(layer))
+        blocks = 1 if rows.are_held else self._blocks(layer)
         for number in range(blocks):
-            rows = _Rows(layer, target, pairs, self._most_rows(layer), (number, blocks))
-            fit, test = rows.gather(self.grams.get(layer.weight))
+            rows.begin_block(number, blocks)
+            fit, test = rows.gather(self.sums.get(layer.weight))
             ridge = choose_ridge(fit, test, has_constant=place is not None)
             both = fit.join(test)
             change = both.nothing() if ridge is None else both.solve(ridge, has_constant=place is not None)
@@ -239,51 +245,58 @@ class _Refit:
             if is_shared:
                 fit.apply(change)
                 test.apply(change)
-                self.grams[layer.weight] = fit, test
+                self.sums[layer.weight] = fit, test
 
     def _most_rows(self, layer: LayerCall) -> int:
         return max(_ROWS_PER_UNKNOWN * self._features(layer), _FEWEST_ROWS)
 
 
 class _Rows:
-    """The rows of one block of one layer, over all batches.
+    """The rows of a layer, over all batches.
 
     Args:
         layer: The layer.
         target: What it should put out.
         pairs: The batches, which stand at the layer.
         most: How many rows may be used.
-        block: Which block of its input channels, of how many.
 
     Attributes:
         size: Squares of the targets around their mean, over the rows that were used.
         there: Rows that there are.
+        are_held: They are fewer than the inputs.
+        block: Which block of the input channels is refitted: channels from `begin` to before `end`.
     """
 
-    def __init__(
-        self,
-        layer: LayerCall,
-        target: LayerTarget,
-        pairs: tuple[Pair, ...],
-        most: int,
-        block: tuple[int, int],
-    ) -> None:
+    def __init__(self, layer: LayerCall, target: LayerTarget, pairs: tuple[Pair, ...], most: int) -> None:
         self.layer, self.target, self.pairs = layer, target, pairs
-        self.block = block[0]
         patches = [self._patches(pair) for pair in pairs]
+        self.groups, self.kernel, self.channels = patches[0].groups, patches[0].kernel, patches[0].channels
         self.there = sum(one.rows for one in patches)
-        self.share = min(1.0, most / self.there)
-        self.groups, self.kernel = patches[0].groups, patches[0].kernel
-        step = -(-patches[0].channels // block[1])
-        self.begin = block[0] * step
-        self.end = min(self.begin + step, patches[0].channels)
-        self.features = (self.end - self.begin) * prod(self.kernel)
+        self._drawn = [
+            self._draw(pair.number, one.rows, most) for pair, one in zip(pairs, patches, strict=True)
+        ]
+        self.are_held = sum(map(len, self._drawn)) <= self.channels * prod(self.kernel)
         self.size = 0.0
+        self.begin_block(0, 1)
+
+    def begin_block(self, number: int, blocks: int) -> None:
+        """Go on with one of several blocks of input channels."""
+        step = -(-self.channels // blocks)
+        self.block, self.begin = number, number * step
+        self.end = min(self.begin + step, self.channels)
+        self.features = (self.end - self.begin) * prod(self.kernel)
 
     def _patches(self, pair: Pair) -> Patches:
         return Patches(pair.cut.named(self.layer.node.index), pair.cut[self.layer.input])
 
-    def gather(self, known: tuple[Gram, Gram] | None) -> tuple[Gram, Gram]:
+    def _draw(self, number: int, count: int, most: int) -> Tensor:
+        if most >= self.there:
+            return torch.arange(count, device="cpu")
+        generator = torch.Generator().manual_seed(1_000_003 * self.layer.node.index + number)
+        order = torch.randperm(count, generator=generator, device="cpu")
+        return order[: max(1, round(most / self.there * count))].sort().values
+
+    def gather(self, known: tuple[Sums, Sums] | None) -> tuple[Sums, Sums]:
         """Sum over the rows of all batches.
 
         Args:
@@ -292,50 +305,48 @@ class _Rows:
         Returns:
             The sums of the rows to learn from, and of those to choose the ridge by.
         """
-        grams = known
+        sums = known
         total, squares, count = torch.zeros((), device="cpu"), torch.zeros((), device="cpu"), 0
-        for pair in self.pairs:
-            wanted, missing = self.target.of(pair)
+        for pair, rows in zip(self.pairs, self._drawn, strict=True):
+            wanted, missing = self.target.of(pair, rows if len(rows) < self._patches(pair).rows else None)
             self._require_finite(pair, wanted)
-            rows = self._draw(pair, len(wanted))
-            taken = wanted[rows.to(wanted.device)]
-            total, squares = taken.sum(0) + total.to(taken), taken.square().sum(0) + squares.to(taken)
-            count += len(taken)
+            total, squares = wanted.sum(0) + total.to(wanted), wanted.square().sum(0) + squares.to(wanted)
+            count += len(wanted)
             missing = missing.unflatten(1, (self.groups, -1)).transpose(0, 1)
-            if grams is None:
-                sizes = (self.groups, self.features, missing.shape[-1], missing.device)
-                grams = Gram(*sizes), Gram(*sizes)
-            self._add(pair, missing, rows, grams)
-        assert grams is not None, "there is at least one batch"
+            sums = sums or (self._empty(missing), self._empty(missing))
+            self._add(pair, missing, rows, sums)
+        assert sums is not None, "there is at least one batch"
         self.size = float((squares - total**2 / count).clamp(min=0).sum())
-        return grams
+        return sums
 
-    def _add(self, pair: Pair, missing: Tensor, rows: Tensor, grams: tuple[Gram, Gram]) -> None:
+    def _empty(self, missing: Tensor) -> Sums:
+        groups, _, outputs = missing.shape
+        if self.are_held:
+            return HeldRows(
+                missing.new_empty(groups, 0, self.features), missing.new_empty(groups, 0, outputs)
+            )
+        return Gram(groups, self.features, outputs, missing.device)
+
+    def _add(self, pair: Pair, missing: Tensor, rows: Tensor, sums: tuple[Sums, Sums]) -> None:
         patches = self._patches(pair)
         piece = max(1, _PIECE // max(1, self.groups * self.features))
-        for gram, part in zip(grams, self._parts(pair, rows), strict=True):
-            for some in part.split(piece) if len(part) else ():
-                x = patches.take(some, self.begin, self.end).to(missing.device)
-                gram.add(x, missing[:, some.to(missing.device)])
+        for one, (begin, end) in zip(sums, self._parts(pair, len(rows)), strict=True):
+            for at in range(begin, end, piece):
+                to = min(at + piece, end)
+                x = patches.take(rows[at:to], self.begin, self.end).to(missing.device)
+                one.add(x, missing[:, at:to])
 
-    def _parts(self, pair: Pair, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _parts(self, pair: Pair, count: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """The rows to learn from and those to choose by: other batches, or the last samples of each."""
         if len(self.pairs) >= _FOLDS:
             is_test = pair.number % _FOLDS == _FOLDS - 1
-            return (rows[:0], rows) if is_test else (rows, rows[:0])
-        at = len(rows) - len(rows) // _FOLDS
-        return rows[:at], rows[at:]
-
-    def _draw(self, pair: Pair, count: int) -> Tensor:
-        if self.share >= 1.0:
-            return torch.arange(count, device="cpu")
-        generator = torch.Generator().manual_seed(1_000_003 * self.layer.node.index + pair.number)
-        order = torch.randperm(count, generator=generator, device="cpu")
-        return order[: max(1, round(self.share * count))].sort().values
+            return ((0, 0), (0, count)) if is_test else ((0, count), (0, 0))
+        at = count - count // _FOLDS
+        return (0, at), (at, count)
 
     def _require_finite(self, pair: Pair, wanted: Tensor) -> None:
         for what, tensor in (("reads", pair.cut[self.layer.input]), ("should put out", wanted)):
-            if not bool(tensor.isfinite().all()):
+            if not all(bool(torch.isfinite(end)) for end in tensor.aminmax()):
                 raise CaptureError(
                     f"layer {self.layer.name} {what} NaN or infinity on batch {pair.number} of the data",
                     [str(self.layer.node)],

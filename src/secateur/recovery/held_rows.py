@@ -1,0 +1,104 @@
+"""Ridge least squares where there are fewer rows than inputs, from the rows themselves.
+
+The solution of `gram` lies in the span of the rows, so it is found among as many numbers as there are rows:
+with X and R centred where there is a place for a constant, and S the diagonal of X'X,
+
+    D = S^-1 X' (X S^-1 X' + ridge)^-1 R
+
+is (X'X + ridge S)^-1 X'R. A classifier that reads 25,088 numbers of 48 images holds 48 rows, not 5 GB.
+"""
+
+from math import inf
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from secateur.recovery.gram import RIDGES, Change, Gram, chosen_outputs, moving_inputs
+
+
+class HeldRows:
+    """The rows of one layer; to be asked like a `Gram`.
+
+    Args:
+        x: [groups, rows, features] in float64.
+        r: [groups, rows, outputs].
+
+    Example:
+        >>> x = torch.randn(3, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        >>> held = HeldRows(x[None], x[None, :, :2] + 5)
+        >>> change = held.solve(ridge=1e-9, has_constant=True)
+        >>> round(float(held.left_by(change).sum()), 6)
+        0.0
+    """
+
+    def __init__(
+        self, x: Float[Tensor, "groups rows features"], r: Float[Tensor, "groups rows outputs"]
+    ) -> None:
+        self.x, self.r = x, r
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return self.x.shape[1]
+
+    def add(self, x: Float[Tensor, "groups rows features"], r: Float[Tensor, "groups rows outputs"]) -> None:
+        """Add rows, in float64."""
+        self.x, self.r = torch.cat([self.x, x], 1), torch.cat([self.r, r], 1)
+
+    def join(self, other: "Gram | HeldRows") -> "HeldRows":
+        """The rows of both, which are held."""
+        assert isinstance(other, HeldRows), "it belongs to the same layer"
+        return HeldRows(torch.cat([self.x, other.x], 1), torch.cat([self.r, other.r], 1))
+
+    @property
+    def missing(self) -> float:
+        """Sum of the squares of all that is missing."""
+        return float(self.r.square().sum())
+
+    def some(self) -> "HeldRows":
+        """The same rows for some of the outputs, evenly spread."""
+        return HeldRows(self.x, self.r[..., chosen_outputs(self.r.shape[-1]).to(self.r.device)])
+
+    def nothing(self) -> Change:
+        """No change at all."""
+        groups, _, outputs = self.r.shape
+        return Change(
+            self.x.new_zeros(groups, self.x.shape[2], outputs), self.r.new_zeros(groups, outputs), inf
+        )
+
+    def solve(self, ridge: float, *, has_constant: bool, dtype: torch.dtype = torch.float64) -> Change:
+        """Find what makes up for what is missing; as `Gram.solve`, in float64 whatever the type."""
+        change = self.nothing()
+        weight, constant = change.weight, change.constant
+        if ridge < inf:
+            weight, ridge = self._solved(ridge, has_constant)
+        if has_constant:
+            constant = self.r.mean(1) - torch.einsum("gfo,gf->go", weight, self.x.mean(1))
+        return Change(weight, constant, ridge)
+
+    def _solved(self, ridge: float, has_constant: bool) -> tuple[Tensor, float]:
+        x, r = self.x, self.r
+        if has_constant:
+            x, r = x - x.mean(1, keepdim=True), r - r.mean(1, keepdim=True)
+        moving, scale = moving_inputs(x.square().sum(1), self.x.square().sum(1).mean(1, keepdim=True))
+        scaled = torch.where(moving, 1 / scale, torch.zeros_like(scale))[:, None] * x
+        square = scaled @ x.transpose(1, 2)
+        while ridge <= RIDGES[0]:
+            eye = ridge * torch.eye(self.rows, dtype=x.dtype, device=x.device)
+            factor, failed = torch.linalg.cholesky_ex(square + eye)
+            if not bool(failed.any()):
+                return scaled.transpose(1, 2) @ torch.cholesky_solve(r, factor), ridge
+            ridge *= 10
+        return self.nothing().weight, inf
+
+    def left_by(self, change: Change) -> Float[Tensor, "groups outputs"]:
+        """The squares that a change leaves, summed over the rows."""
+        return self._left(change).square().sum(1)
+
+    def _left(self, change: Change) -> Tensor:
+        return self.r - torch.bmm(self.x, change.weight) - change.constant[:, None]
+
+    def apply(self, change: Change) -> None:
+        """Make the rows those of what is still missing after a change."""
+        self.r = self._left(change)

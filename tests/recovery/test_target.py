@@ -1,0 +1,68 @@
+"""The target of some positions is that of all, at these positions."""
+
+import pytest
+import torch
+from torch import nn
+
+import secateur as sc
+from secateur.recovery import target as targets
+
+
+class Branches(nn.Module):
+    """A residual block whose branch is scaled, normalised, dropped out and moved about before the sum."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        self.stem, self.inner, self.branch = (
+            nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, 8), (8, 8), (8, 8))
+        )
+        self.drop = nn.Dropout(0.5)
+        if way == "normed":
+            self.norm = nn.BatchNorm2d(8)
+            self.norm.running_var.uniform_(0.5, 2)
+        elif way == "scaled":
+            self.scale = nn.Parameter(torch.linspace(-1, 2, 8).view(8, 1, 1))
+        self.end = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        y = self.branch(self.inner(x).relu())
+        if self.way == "moved":
+            return self.end((self.drop(y).flatten(2) + x.flatten(2)).unflatten(2, (6, 6)))
+        return self.end(x + self.drop(self.norm(y) if self.way == "normed" else y * self.scale))
+
+
+@pytest.mark.parametrize("way", ["scaled", "normed", "moved"])
+def test_some_positions_of_the_target_are_those_of_all(way, monkeypatch):
+    torch.manual_seed(0)
+    model = Branches(way).eval()
+    data = [torch.randn(4, 3, 6, 6) for _ in range(2)]
+    cut = sc.prune(model, data[0][:1], ratio=0.4)
+    seen = []
+    plain = targets.LayerTarget.of
+
+    def of(self, pair, rows=None):
+        every = plain(self, pair)
+        for count in (1, 7):
+            some = torch.arange(count) * 5
+            for one, whole in zip(plain(self, pair, some), every, strict=True):
+                torch.testing.assert_close(one, whole[some])
+        seen.append((self.layer.name, len(self.path)))
+        return plain(self, pair, rows)
+
+    monkeypatch.setattr(targets.LayerTarget, "of", of)
+    sc.recover(cut, data, ["refit"])
+    assert any(name == "branch" and length >= 2 for name, length in seen)
+
+
+@pytest.mark.parametrize("way", ["scaled", "normed"])
+def test_a_way_that_moves_nothing_is_followed_like_one_that_does(way, monkeypatch):
+    torch.manual_seed(0)
+    model = Branches(way).eval()
+    data = [torch.randn(4, 3, 6, 6) for _ in range(2)]
+    cut = sc.prune(model, data[0][:1], ratio=0.4)
+    one = sc.recover(cut, data, ["refit"]).model.state_dict()
+    monkeypatch.setattr(targets.LayerTarget, "_stays", lambda self, node: False)
+    for name, tensor in sc.recover(cut, data, ["refit"]).model.state_dict().items():
+        torch.testing.assert_close(tensor, one[name])
