@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,3 +146,13 @@ def test_layers_that_are_too_much_together_are_refused():
 
 def test_a_comment_may_be_long():
     assert parse_cfg("[net]\n# " + "x" * 100_000 + "\n", "net.cfg").net.name == "net"
+
+
+def test_a_line_of_white_space_takes_linear_steps():
+    """Found by fuzzing: each place of a run of white space was the start of a search to its end."""
+    code = (
+        "from secateur.domains.darknet.cfg import _OPTION\n"
+        "assert _OPTION.fullmatch('anchors=1,2' + ' ' * 300_000 + ']x')['value'].endswith(']x')\n"
+        "assert _OPTION.fullmatch('a' + ' ' * 300_000 + 'b') is None\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)  # it took hours

@@ -37,9 +37,11 @@ NET = -1
 """The number that stands for `[net]` where a layer is asked for."""
 
 _OPTION = re.compile(
-    r"(?P<before>\s*(?P<key>[^=#;\s][^=]*?)\s*=[^\S\r\n]*)(?P<value>[^#;]*?)(?P<after>\s*([#;].*)?)",
+    r"(?P<before>\s*+(?P<key>[^=#;\s](?:[^=\s]|\s++(?=[^=\s]))*+)\s*+=[^\S\r\n]*+)"
+    r"(?P<value>(?:[^#;\s]|\s++(?=[^#;\s]))*+)(?P<after>\s*+([#;].*)?)",
     re.DOTALL,
 )
+"""Linear in the length of the line: no run of white space is looked at from each of its places."""
 _LONGEST_LINE = 10_000
 _HEADER = re.compile(r"[\s\ufeff]*\[(?P<name>[^\]]*)\]\s*([#;].*)?", re.DOTALL)
 
