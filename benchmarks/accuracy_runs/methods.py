@@ -113,7 +113,12 @@ def peer(importance: Callable[[], Any], prepare: Prepare) -> Method:
 
 
 def cut_by_peer(
-    pruned: nn.Module, example: Tensor, ratio: float, importance: Any, prepare: Callable[[Any], None]
+    pruned: nn.Module,
+    example: Tensor,
+    ratio: float,
+    importance: Any,
+    prepare: Callable[[Any], None],
+    is_global: bool = True,
 ) -> None:
     """Cut by one ratio, in place."""
     attentions = [module for module in pruned.modules() if isinstance(module, nn.MultiheadAttention)]
@@ -122,8 +127,8 @@ def cut_by_peer(
         pruned,
         example,
         importance=importance,
-        global_pruning=True,
-        isomorphic=bool(attentions),
+        global_pruning=is_global,
+        isomorphic=is_global and bool(attentions),
         pruning_ratio=ratio,
         max_pruning_ratio=0.9,
         ignored_layers=[last, *[attention.out_proj for attention in attentions]],

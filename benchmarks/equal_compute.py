@@ -1,0 +1,298 @@
+"""Who is more accurate at the same MACs after the same CPU seconds, choosing and tuning together?
+
+VGG-11 at width 1/4 and ResNet-20 as in `accuracy.py`, and its vision transformer trained to convergence, on
+Fashion-MNIST. Two budgets for each cell:
+
+* *no training of ours*: the seconds that our default takes, `sc.prune(macs=..., data=...)` and the recovery
+  that it names. A peer chooses and spends the rest on fine-tuning.
+* *with training*: those of our default and one epoch of `--tune` images from there. A peer may see as many
+  more images as its choice was cheaper.
+
+Everybody tunes by one cosine epoch over as many images as fit into what is left (by the speed of the cut
+network, measured on a few steps; several rounds over the images where there are fewer), at each of three
+rates, keeping the best by 2,000 validation images, the start included. The two other rates are free for all.
+Peers are Torch-Pruning's criteria with global and with local ranking. Labels are the peers' and the tuning's:
+ours chooses and recovers without.
+
+    OMP_NUM_THREADS=1 python benchmarks/equal_compute.py --data-dir FOLDER     # resumes
+    OMP_NUM_THREADS=1 python benchmarks/equal_compute.py --page                # the page only
+"""
+
+import argparse
+import copy
+import json
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accuracy_runs.methods import PEERS, Batches, cut_by_peer
+from accuracy_runs.networks import limited, make, some, trained
+from torch import Tensor, nn
+
+import secateur as sc
+from secateur.domains.classification import Images, Splits, load
+from secateur.domains.classification.images import labelled
+from secateur.train import FitConfig, evaluate, fit
+from secateur.write.atomic import atomic_write
+
+RESULTS = Path("benchmarks/results/equal_compute.json")
+PAGE = Path("docs/benchmarks/equal-compute.md")
+CRITERIA = ("l1", "l2", "lamp", "taylor")
+RATES = (0.03, 0.01, 0.003)
+NEAR = 0.02
+"""How far from the MACs asked for a peer may end."""
+
+
+def cpu(run: Callable[[], Any]) -> tuple[Any, float]:
+    """What a call returns, and its CPU seconds."""
+    start = time.process_time()
+    return run(), time.process_time() - start
+
+
+def network(name: str, seed: int, data: Splits, epochs: int, cache: Path) -> nn.Module:
+    """A trained network; the transformer sees all images for 20 epochs of AdamW."""
+    if name != "vit":
+        return trained(name, seed, limited(data, 20_000), epochs, cache)
+    folder = cache / f"{data.spec.name}-vit-adamw-20-epochs-seed-{seed}"
+    torch.manual_seed(seed)
+    model = make(name, data)
+    if not (folder / "plan.json").exists():
+        config = FitConfig(20, 1e-3, schedule="cosine", seed=seed, threads=1, quiet=True, optimizer="adamw")
+        model = fit(model, data, replace(config, burn_in=0.05, kernels_only=True, weight_decay=0.05)).model
+        sc.save(model, folder)
+        return model.eval()
+    return sc.load(folder, model).eval()
+
+
+def ours(model: nn.Module, example: Tensor, left: float, batches: Batches) -> nn.Module:
+    """Our default."""
+    images = [one for one, _ in batches]
+    result = sc.prune(model, example, macs=left, data=images)
+    return result.model
+
+
+def peer(model: nn.Module, example: Tensor, left: float, batches: Batches, name: str, scope: str) -> Any:
+    """Torch-Pruning's cut nearest to the MACs; the search for the ratio is not counted, the last cut is."""
+    importance, prepare = PEERS[f"torch-pruning {name}"]
+    whole = sc.measure(model, example).macs
+
+    def cut(ratio: float) -> nn.Module:
+        pruned = copy.deepcopy(model)
+        ready = lambda pruner: prepare(pruner, batches)  # noqa: E731
+        cut_by_peer(pruned.eval(), example, ratio, importance(), ready, scope == "global")
+        return pruned
+
+    low, high = 0.0, 0.95
+    best, away = 0.0, math.inf
+    for _ in range(8):
+        ratio = (low + high) / 2
+        share = sc.measure(cut(ratio), example).macs / whole
+        if abs(share - left) < away:
+            best, away = ratio, abs(share - left)
+        low, high = (low, ratio) if share <= left else (ratio, high)
+    if away > NEAR:
+        raise RuntimeError(f"no ratio up to 0.95 comes nearer to the MACs than {away:.0%}")
+    return cpu(lambda: cut(best))
+
+
+def images_per_second(model: nn.Module, data: Splits) -> float:
+    """How fast a network trains, in CPU seconds."""
+    few = replace(limited(data, 1_024), validation=some(data.test, 64))
+    config = FitConfig(epochs=1, lr=1e-6, threads=1, quiet=True, keep="last")
+    _, warm = cpu(lambda: fit(model, replace(few, train=some(few.train, 128)), config))
+    _, seconds = cpu(lambda: fit(model, few, config))
+    return 896 / max(seconds - warm, 1e-3)
+
+
+def tuned(model: nn.Module, data: Splits, count: int, seed: int) -> tuple[nn.Module, float]:
+    """The best of three rates after so many images, by the validation part, and its rate; 0 is the start."""
+    assert data.validation is not None, "the data set has one"
+    epochs = max(1, math.ceil(count / len(data.train)))
+    part = limited(data, max(64, count // epochs))
+    best, rate = model, 0.0
+    top = evaluate(model, data.validation, threads=1).accuracy
+    for lr in RATES if count >= 64 else ():
+        config = FitConfig(epochs, lr, schedule="cosine", seed=seed, threads=1, quiet=True, keep="last")
+        made = fit(model, part, replace(config, burn_in=0.05)).model
+        found = evaluate(made, data.validation, threads=1).accuracy
+        if found > top:
+            best, top, rate = made, found, lr
+    return best, rate
+
+
+def cell(
+    cut: nn.Module, spent: float, budgets: tuple[float, float], data: Splits, test: Images, seed: int
+) -> dict[str, Any]:
+    """Accuracies of one method on one network for both budgets."""
+    speed = images_per_second(cut, data)
+    row: dict[str, Any] = {
+        "chosen_seconds": round(spent, 2),
+        "images_per_second": round(speed),
+        "start": evaluate(cut, test, threads=1).accuracy,
+    }
+    for name, budget in zip(("untrained", "trained"), budgets, strict=True):
+        count = max(0, int((budget - spent) * speed))
+        model, rate = tuned(cut, data, count, seed)
+        row[name] = evaluate(model, test, threads=1).accuracy
+        row |= {f"{name}_images": count, f"{name}_rate": rate, f"{name}_budget": round(budget, 2)}
+    return row
+
+
+def measure(asked: argparse.Namespace) -> None:
+    """Fill the missing cells."""
+    data = load("fashion-mnist", data_dir=asked.data_dir, download=False)
+    test = some(data.test, asked.test)
+    example = torch.zeros(1, 1, 28, 28)
+    known = json.loads(asked.json.read_text()) if asked.json.exists() else {"rows": []}
+    rows: list[dict[str, Any]] = known["rows"]
+    settings = {
+        "command": "python benchmarks/equal_compute.py",
+        "images": asked.images,
+        "tune": asked.tune,
+        "test": len(test),
+        "rates": RATES,
+        "torch": version("torch").partition("+")[0],
+        "torch_pruning": version("torch-pruning"),
+    }
+
+    def add(key: dict[str, Any], found: dict[str, Any]) -> None:
+        rows.append(key | found)
+        atomic_write(asked.json, (json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n").encode())
+        print(rows[-1], file=sys.stderr, flush=True)
+
+    def row_of(key: dict[str, Any]) -> dict[str, Any] | None:
+        return next((row for row in rows if key.items() <= row.items()), None)
+
+    for seed in range(asked.seeds):
+        for name in asked.models:
+            model = network(name, seed, data, 5, asked.cache)
+            tune = replace(data, validation=some(data.validation or data.test, 2_000))
+            batches = labelled(data.train, asked.images, seed)
+            dense = evaluate(model, test, threads=1).accuracy
+            for removed in asked.removed:
+                key = {"model": name, "seed": seed, "removed": removed}
+                first = row_of(key | {"method": "secateur"})
+                if first is None:
+                    cut, spent = cpu(lambda: ours(model, example, 1 - removed, batches))  # noqa: B023
+                    epoch = asked.tune / images_per_second(cut, tune)
+                    found = cell(cut, spent, (spent, spent + epoch), tune, test, seed)
+                    add(key | {"method": "secateur"}, {"dense": dense, **found})
+                    first = rows[-1]
+                budgets = (first["untrained_budget"], first["trained_budget"])
+                for method in CRITERIA:
+                    for scope in ("global", "local"):
+                        one = key | {"method": f"torch-pruning {method}, {scope}"}
+                        if row_of(one) is not None:
+                            continue
+                        try:
+                            cut, spent = peer(model, example, 1 - removed, batches, method, scope)
+                            add(one, {"dense": dense, **cell(cut, spent, budgets, tune, test, seed)})
+                        except Exception as error:  # noqa: BLE001 - what a method cannot do is a cell
+                            add(one, {"failed": f"{type(error).__name__}: {error}".partition("\n")[0]})
+
+
+def page(known: dict[str, Any]) -> str:
+    """The table, losses first."""
+    settings, rows = known["settings"], known["rows"]
+    lines: list[tuple[float, str]] = []
+    for key in sorted({(row["model"], row["removed"], row["seed"]) for row in rows}):
+        cells = [row for row in rows if (row["model"], row["removed"], row["seed"]) == key]
+        us = next(row for row in cells if row["method"] == "secateur")
+        peers = [row for row in cells if row is not us and "failed" not in row]
+        if not peers:
+            continue
+        for budget in ("untrained", "trained"):
+            best = max(peers, key=lambda row: row[budget])
+            ahead = 100 * (us[budget] - best[budget])
+            below = 100 * (us[budget] - us["dense"])
+            words = "no training of ours" if budget == "untrained" else "with training"
+            lines.append(
+                (
+                    ahead,
+                    f"| {key[0]} | {key[1]:.0%} | {words} | {us[f'{budget}_budget']:.1f} | "
+                    f"{100 * us['dense']:.2f} | {100 * us[budget]:.2f} | {below:+.2f} | "
+                    f"{100 * best[budget]:.2f} | {best['method'].removeprefix('torch-pruning ')} | {ahead:+.2f} |",
+                )
+            )
+    failed = [
+        f"{row['model']}, {row['removed']:.0%}, {row['method']}: {row['failed']}"
+        for row in rows
+        if "failed" in row
+    ]
+    every = [
+        f"| {row['model']} | {row['removed']:.0%} | {row['method']} | {100 * row['start']:.2f} | "
+        f"{100 * row['untrained']:.2f} | {row['untrained_images']:,} | {100 * row['trained']:.2f} | "
+        f"{row['trained_images']:,} | {row['trained_rate']:g} | {row['chosen_seconds']:.1f} |"
+        for row in rows
+        if "failed" not in row
+    ]
+    head = f"""# Accuracy after equal compute
+
+<!-- Generated by benchmarks/equal_compute.py from {RESULTS.as_posix()}; do not edit. -->
+
+Our default, `sc.prune(model, x, macs=..., data=...)` on {settings["images"]} images without labels, beside the
+best of eight of Torch-Pruning {settings["torch_pruning"]} (l1, l2, lamp and taylor, ranked globally and locally).
+Everybody has the same CPU seconds: what ours takes to choose and recover a peer may spend on fine-tuning, and
+with training ours has an epoch of {settings["tune"]:,} images more and a peer the rest of the same seconds.
+Everybody tunes at three rates ({", ".join(f"{rate:g}" for rate in settings["rates"])}) and keeps the best by
+2,000 validation images, the start included. Accuracy in % on {settings["test"]:,} test images; the best peer of
+each line is chosen by these, in its favour. One seed; pairs differ by about 0.4 by chance. Losses first."""
+    return (
+        "\n\n".join(
+            [
+                head,
+                "\n".join(
+                    [
+                        "| network | MACs removed | budget | CPU s | dense | ours | to dense | best peer | which | ahead |",
+                        "|---|--:|---|--:|--:|--:|--:|--:|---|--:|",
+                        *(line for _, line in sorted(lines)),
+                    ]
+                ),
+                "## All cells",
+                "\n".join(
+                    [
+                        "| network | MACs removed | method | after the cut | no training of ours | images | with training "
+                        "| images | rate | choosing, CPU s |",
+                        "|---|--:|---|--:|--:|--:|--:|--:|--:|--:|",
+                        *every,
+                    ]
+                ),
+                *(["Failed:\n\n" + "\n".join(f"* {line}" for line in failed)] if failed else []),
+                f"torch {settings['torch']}, one thread.\n\n    OMP_NUM_THREADS=1 {settings['command']} --data-dir FOLDER",
+            ]
+        )
+        + "\n"
+    )
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--models", nargs="+", default=["vgg11", "resnet20", "vit"])
+    parser.add_argument("--removed", nargs="+", type=float, default=[0.5, 0.7])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--images", type=int, default=512, help="for choosing and recovery")
+    parser.add_argument("--tune", type=int, default=6_000, help="images of our epoch")
+    parser.add_argument("--test", type=int, default=0, help="test images; 0: all")
+    parser.add_argument("--cache", type=Path, default=Path("runs/accuracy"))
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    asked = parser.parse_args()
+    warnings.filterwarnings("ignore", module="torch_pruning")
+    torch.set_num_threads(1)
+    if not asked.page:
+        measure(asked)
+    atomic_write(PAGE, page(json.loads(asked.json.read_text())).encode())
+    print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
