@@ -117,3 +117,22 @@ def test_a_plan_from_before_has_no_reasons():
     assert why["0"].decided == "not recorded"
     assert why.account is None
     assert "16 -> " in str(why)
+
+
+def test_the_curve_of_a_group_leads_through_its_width_and_prints_where_scores_are_errors():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 4))
+    data = [torch.randn(64, 8) for _ in range(4)]
+    plan = sc.plan(net, data[0][:1], macs=0.5, data=data)
+    for name in ("0", "2"):
+        why = sc.explain(plan)[name]
+        gone, errors = zip(*why.curve, strict=True)
+        assert gone[0] == 0
+        assert gone[-1] == why.size - why.floor
+        assert why.size - why.kept in gone
+        assert errors[0] == 0
+        assert list(errors) == sorted(errors)
+        assert errors[-1] <= 1.01
+        assert f"error by channels gone, {name}: 0: 0" in str(sc.explain(plan))
+        assert f"[{why.size - why.kept}: " in str(sc.explain(plan))
+    assert "error by" not in str(sc.explain(sc.plan(net, data[0][:1], macs=0.5)))

@@ -9,6 +9,9 @@ from secateur.rich import Table
 from secateur.select import budget_of
 from secateur.tables import printed
 
+_OF_ERRORS = "after-refit"
+"""The criterion whose scores add up to an error."""
+
 
 class GroupReason(Why):
     """Why one group has its width: what its plan says of it, and two cases more.
@@ -84,6 +87,8 @@ class Explanation:
 
     def __str__(self) -> str:
         lines = [printed(self.table(), width=140)]
+        if self.account is not None and self.account.criterion == _OF_ERRORS:
+            lines += [_curve_line(group) for group in self.groups if group.curve]
         lines += [f"rounded {group.name}: {group.rounding}" for group in self.groups if group.rounding]
         lines += [
             f"equal counts: {group.name}, {', '.join(group.together)}"
@@ -130,6 +135,16 @@ def explain(plan: Plan | Result) -> Explanation:
         if name not in named
     )
     return Explanation(str(plan.requested), cut + left, plan.account)
+
+
+def _curve_line(group: GroupReason) -> str:
+    """The error left by channels that are gone; the chosen width in brackets."""
+    gone = (group.size or 0) - (group.kept or 0)
+    points = [
+        f"[{count}: {error:.2g}]" if count == gone else f"{count}: {error:.2g}"
+        for count, error in group.curve
+    ]
+    return f"error by channels gone, {group.name}: {', '.join(points)}"
 
 
 def _number(value: float | None) -> str:

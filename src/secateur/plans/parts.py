@@ -40,6 +40,9 @@ class Why(Frozen):
         saves: What the budget would save if the next step went, too; None at the floor.
         costs: What it would cost to give one step back; None if the group is whole.
         together: Groups that must keep equal counts with this one.
+        curve: How many channels are gone, from none to all but the floor's in eighths, and the sum of their
+            scores: the error left where scores are errors (`after-refit`). The width that was chosen is one
+            of the points.
     """
 
     decided: str
@@ -52,6 +55,7 @@ class Why(Frozen):
     saves: float | None = None
     costs: float | None = None
     together: tuple[str, ...] = ()
+    curve: tuple[tuple[int, float], ...] = ()
 
 
 class Account(Frozen):

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from secateur.plans.parts import Why
 from secateur.select.choice import Choice
 from secateur.select.units import Unit
@@ -43,11 +45,22 @@ def explain_widths(
             step=kept[index] - less if less is not None else step,
             saves=saves,
             costs=costs,
+            curve=_curve(unit, gone),
         )
         for name in unit.names:
             others = tuple(other for other in unit.names if other != name)
             found[name] = why.model_copy(update={"together": others})
     return found
+
+
+def _curve(unit: Unit, gone: int) -> tuple[tuple[int, float], ...]:
+    """The sum of the lowest scores at some widths, and at the one that was chosen."""
+    most = unit.size - unit.floor
+    sums = np.concatenate([[0.0], np.cumsum(unit.scores, dtype=np.float64)])
+    if not np.isfinite(sums).all():
+        return ()
+    points = sorted({round(most * eighth / 8) for eighth in range(9)} | {gone})
+    return tuple((point, float(sums[point])) for point in points)
 
 
 def _decided(unit: Unit, kept: int, unrounded: int, otherwise: str) -> str:
