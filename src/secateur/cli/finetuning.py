@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 
 from secateur.cli.options import in_float32
 from secateur.cli.terminal import say
 from secateur.errors import RequestError
 from secateur.pairing import pair
 from secateur.pipeline import measure
+from secateur.recovery import SECONDS
 from secateur.recovery import choose as choose_steps
 from secateur.result import recover_result
 from secateur.scratch import BASELINES, from_scratch, require_fresh, scratch_epochs
@@ -70,8 +72,32 @@ def listed(words: Sequence[str] | None) -> list[str]:
     return [name for word in words or () for name in word.split(",")]
 
 
+@dataclass(frozen=True)
+class StartOptions:
+    """What the model is before it is trained.
+
+    Attributes:
+        recover: Recover before training, by --teacher and training images: absorb, refit, blocks,
+            batch-norm.
+        images: How many training images --recover draws.
+        recover_seconds: What the recovery step blocks may take.
+        from_scratch: Baseline with fresh weights: for --epochs (epochs), or for the MACs that the dense
+            network takes in --epochs (compute).
+    """
+
+    recover: tuple[str, ...] = ()
+    images: Annotated[int, typer.Option(min=1)] = 1024
+    recover_seconds: Annotated[float, typer.Option(min=0.0)] = SECONDS
+    from_scratch: str | None = None
+
+    @property
+    def steps(self) -> list[str]:
+        """The recovery steps that are named."""
+        return listed(self.recover)
+
+
 def recovered(
-    student: Opened, dense: Opened | None, data: Work, steps: Sequence[str], images: int, seed: int
+    student: Opened, dense: Opened | None, data: Work, start: StartOptions, seed: int
 ) -> tuple[Opened, dict[str, Any]]:
     """Recover a saved model without training, beside the one it was cut from.
 
@@ -79,8 +105,7 @@ def recovered(
         student: The model.
         dense: What it was cut from, the teacher.
         data: Its training images are used, without labels.
-        steps: Recovery steps.
-        images: How many images.
+        start: The steps, and how many images.
         seed: Of the draw.
 
     Returns:
@@ -89,7 +114,7 @@ def recovered(
     Raises:
         RequestError: There is no dense model, or constants would be absorbed twice.
     """
-    chosen = choose_steps(steps, has_data=True)
+    chosen = choose_steps(start.steps, has_data=True)
     if dense is None:
         raise RequestError(
             f"--recover {','.join(chosen)} needs the network before the cut, which is not in the folder",
@@ -97,7 +122,8 @@ def recovered(
             "pass it as --teacher FOLDER; with --teacher-weight 0 nothing is learned from it",
         )
     result = pair(dense.model, student.model, student.plan, data.example)
-    better = recover_result(result, data.evidence(images, seed), chosen)
+    samples = data.evidence(start.images, seed)
+    better = recover_result(result, samples, chosen, seconds=start.recover_seconds, say=say)
     for error in better.errors:
         say(str(error))
     told = [{"step": one.step, "before": one.before, "after": one.after} for one in better.errors]

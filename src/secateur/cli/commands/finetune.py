@@ -1,34 +1,15 @@
 """`secateur finetune`: train a pruned model on, from a teacher, after a recovery, or as a baseline."""
 
-from dataclasses import dataclass
 from typing import Annotated
 
-import typer
-
 from secateur.cli.data import DataOptions, open_fitting
-from secateur.cli.finetuning import DistillationOptions, listed, recovered, scratch
+from secateur.cli.finetuning import DistillationOptions, StartOptions, recovered, scratch
 from secateur.cli.flatten import Without
 from secateur.cli.options import MachineOptions, ModelOptions, Save, require_other_folder
 from secateur.cli.terminal import Answer
 from secateur.cli.training import Session, run_training
 from secateur.errors import RequestError
 from secateur.train import FitConfig, judge, last_folder
-
-
-@dataclass(frozen=True)
-class StartOptions:
-    """What the model is before it is trained.
-
-    Attributes:
-        recover: Recover before training, by --teacher and training images: absorb, refit, batch-norm.
-        images: How many training images --recover draws.
-        from_scratch: Baseline with fresh weights: for --epochs (epochs), or for the MACs that the dense
-            network takes in --epochs (compute).
-    """
-
-    recover: tuple[str, ...] = ()
-    images: Annotated[int, typer.Option(min=1)] = 1024
-    from_scratch: str | None = None
 
 
 def finetune(
@@ -48,8 +29,7 @@ def finetune(
     Example: secateur finetune runs/pruned --data digits --epochs 10 --teacher runs/sparse --save runs/tuned
     """
     require_other_folder(model.model, save)
-    steps = listed(start.recover)
-    if start.from_scratch is not None and steps:
+    if start.from_scratch is not None and start.steps:
         raise RequestError(
             "--from-scratch and --recover were both given",
             ["fresh weights have nothing to recover"],
@@ -62,8 +42,10 @@ def finetune(
     told: dict[str, object] = {}
     if start.from_scratch is not None:
         opened, config, told = scratch(opened, parts, start.from_scratch, config)
-    elif steps and not (config.resume and last_folder(save) is not None):  # a run that goes on is past it
-        opened, told = recovered(opened, dense, parts, steps, start.images, place.seed)
+    elif start.steps and not (
+        config.resume and last_folder(save) is not None
+    ):  # a run that goes on is past it
+        opened, told = recovered(opened, dense, parts, start, place.seed)
     before = None
     if start.from_scratch is None and not config.resume:
         test = parts.validation

@@ -27,8 +27,8 @@ class IterateOptions:
     Attributes:
         steps: How many cuts, each with a fine-tuning.
         schedule: How the cuts share the work.
-        recover: Recovery after each cut: absorb, refit, batch-norm, or none; may be repeated; default:
-            absorb,refit.
+        recover: Recovery after each cut: absorb, refit, blocks, batch-norm, or none; may be repeated;
+            default: absorb,refit.
         images: Training images for criteria (with labels) and recovery (without).
         lr_schedule: step (tenfold cut at 50 % and 75 %) or cosine.
         distil: The model that comes in teaches every fine-tuning.
