@@ -52,7 +52,7 @@ class Session:
         sparsity: A penalty.
         distillation: A teacher.
         told: Further numbers of the result.
-        is_tuning: The model is good already: where no epoch is as good, its weights stay.
+        is_tuning: The model is good already: where no epoch is better, its weights stay.
     """
 
     opened: Opened
@@ -104,7 +104,7 @@ def run_training(session: Session) -> Answer:
         numbers[f"validation_{before.name}_before"] = before.deciding
     if not fitted.kept_epoch:
         lines.append(
-            "every epoch was worse than the model that came in, whose weights are kept: "
+            "no epoch was better than the model that came in, whose weights are kept: "
             "train longer or with a lower --lr"
         )
     return Answer(numbers, "\n".join([*lines, f"wrote {_listed(folder)}"]))

@@ -22,7 +22,7 @@ def training_report(
     said = f"the best epoch is {best} of {len(history)}"
     is_start = kept == 0 and start is not None
     said += f", the weights are those of epoch {kept}" if kept else ""
-    said += ", the weights are those before the training, which were better" if is_start else ""
+    said += ", the weights are those before the training, as no epoch is better" if is_start else ""
     told = start.figures if kept == 0 and start is not None else history[(kept or best) - 1].figures
     name = "as before the training" if is_start else "trained" if kept else f"epoch {best}, the best"
     model = ModelRow(

@@ -43,7 +43,7 @@ class FitConfig:
         seed: Seed of order, augmentation and dropout; on the CPU a run repeats bit for bit.
         keep: Which weights the result holds: those of the epoch that is "best" on the validation part, or the
             "last" ones; for sparse training the last are the sparsest. "best-or-start" looks at the model
-            that comes in, too, and keeps its weights where no epoch is as good.
+            that comes in, too, and keeps its weights where no epoch is better.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
         precision: "32-true", "bf16-mixed" or, on a GPU, "16-mixed"; "auto" is one of these on a GPU, else 32.
         channels_last: Train in the memory format that is 30-60 % faster for convolutions, unless a layer is
@@ -120,8 +120,8 @@ class FitConfig:
     def for_tuning(cls, epochs: int = 10, **words: Any) -> Self:
         """The settings for a network that is good already, such as a cut one that was recovered.
 
-        The learning rate rises over the first tenth of the run and falls along a cosine. Where no epoch is as
-        good as the start on the validation part, the start is what comes out.
+        The learning rate rises over the first tenth of the run and falls along a cosine. Where no epoch is
+        better than the start on the validation part, the start is what comes out.
 
         Args:
             epochs: As for all runs.

@@ -95,7 +95,7 @@ class FitResult:
         model: A new model with the weights of epoch `kept_epoch`.
         history: One record per epoch, those before a resumption included.
         best_epoch: The epoch with the best deciding figure on the validation part, the latest of equals; the
-            last one if none was measured; 0 if the start was looked at and is better than all.
+            last one if none was measured; 0 if the start was looked at and none is better.
         kept_epoch: The best epoch, or the last where `keep="last"` was asked for.
         notes: What else the user should know, such as layers that did not run as was asked.
         start: The figures of the model that came in, as epoch 0; None if it was not looked at.
@@ -118,7 +118,7 @@ class FitResult:
     def __str__(self) -> str:
         epochs = f"trained {len(self.history)} {'epoch' if len(self.history) == 1 else 'epochs'}"
         figures = f": validation {self.kept.figures}" if self.kept.figures else ""
-        kept = f"kept epoch {self.kept_epoch}" if self.kept_epoch else "kept the start, which was better"
+        kept = f"kept epoch {self.kept_epoch}" if self.kept_epoch else "kept the start, as none is better"
         return f"{epochs}, {kept}{figures}"
 
 
@@ -130,17 +130,18 @@ def find_best_epoch(history: tuple[EpochRecord, ...], start: EpochRecord | None 
         start: The record of what came in, as epoch 0; None if it does not count.
 
     Returns:
-        Number of the epoch, from 1, or 0 for the start; the last one if none was validated.
+        Number of the epoch, from 1; the last one if none was validated. 0 where the start counts and no epoch
+        is better.
     """
-    records = history if start is None else (start, *history)
-    measured = [(record.epoch, record.figures) for record in records if record.figures is not None]
+    measured = [(record.epoch, record.figures) for record in history if record.figures is not None]
     if not measured:
-        return len(history)
+        return len(history) if start is None else 0
     best, figures = measured[0]
     for epoch, other in measured[1:]:
         if not figures.is_better_than(other):
             best, figures = epoch, other
-    return best
+    is_better = start is None or start.figures is None or figures.is_better_than(start.figures)
+    return best if is_better else 0
 
 
 def _listed(values: Mapping[str, float]) -> str:

@@ -350,7 +350,7 @@ class Run:
     def _require_finite(self, loss: float, name: str) -> None:
         if math.isfinite(loss):
             return
-        saved = self.config.save is not None and self.history
+        saved = self.config.save is not None and (self.history or self.start is not None)
         kept = f"the checkpoint of epoch {len(self.history)} is kept" if saved else "nothing was saved"
         do = f"lower the learning rate (it starts at {self.config.lr:g}) or the penalty"
         raise SecateurError(f"the {name} of epoch {len(self.history) + 1} is {loss}", [kept], do)

@@ -28,7 +28,7 @@ def finetune(
     """Train a saved model on; the result is a saved model too and can be pruned again.
 
     It learns from the network before the cut, too, where that is there (--teacher none: from labels alone).
-    Where no epoch is as good on the validation part as the model that came in, its weights stay. With
+    Where no epoch is better on the validation part than the model that came in, its weights stay. With
     --from-scratch it is the honest baseline: the pruned architecture that never knew the pruned weights.
 
     Example: secateur finetune runs/pruned --data digits --epochs 10 --teacher runs/sparse --save runs/tuned

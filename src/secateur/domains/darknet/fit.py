@@ -110,7 +110,7 @@ class TrainedDetector:
     def __str__(self) -> str:
         kept = self.kept
         result = "" if kept.map50 is None else f": mAP@0.5 {kept.map50:.4f}, mAP {kept.map:.4f}"
-        which = f"epoch {self.kept_epoch}" if self.kept_epoch else "the start, which was better"
+        which = f"epoch {self.kept_epoch}" if self.kept_epoch else "the start, as none is better"
         lines = [f"trained {len(self.history)} epochs, kept {which}{result}"]
         lines += [f"  left out {name}: {reason}" for name, reason in self.broken.items()]
         lines += [f"  {note}" for note in self.notes]

@@ -23,7 +23,7 @@ def finetune(
 ) -> Answer:
     """Train a pruned network on, without warm-up and along half a cosine; with --teacher, distil.
 
-    Where no epoch is as good as the network that came in, its weights stay.
+    Where no epoch is better than the network that came in, its weights stay.
 
     Example: secateur darknet finetune runs/pruned --epochs 4 --teacher runs/dense --save runs/tuned
     """
