@@ -1,6 +1,6 @@
 """What `prune` returns, and what can be done with it: recover and save."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from secateur.mask.state import remove
 from secateur.plans.altered import plan_as_it_is
 from secateur.plans.plan import Plan, identity_plan
 from secateur.proof import Verdict, kept_by
-from secateur.recovery import MEMORY_BYTES, Recovered, Recovery, Subject
+from secateur.recovery import MEMORY_BYTES, SECONDS, Recovered, Recovery, Subject, say_on_terminal
 from secateur.recovery import choose as choose_steps
 from secateur.recovery import recover as run_recovery
 from secateur.recovery import table as recovery_table
@@ -120,6 +120,8 @@ def recover_result(
     steps: str | Sequence[str] | None = None,
     *,
     memory_bytes: int = MEMORY_BYTES,
+    seconds: float = SECONDS,
+    say: Callable[[str], None] = say_on_terminal,
 ) -> Result:
     """Improve a cut model without training and without labels.
 
@@ -131,12 +133,16 @@ def recover_result(
         data: A loader, list or generator of batches, read once and held in memory; a few hundred samples do.
             Tensors, tuples or dicts; labels beside the inputs are ignored: a model of one input is given the
             first item of a tuple. None where the steps can do without.
-        steps: Registered recovery steps, run in order: "absorb", "refit", "batch-norm". None for "absorb" and
-            "refit", or for "absorb" alone if there is no data; "batch-norm" is for where nothing is refitted.
+        steps: Registered recovery steps, run in order: "absorb", "refit", "blocks", "batch-norm". None for
+            "absorb" and "refit", or for "absorb" alone if there is no data. "blocks" is best behind these: it
+            takes gradients, and as long as some training. "batch-norm" is for where nothing is refitted.
             "absorb" adds constants to what is there, so it runs once, first, and on a fresh cut only: of a
             model that was recovered or trained since, None is for "refit" alone.
         memory_bytes: What the activations of all batches between two layers may take; beyond it a step uses
             fewer batches and says so.
+        seconds: What "blocks" may take; where it would take longer it takes fewer steps and says so.
+        say: Told how long "blocks" will take before it begins (default: a line on standard error, where that
+            is a terminal).
 
     Returns:
         The same result with a new model, what each step did (`recovered`), and the error of the outputs
@@ -174,6 +180,8 @@ def recover_result(
         kept=kept_by(result.plan, result.groups),
         data=batches(data, result.original, result.example_inputs),
         memory_bytes=memory_bytes,
+        seconds=seconds,
+        say=say,
     )
 
     def on(substrate: str) -> tuple[nn.Module, tuple[Recovery, ...], tuple[Recovered, ...]]:

@@ -1,15 +1,19 @@
 """`finetune` with a teacher, after a recovery, and from scratch; `train` with penalties on groups."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
 import secateur as sc
+from secateur.train import last_folder
 from secateur.write.checkpoint import load_plan
 from secateur.zoo import models
 
 QUICK = ("--epochs", 1, "--batch-size", 256)
+ENOUGH = ("--epochs", 4, "--batch-size", 32, "--lr", 0.05)
+"""To be better than a network at chance."""
 
 
 def vgg11(**options):
@@ -25,15 +29,17 @@ def cut(studio, run, tmp_path_factory):
 
 
 def test_a_teacher_is_learned_from(studio, run, cut, tmp_path):
-    plain = run("finetune", cut, *QUICK, "--save", tmp_path / "plain", "--json")
+    plain = run("finetune", cut, *QUICK, "--teacher", "none", "--save", tmp_path / "plain")
     words = ("--teacher", studio.dense, "--temperature", 2, "--teacher-features", "feature.*")
-    taught = run("finetune", cut, *QUICK, *words, "--save", tmp_path / "taught", "--json")
+    taught = run("finetune", cut, *QUICK, *words, "--save", tmp_path / "taught")
     assert taught.code == 0
     assert " + teacher " in taught.err
     assert " + teacher " not in plain.err
-    assert taught.json["loss"] != plain.json["loss"]
+    assert "was cut from" not in plain.err + taught.err
+    one, two = (last_folder(tmp_path / name) / "weights.safetensors" for name in ("plain", "taught"))
+    assert one.read_bytes() != two.read_bytes()
     assert load_plan(tmp_path / "taught") == load_plan(cut)
-    state = json.loads((tmp_path / "taught" / "epoch-0001" / "state.json").read_text())
+    state = json.loads((last_folder(tmp_path / "taught") / "state.json").read_text())
     assert state["recipe"]["temperature"] == 2
     assert "feature.0" in state["recipe"]["features"]
 
@@ -75,9 +81,10 @@ def test_baselines_start_from_fresh_weights(run, cut, tmp_path, baseline, name):
     [
         (("--from-scratch", "flops"), "unknown baseline 'flops'"),
         (("--from-scratch", "epochs", "--recover", "refit"), "were both given"),
-        (("--recover", "refit"), "needs the network before the cut"),
+        (("--recover", "refit", "--teacher", "none"), "needs the network before the cut"),
         (("--recover", "refti"), "unknown recovery step 'refti'"),
-        (("--teacher-features", "feature.*"), "without a teacher"),
+        (("--teacher-features", "feature.*", "--teacher", "none"), "without a teacher"),
+        (("--temperature", 2, "--from-scratch", "epochs"), "without a teacher"),
         (("--teacher", "{dense}", "--teacher-features", "layer4.*"), "fits 'layer4.*'"),
         (("--teacher", "{dense}", "--temperature", 0), "the temperature is 0"),
         (("--teacher", "{dense}", "--teacher-weight", 2), "the weight of the teacher is 2"),
@@ -89,6 +96,39 @@ def test_bad_requests_are_refused_and_nothing_is_written(studio, refuse, cut, tm
     given = [str(word).format(dense=studio.dense) for word in words]
     assert message in refuse(2, "finetune", cut, *QUICK, *given, "--save", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_model_was_cut_from_is_its_teacher(studio, run, cut, tmp_path):
+    said = f"{studio.dense}, which {cut} was cut from, teaches it; --teacher none leaves it out"
+    taught = run("finetune", cut, *ENOUGH, "--save", tmp_path / "one", "--json")
+    named = run("finetune", cut, *ENOUGH, "--teacher", studio.dense, "--save", tmp_path / "two", "--json")
+    assert taught.json["kept_epoch"] > 0
+    assert said in taught.err.splitlines()
+    assert " + teacher " in taught.err
+    assert taught.json["loss"] == named.json["loss"]
+    again = run("finetune", tmp_path / "one", *QUICK, "--save", tmp_path / "on")
+    assert f"{studio.dense}, which {tmp_path / 'one'} was cut from, teaches it" in again.err
+    compared = run(
+        "finetune", cut, *QUICK, "--recover", "refit", "--teacher-weight", 0, "--save", tmp_path / "three"
+    )
+    assert "is compared with it; --teacher none leaves it out" in compared.err
+    assert "refit: output error" in compared.err
+    assert " + teacher " not in compared.err
+
+
+def test_without_the_folder_of_the_cut_model_nobody_teaches(studio, run, cut, tmp_path):
+    shutil.copytree(cut, tmp_path / "cut")
+    record = tmp_path / "cut" / "run.yaml"
+    record.write_text(record.read_text().replace(f"model: {studio.dense}", f"model: {tmp_path / 'gone'}"))
+    alone = run("finetune", tmp_path / "cut", *QUICK, "--save", tmp_path / "out")
+    assert alone.code == 0
+    assert " + teacher " not in alone.err
+    assert "was cut from" not in alone.err
+    words = ("--arg", "width=0.125", "--arg", "in_channels=1", "--arg", "image_size=8")
+    assert run("train", "zoo:vgg11", *words, *QUICK, "--save", tmp_path / "gone").code == 0
+    other = run("finetune", tmp_path / "cut", *QUICK, "--save", tmp_path / "other")
+    assert f"no teacher: {tmp_path / 'gone'} is no longer what {tmp_path / 'cut'} was cut from" in other.err
+    assert " + teacher " not in other.err
 
 
 def test_an_unpruned_model_has_no_baseline(studio, refuse, tmp_path):
@@ -153,7 +193,12 @@ def test_a_training_that_makes_it_worse_says_so(run, tmp_path):
     assert good.json["validation_accuracy"] > 0.2
     worse = run("finetune", tmp_path / "good", *words, "--epochs", 1, "--lr", 9, "--save", tmp_path / "worse")
     assert worse.code == 0, worse.err
-    assert "worse than before the training" in worse.out
+    assert "trained 1 epoch, kept the start, as none is better" in worse.out
+    assert "no epoch was better than the model that came in, whose weights are kept" in worse.out
+    one, two = (sc.load(tmp_path / name, vgg11(gamma=0.5)).state_dict() for name in ("good", "worse"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert run("report", tmp_path / "worse", "--out", tmp_path / "page.md").code == 0
+    assert "the weights are those before the training" in (tmp_path / "page.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,17 @@ def test_as_json_with_a_teacher_and_without_recovery(studio, run, tmp_path):
     assert found["written"][1] == str(tmp_path / "out" / "steps.jsonl")
 
 
+def test_a_saved_model_teaches_unless_it_is_left_out(steps, studio, run, tmp_path):
+    _, outcome, _ = steps
+    said = f"{studio.dense} teaches every fine-tuning; --no-distil leaves it out"
+    assert outcome.err.splitlines().count(said) == 1
+    assert " + teacher " in outcome.err
+    words = ("iterate", studio.dense, "--ratio", 0.3, "--steps", 1, "--epochs", 1, "--batch-size", 256)
+    alone = run(*words, "--images", 200, "--no-distil", "--save", tmp_path / "out")
+    assert alone.code == 0
+    assert "teach" not in alone.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -97,7 +97,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("options", VARIANTS)
-@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("keep", ["best", "last", "best-or-start"])
 def test_every_run_resumes_bit_for_bit(parts, tmp_path, options, keep, equal_weights):
     class Killed(BaseException):
         pass

@@ -44,7 +44,7 @@ def figures(history):
     return [dataclasses.replace(record, seconds=0) for record in history]
 
 
-@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("keep", ["best", "last", "best-or-start"])
 @pytest.mark.parametrize("epoch", [1, 3, 4])
 def test_a_resumed_run_ends_like_an_uninterrupted_one(
     splits, narrow, tmp_path, epoch, keep, equal_weights, make_narrow

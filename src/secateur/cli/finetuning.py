@@ -2,20 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+import typer
 
 from secateur.cli.options import in_float32
+from secateur.cli.runs import RUN, read_run
 from secateur.cli.terminal import say
 from secateur.errors import RequestError
 from secateur.pairing import pair
 from secateur.pipeline import measure
+from secateur.recovery import SECONDS
 from secateur.recovery import choose as choose_steps
 from secateur.result import recover_result
 from secateur.scratch import BASELINES, from_scratch, require_fresh, scratch_epochs
-from secateur.sources import Opened, build, open_model
-from secateur.train import Distillation, FitConfig, Work, matching_channels
+from secateur.sources import Opened, build, open_model, split_word
+from secateur.train import Distillation, FitConfig, Task, Work, matching_channels
+from secateur.write.checkpoint import PLAN
+
+NO_TEACHER = "none"
+_CUTTING = ("prune", "iterate", "drop")
+"""The commands whose folders hold a cut of the model that they were given."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,8 @@ class DistillationOptions:
     """A teacher, and what is learned from it.
 
     Attributes:
-        teacher: Learn from this model too, the dense one: a folder that secateur saved.
+        teacher: Learn from this model too: a folder that secateur saved, or none for labels alone; default:
+            the one that the model was cut from, where its folder is there.
         teacher_weight: Share of the teacher's logits in the loss, 0 to 1; the labels have the rest.
         temperature: Softens the logits of both before they are compared; default: 4.
         teacher_features: Layers whose kept channels follow the teacher's, 'feature.*'; may be repeated.
@@ -36,17 +46,48 @@ class DistillationOptions:
     teacher_features: tuple[str, ...] = ()
     feature_weight: float = 1.0
 
-    def __post_init__(self) -> None:
+    def open(self, student: Opened, word: str, task: Task) -> Opened | None:
+        """Open the teacher; where none was named, the model that the student was cut from.
+
+        Args:
+            student: What learns.
+            word: As it was named.
+            task: What it is for: some tasks do not say how far two outputs are apart.
+
+        Raises:
+            RequestError: There is none, and an option says how to learn from it.
+        """
+        found = self.teacher
+        if found is None and (task.has_distance or self.teacher_weight == 0):
+            found = cut_from(word)
+        if found in (None, NO_TEACHER):
+            self._require_no_lesson()
+            return None
+        teacher = in_float32(open_model(found))
+        if self.teacher is None and teacher.plan.first.shapes != student.plan.first.shapes:
+            say(f"no teacher: {found} is no longer what {word} was cut from")
+            self._require_no_lesson()
+            return None
+        return teacher
+
+    def tell(self, word: str) -> None:
+        """Say who teaches where nobody was named.
+
+        Args:
+            word: What learns, as it was named.
+        """
+        if self.teacher is None:
+            does = "teaches" if self.teacher_weight or self.teacher_features else "is compared with"
+            leave = f"--teacher {NO_TEACHER} leaves it out"
+            say(f"{cut_from(word)}, which {word} was cut from, {does} it; {leave}")
+
+    def _require_no_lesson(self) -> None:
         for option, given in (
             ("--temperature", self.temperature),
             ("--teacher-features", self.teacher_features),
         ):
-            if self.teacher is None and given:
+            if given:
                 raise RequestError(f"{option} was given without a teacher", do="pass --teacher FOLDER")
-
-    def open(self) -> Opened | None:
-        """Open the teacher."""
-        return None if self.teacher is None else in_float32(open_model(self.teacher))
 
     def distillation(self, student: Opened, teacher: Opened | None) -> Distillation | None:
         """What the student shall learn; None where the teacher has no weight."""
@@ -60,6 +101,39 @@ class DistillationOptions:
         return Distillation(teacher.model, temperature, self.teacher_weight, features, self.feature_weight)
 
 
+def cut_from(word: str) -> str | None:
+    """The model that a saved folder was cut from, by what the commands that wrote it have left in it.
+
+    Fine-tunings in between are passed over.
+
+    Args:
+        word: The folder, alone or with the file that builds its architecture.
+
+    Returns:
+        A word for the model; None where no saved folder is known to be it, or it is there no more.
+    """
+    folder, file = split_word(word)
+    seen: set[Path] = set()
+    while folder is not None and folder not in seen and (folder / RUN).is_file():
+        seen.add(folder)
+        held = read_run(folder / RUN)
+        asked = held["request"]
+        name = str(asked.get("model", "")).partition("@")[0]
+        folder = _as_typed_here(Path(str(held.get("directory", "")), name))
+        if held.get("command") in _CUTTING and "weights" not in asked:
+            return (
+                (f"{folder}@{file}" if file else str(folder)) if name and (folder / PLAN).is_file() else None
+            )
+        if held.get("command") != "finetune":
+            return None
+    return None
+
+
+def _as_typed_here(path: Path) -> Path:
+    """A path from the working directory, where it lies in it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def listed(words: Sequence[str] | None) -> list[str]:
     """Read a repeated option whose words may hold commas.
 
@@ -70,8 +144,32 @@ def listed(words: Sequence[str] | None) -> list[str]:
     return [name for word in words or () for name in word.split(",")]
 
 
+@dataclass(frozen=True)
+class StartOptions:
+    """What the model is before it is trained.
+
+    Attributes:
+        recover: Recover before training, by --teacher and training images: absorb, refit, blocks,
+            batch-norm.
+        images: How many training images --recover draws.
+        recover_seconds: What the recovery step blocks may take.
+        from_scratch: Baseline with fresh weights: for --epochs (epochs), or for the MACs that the dense
+            network takes in --epochs (compute).
+    """
+
+    recover: tuple[str, ...] = ()
+    images: Annotated[int, typer.Option(min=1)] = 1024
+    recover_seconds: Annotated[float, typer.Option(min=0.0)] = SECONDS
+    from_scratch: str | None = None
+
+    @property
+    def steps(self) -> list[str]:
+        """The recovery steps that are named."""
+        return listed(self.recover)
+
+
 def recovered(
-    student: Opened, dense: Opened | None, data: Work, steps: Sequence[str], images: int, seed: int
+    student: Opened, dense: Opened | None, data: Work, start: StartOptions, seed: int
 ) -> tuple[Opened, dict[str, Any]]:
     """Recover a saved model without training, beside the one it was cut from.
 
@@ -79,8 +177,7 @@ def recovered(
         student: The model.
         dense: What it was cut from, the teacher.
         data: Its training images are used, without labels.
-        steps: Recovery steps.
-        images: How many images.
+        start: The steps, and how many images.
         seed: Of the draw.
 
     Returns:
@@ -89,7 +186,7 @@ def recovered(
     Raises:
         RequestError: There is no dense model, or constants would be absorbed twice.
     """
-    chosen = choose_steps(steps, has_data=True)
+    chosen = choose_steps(start.steps, has_data=True)
     if dense is None:
         raise RequestError(
             f"--recover {','.join(chosen)} needs the network before the cut, which is not in the folder",
@@ -97,7 +194,8 @@ def recovered(
             "pass it as --teacher FOLDER; with --teacher-weight 0 nothing is learned from it",
         )
     result = pair(dense.model, student.model, student.plan, data.example)
-    better = recover_result(result, data.evidence(images, seed), chosen)
+    samples = data.evidence(start.images, seed)
+    better = recover_result(result, samples, chosen, seconds=start.recover_seconds, say=say)
     for error in better.errors:
         say(str(error))
     told = [{"step": one.step, "before": one.before, "after": one.after} for one in better.errors]

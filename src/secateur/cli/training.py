@@ -15,7 +15,7 @@ from secateur.penalise import Penalty, penalties
 from secateur.pipeline import couple, measure, plan_model
 from secateur.slimming import outlook
 from secateur.sources import Opened
-from secateur.train import Distillation, Figures, FitConfig, Work, fit, judge
+from secateur.train import Distillation, FitConfig, Work, fit, judge
 from secateur.write.atomic import atomic_write
 from secateur.write.checkpoint import PLAN, save_model
 
@@ -52,7 +52,7 @@ class Session:
         sparsity: A penalty.
         distillation: A teacher.
         told: Further numbers of the result.
-        before: How good the model to start from is on the validation part; None where its weights are fresh.
+        is_tuning: The model is good already: where no epoch is better, its weights stay.
     """
 
     opened: Opened
@@ -61,13 +61,15 @@ class Session:
     sparsity: SparsityOptions = SparsityOptions()
     distillation: Distillation | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
-    before: Figures | None = None
+    is_tuning: bool = False
 
 
 def run_training(session: Session) -> Answer:
     """Fit, save the result beside its checkpoints, and tell what came out."""
     opened, data = session.opened, session.data
-    config = replace(session.config, keep="best" if session.sparsity.sparsity == "none" else "last")
+    config = replace(session.config, keep="best-or-start" if session.is_tuning else "best")
+    if session.sparsity.sparsity != "none":
+        config = replace(config, keep="last")
     if config.save is None:
         raise RequestError("no folder to save to", do="pass --save FOLDER")
     plan_text = opened.plan.to_json().encode()
@@ -97,14 +99,14 @@ def run_training(session: Session) -> Answer:
         **session.told,
     }
     lines = [f"{fitted}; {data.task.tell(test, 'test')}", *fitted.notes]
-    before = session.before
+    before = None if fitted.start is None else fitted.start.figures
     if before is not None:
         numbers[f"validation_{before.name}_before"] = before.deciding
-        if kept and before.is_better_than(kept):
-            lines.append(
-                f"worse than before the training ({data.task.tell(before, 'validation')}): "
-                "train longer or with a lower --lr, or keep the model that it started from"
-            )
+    if not fitted.kept_epoch:
+        lines.append(
+            "no epoch was better than the model that came in, whose weights are kept: "
+            "train longer or with a lower --lr"
+        )
     return Answer(numbers, "\n".join([*lines, f"wrote {_listed(folder)}"]))
 
 

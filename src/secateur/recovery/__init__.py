@@ -1,5 +1,25 @@
-"""Recover: make a cut model better without training it."""
+"""Recover: make a cut model better without labels."""
 
-from secateur.recovery.step import MEMORY_BYTES, Recovered, Recovery, Subject, choose, recover, table
+from secateur.recovery.step import (
+    MEMORY_BYTES,
+    SECONDS,
+    Recovered,
+    Recovery,
+    Subject,
+    choose,
+    recover,
+    say_on_terminal,
+    table,
+)
 
-__all__ = ["MEMORY_BYTES", "Recovered", "Recovery", "Subject", "choose", "recover", "table"]
+__all__ = [
+    "MEMORY_BYTES",
+    "SECONDS",
+    "Recovered",
+    "Recovery",
+    "Subject",
+    "choose",
+    "recover",
+    "say_on_terminal",
+    "table",
+]

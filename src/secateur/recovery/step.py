@@ -1,5 +1,6 @@
 """Recovery steps, how they are run one after the other, and what they bring."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -19,8 +20,17 @@ from secateur.tables import printed
 MEMORY_BYTES = 2 * 2**30
 """What the activations of the calibration batches between two layers may take, if nothing else is said."""
 
+SECONDS = 300.0
+"""What learning block by block may take, if nothing else is said."""
+
 HOLD_BACK_FROM = 8
 """From so many batches on the last one is kept from the steps, so that the error on it is an honest one."""
+
+
+def say_on_terminal(line: str) -> None:
+    """Write a line on standard error, where that is a terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{line}\n")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +44,12 @@ class Subject:
         groups: The groups of the original.
         kept: What stays of each axis.
         data: Batches of inputs, without labels; None if there are none.
+        held: A batch that no step learns from, which can tell whether one did harm; None if all are learned
+            from.
         memory_bytes: What the activations of the batches between two layers may take; a step that would need
             more uses fewer batches and says so.
+        seconds: What a step that learns may take; one that would need longer takes fewer steps and says so.
+        say: Told what will take long, before it begins.
     """
 
     original: nn.Module
@@ -44,7 +58,10 @@ class Subject:
     groups: Groups
     kept: Kept
     data: Sequence[Any] | None = None
+    held: Any | None = None
     memory_bytes: int = MEMORY_BYTES
+    seconds: float = SECONDS
+    say: Callable[[str], None] = say_on_terminal
 
 
 Status: TypeAlias = Literal["exact", "approximate", "left alone", "limit"]
@@ -229,7 +246,7 @@ def _recover(
     brought: list[Recovered] = []
     judge = None if subject.data is None else _Judge(subject)
     if judge is not None:
-        subject = replace(subject, data=judge.seen)
+        subject = replace(subject, data=judge.seen, held=judge.batch if judge.is_held else None)
     if not chosen:
         subject = replace(subject, cut=copy_module(subject.cut))
     for name in chosen:
@@ -246,9 +263,9 @@ class _Judge:
 
     def __init__(self, subject: Subject) -> None:
         assert subject.data, "batches are never empty"
-        is_held = len(subject.data) >= HOLD_BACK_FROM
-        self.seen = subject.data[:-1] if is_held else subject.data
-        self.samples_from = "the last batch, which no step saw" if is_held else "the last batch"
+        self.is_held = len(subject.data) >= HOLD_BACK_FROM
+        self.seen = subject.data[:-1] if self.is_held else subject.data
+        self.samples_from = "the last batch, which no step saw" if self.is_held else "the last batch"
         self.batch, self.number = subject.data[-1], len(subject.data) - 1
         self.state = subject.groups.graph.state
         self.dense = outputs_of(subject.original, self.batch, self.number, self.state)

@@ -7,19 +7,24 @@ from secateur.reports.section import Section, Values
 from secateur.train.history import EpochRecord, find_best_epoch
 
 
-def training_report(history: tuple[EpochRecord, ...], kept: int | None) -> Report:
+def training_report(
+    history: tuple[EpochRecord, ...], kept: int | None, start: EpochRecord | None = None
+) -> Report:
     """What is known of a training.
 
     Args:
         history: Its epochs.
-        kept: The epoch whose weights the model has; None if that is not known.
+        kept: The epoch whose weights the model has, 0 for those that came in; None if that is not known.
+        start: The figures of what came in, where they count.
     """
     is_sparse = any(record.penalty for record in history)
     best = find_best_epoch(history)
     said = f"the best epoch is {best} of {len(history)}"
+    is_start = kept == 0 and start is not None
     said += f", the weights are those of epoch {kept}" if kept else ""
-    told = history[(kept or best) - 1].figures
-    name = "trained" if kept else f"epoch {best}, the best"
+    said += ", the weights are those before the training, as no epoch is better" if is_start else ""
+    told = start.figures if kept == 0 and start is not None else history[(kept or best) - 1].figures
+    name = "as before the training" if is_start else "trained" if kept else f"epoch {best}, the best"
     model = ModelRow(
         name, None, None, None, None, None, validation_accuracy=None if told is None else told.deciding
     )
@@ -31,8 +36,8 @@ def training_report(history: tuple[EpochRecord, ...], kept: int | None) -> Repor
         model="",
         metric="accuracy" if told is None else told.name,
         lower_is_better=told is not None and told.lower_is_better,
-        stages=(model,) if kept else (),
-        models=() if kept else (model,),
+        stages=(model,) if kept or is_start else (),
+        models=() if kept or is_start else (model,),
         curves=(curve("sparse" if is_sparse else "training", history),) if is_accuracy else (),
         gamma=gamma_history([history] if is_sparse else []),
         notes=(said,),

@@ -1,7 +1,7 @@
 """The engine: fit a network to a task, with a penalty or a teacher, interrupt it, resume it, evaluate it."""
 
 from secateur.train.checkpoint import best_folder, last_folder
-from secateur.train.config import FitConfig
+from secateur.train.config import TUNING, FitConfig
 from secateur.train.distil import Distillation, soft_targets
 from secateur.train.evaluation import Evaluation, evaluate, judge
 from secateur.train.features import matching_channels
@@ -14,6 +14,7 @@ from secateur.train.task import Figures, Task, find_task, tasks
 from secateur.train.work import Work
 
 __all__ = [
+    "TUNING",
     "DatasetPart",
     "Distillation",
     "EpochRecord",

@@ -4,6 +4,7 @@
     run/epoch-0003/weights.safetensors    the state dict of the model, or of its moving average
     run/epoch-0003/raw.safetensors        that of the model, beside its average
     run/epoch-0003/optimizer.safetensors  momentum and the like, by parameter name
+    run/epoch-0000/                       where the start counts: as the model came in
     run/epoch-0003/state.json             epoch, recipe, history, loss scale, and digests of all three files
 
 An epoch's folder is filled under a temporary name, renamed, and only then pointed to; replacing the pointer
@@ -37,6 +38,7 @@ from secateur.write.digests import DIGEST_BYTES, VALUES, digest_of, digests_of, 
 _VERSION = 2
 _POINTER = "checkpoints.json"
 _RECORDS = TypeAdapter(tuple[EpochRecord, ...])
+_RECORD = TypeAdapter(EpochRecord)
 _FOLDER = re.compile(r"epoch-\d{4,}")
 
 
@@ -52,6 +54,7 @@ class Checkpoint:
         scaler: State of the loss scale of mixed precision; empty without one.
         raw: The state dict that is trained, where `weights` are its moving average; else empty.
         told: What the task remembers of its data.
+        start: The figures of what came in, where they count.
     """
 
     weights: Mapping[str, Tensor]
@@ -61,10 +64,11 @@ class Checkpoint:
     scaler: Mapping[str, Any]
     raw: Mapping[str, Tensor] = field(default_factory=dict)
     told: Mapping[str, Any] = field(default_factory=dict)
+    start: EpochRecord | None = None
 
     @property
     def epoch(self) -> int:
-        """The last complete epoch."""
+        """The last complete epoch; 0 where only the start was looked at."""
         return len(self.history)
 
 
@@ -84,7 +88,8 @@ def write_checkpoint(
     Raises:
         SecateurError: The folder cannot be written; the checkpoints that were there remain.
     """
-    last, best = (_folder_name(epoch) for epoch in (checkpoint.epoch, find_best_epoch(checkpoint.history)))
+    best_epoch = find_best_epoch(checkpoint.history, checkpoint.start)
+    last, best = _folder_name(checkpoint.epoch), _folder_name(best_epoch)
     tensors = {"weights": checkpoint.weights, "optimizer": checkpoint.optimizer}
     tensors |= {"raw": checkpoint.raw} if checkpoint.raw else {}
     _delete_all_but_pointed_to(run)
@@ -99,6 +104,7 @@ def write_checkpoint(
             "scaler": dict(checkpoint.scaler),
             "told": dict(checkpoint.told),
             "averaged": bool(checkpoint.raw),
+            "start": None if checkpoint.start is None else dataclasses.asdict(checkpoint.start),
             "history": [dataclasses.asdict(record) for record in checkpoint.history],
             "values": values,
         }
@@ -146,6 +152,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             do = "start the run anew, or finish it with the secateur that wrote it"
             raise CheckpointError(f"cannot read {folder / 'state.json'}", [detail], do)
         records = _RECORDS.validate_python(state["history"])
+        start = None if state.get("start") is None else _RECORD.validate_python(state["start"])
         recipe, scaler, told = (dict(state[name]) for name in ("recipe", "scaler", "told"))
         averaged = bool(state["averaged"])
     except (KeyError, TypeError, ValueError) as error:
@@ -153,7 +160,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder / 'state.json'} is no state of a training run", [detail]) from error
     tensors = read_epoch(folder, ("weights", "optimizer", *(("raw",) if averaged else ())))[1]
     raw = tensors.get("raw", {})
-    return Checkpoint(tensors["weights"], tensors["optimizer"], recipe, records, scaler, raw, told)
+    return Checkpoint(tensors["weights"], tensors["optimizer"], recipe, records, scaler, raw, told, start)
 
 
 def last_folder(run: Path | str) -> Path | None:

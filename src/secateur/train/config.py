@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 from secateur.errors import RequestError
 
@@ -11,7 +11,7 @@ _CHOICES = {
     "schedule": ("step", "cosine", "constant", "poly", "steps"),
     "optimizer": ("sgd", "adamw"),
     "precision": ("32-true", "bf16-mixed", "16-mixed", "auto"),
-    "keep": ("best", "last"),
+    "keep": ("best", "last", "best-or-start"),
 }
 _SHARES = {"momentum": 0.9, "burn_in": 0.05, "ema": 0.999}
 _NOT_DECIDING = frozenset(
@@ -20,6 +20,10 @@ _NOT_DECIDING = frozenset(
         "quiet", "save", "resume", "overwrite", "tensorboard",
     )
 )  # fmt: skip
+
+
+TUNING: dict[str, Any] = {"lr": 0.02, "schedule": "cosine", "burn_in": 0.1, "keep": "best-or-start"}
+"""For a network that is good already: a rate that rises first, and no result that is worse."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class FitConfig:
             curve of fourth degree; "steps" multiplies it by `scales`; "constant" leaves it.
         seed: Seed of order, augmentation and dropout; on the CPU a run repeats bit for bit.
         keep: Which weights the result holds: those of the epoch that is "best" on the validation part, or the
-            "last" ones. For sparse training the last are the sparsest.
+            "last" ones; for sparse training the last are the sparsest. "best-or-start" looks at the model
+            that comes in, too, and keeps its weights where no epoch is better.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
         precision: "32-true", "bf16-mixed" or, on a GPU, "16-mixed"; "auto" is one of these on a GPU, else 32.
         channels_last: Train in the memory format that is 30-60 % faster for convolutions, unless a layer is
@@ -86,7 +91,7 @@ class FitConfig:
     batch_size: int = 64
     schedule: Literal["step", "cosine", "constant", "poly", "steps"] = "step"
     seed: int = 0
-    keep: Literal["best", "last"] = "best"
+    keep: Literal["best", "last", "best-or-start"] = "best"
     device: str = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = "32-true"
     channels_last: bool = True
@@ -110,6 +115,24 @@ class FitConfig:
     validate_every: int = 1
     patience: int = 0
     evaluation_batch_size: int = 256
+
+    @classmethod
+    def for_tuning(cls, epochs: int = 10, **words: Any) -> Self:
+        """The settings for a network that is good already, such as a cut one that was recovered.
+
+        The learning rate rises over the first tenth of the run and falls along a cosine. Where no epoch is
+        better than the start on the validation part, the start is what comes out.
+
+        Args:
+            epochs: As for all runs.
+            **words: Further settings, in place of these.
+
+        Example:
+            >>> config = FitConfig.for_tuning(epochs=3, lr=0.005)
+            >>> config.lr, config.schedule, config.burn_in, config.keep
+            (0.005, 'cosine', 0.1, 'best-or-start')
+        """
+        return cls(**{"epochs": epochs, **TUNING, **words})
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():

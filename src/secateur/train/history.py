@@ -1,5 +1,6 @@
 """What a training run reports: one record per epoch, and the result."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -47,8 +48,8 @@ class EpochRecord:
 
     @property
     def train_loss(self) -> float:
-        """The task's loss, without penalty and teacher."""
-        return sum(self.losses.values())
+        """The task's loss, without penalty and teacher; NaN of a start, which nothing was trained on."""
+        return sum(self.losses.values()) if self.losses else math.nan
 
     @property
     def train_accuracy(self) -> float:
@@ -94,9 +95,10 @@ class FitResult:
         model: A new model with the weights of epoch `kept_epoch`.
         history: One record per epoch, those before a resumption included.
         best_epoch: The epoch with the best deciding figure on the validation part, the latest of equals; the
-            last one if none was measured.
+            last one if none was measured; 0 if the start was looked at and none is better.
         kept_epoch: The best epoch, or the last where `keep="last"` was asked for.
         notes: What else the user should know, such as layers that did not run as was asked.
+        start: The figures of the model that came in, as epoch 0; None if it was not looked at.
     """
 
     model: nn.Module = field(repr=False)
@@ -104,35 +106,42 @@ class FitResult:
     best_epoch: int
     kept_epoch: int
     notes: tuple[str, ...] = ()
+    start: EpochRecord | None = None
 
     @property
     def kept(self) -> EpochRecord:
-        """The record of the epoch whose weights the model has."""
+        """The record of the epoch whose weights the model has, or of the start."""
+        if self.start is not None and self.kept_epoch == 0:
+            return self.start
         return self.history[self.kept_epoch - 1]
 
     def __str__(self) -> str:
         epochs = f"trained {len(self.history)} {'epoch' if len(self.history) == 1 else 'epochs'}"
         figures = f": validation {self.kept.figures}" if self.kept.figures else ""
-        return f"{epochs}, kept epoch {self.kept_epoch}{figures}"
+        kept = f"kept epoch {self.kept_epoch}" if self.kept_epoch else "kept the start, as none is better"
+        return f"{epochs}, {kept}{figures}"
 
 
-def find_best_epoch(history: tuple[EpochRecord, ...]) -> int:
+def find_best_epoch(history: tuple[EpochRecord, ...], start: EpochRecord | None = None) -> int:
     """Find the epoch with the best deciding figure; of equals the latest, which is the sparsest.
 
     Args:
-        history: One record per epoch, at least one.
+        history: One record per epoch, at least one without a start.
+        start: The record of what came in, as epoch 0; None if it does not count.
 
     Returns:
-        Number of the epoch, from 1; the last one if none was validated.
+        Number of the epoch, from 1; the last one if none was validated. 0 where the start counts and no epoch
+        is better.
     """
     measured = [(record.epoch, record.figures) for record in history if record.figures is not None]
     if not measured:
-        return len(history)
+        return len(history) if start is None else 0
     best, figures = measured[0]
     for epoch, other in measured[1:]:
         if not figures.is_better_than(other):
             best, figures = epoch, other
-    return best
+    is_better = start is None or start.figures is None or figures.is_better_than(start.figures)
+    return best if is_better else 0
 
 
 def _listed(values: Mapping[str, float]) -> str:

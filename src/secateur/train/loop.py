@@ -120,6 +120,7 @@ class Run:
         model: The copy that is trained.
         average: Its moving average, if there is one.
         history: The epochs so far.
+        start: How good the model was that came in, where that counts.
         taken: Optimizer steps so far.
 
     Raises:
@@ -153,6 +154,7 @@ class Run:
         if distillation is not None:
             self.distiller = Distiller(distillation, self.model, self.fabric, task, self.layout)
         self.history: tuple[EpochRecord, ...] = ()
+        self.start: EpochRecord | None = None
         self.best_weights: Mapping[str, Tensor] = {}
         self.taken = 0
         self._total = 0
@@ -190,6 +192,8 @@ class Run:
                     after = f"after epoch {len(self.history)}"
                     done = after if self.history else "from the start: nothing to resume"
                     reporter.line(f"{config.save}: going on {done}")
+                if config.keep == "best-or-start" and not self.history and self.start is None:
+                    self._look_at_start(reporter, on_checkpoint)
                 while len(self.history) < config.epochs and not self._is_stale():
                     record = self.train_epoch(reporter)
                     self.save(on_checkpoint)
@@ -200,9 +204,22 @@ class Run:
                     reporter.line(f"stopped: {config.patience} validations were no better than the best one")
         return self.result()
 
+    def _look_at_start(self, reporter: Reporter, on_checkpoint: Callable[[Path], None] | None) -> None:
+        """Validate what came in, as epoch 0, and keep it as the best so far."""
+        began, figures = time.perf_counter(), self._figures()
+        if figures is not None:
+            self.start = EpochRecord(0, 0.0, {}, {}, figures, seconds=time.perf_counter() - began)
+            self._keep_best()
+            reporter.line(f"before the training: validation {figures}")
+            self.save(on_checkpoint)
+
+    def _keep_best(self) -> None:
+        weights = self.kept_model.state_dict().items()
+        self.best_weights = {name: value.detach().cpu().clone() for name, value in weights}
+
     def _is_stale(self) -> bool:
         """Whether patience is at its end; a validation as good as the best one is no better."""
-        best, since = None, 0
+        best, since = None if self.start is None else self.start.figures, 0
         for figures in (record.figures for record in self.history if record.figures is not None):
             is_better = best is None or figures.is_better_than(best)
             best, since = (figures, 0) if is_better else (best, since + 1)
@@ -227,9 +244,8 @@ class Run:
             seconds=time.perf_counter() - start,
         )
         self.history = (*self.history, record)
-        if find_best_epoch(self.history) == epoch:
-            weights = self.kept_model.state_dict().items()
-            self.best_weights = {name: value.detach().cpu().clone() for name, value in weights}
+        if find_best_epoch(self.history, self.start) == epoch:
+            self._keep_best()
         return record
 
     def _batches(self, epoch: int) -> Any:
@@ -316,20 +332,25 @@ class Run:
         return loss if self.distiller is None else self.distiller.blend(loss, distance)
 
     def _validate(self) -> Figures | None:
+        """How good the kept network is."""
+        found = self._figures()
+        if found is not None and "loss" in found.values:
+            self._require_finite(found.values["loss"], "validation loss")
+        return found
+
+    def _figures(self) -> Figures | None:
         """How good the kept network is; without details, which would swell the checkpoints."""
         part = self.data.validation
         if part is None:
             return None
         size = self.config.evaluation_batch_size
         found = judge_module(self.fabric, self.judged, part, self.task, size, self.layout)
-        if "loss" in found.values:
-            self._require_finite(found.values["loss"], "validation loss")
         return Figures(dict(found.values), found.count, found.lower_is_better)
 
     def _require_finite(self, loss: float, name: str) -> None:
         if math.isfinite(loss):
             return
-        saved = self.config.save is not None and self.history
+        saved = self.config.save is not None and (self.history or self.start is not None)
         kept = f"the checkpoint of epoch {len(self.history)} is kept" if saved else "nothing was saved"
         do = f"lower the learning rate (it starts at {self.config.lr:g}) or the penalty"
         raise SecateurError(f"the {name} of epoch {len(self.history) + 1} is {loss}", [kept], do)
@@ -346,6 +367,7 @@ class Run:
             scaler=self.fabric.strategy.precision.state_dict(),
             raw={} if self.average is None else self.model.state_dict(),
             told=self.task.told(self.data),
+            start=self.start,
         )
         write_checkpoint(Path(self.config.save), checkpoint, on_checkpoint)
 
@@ -359,7 +381,7 @@ class Run:
             return
         last, best = found
         checkpoint = read_checkpoint(last)
-        require_pointed(last, best, (checkpoint.epoch, find_best_epoch(checkpoint.history)))
+        require_pointed(last, best, (checkpoint.epoch, find_best_epoch(checkpoint.history, checkpoint.start)))
         require_same_recipe(folder, checkpoint.recipe, self.recipe())
         load_weights(self.model, checkpoint.raw or checkpoint.weights, last)
         if self.average is not None:
@@ -367,7 +389,8 @@ class Run:
         remind(self.model, self.optimizer.optimizer, checkpoint.optimizer, last)
         self.fabric.strategy.precision.load_state_dict(dict(checkpoint.scaler))
         self.task.recall(self.data, checkpoint.told)
-        self.history, self.best_weights = checkpoint.history, read_epoch(best, ["weights"])[1]["weights"]
+        self.history, self.start = checkpoint.history, checkpoint.start
+        self.best_weights = read_epoch(best, ["weights"])[1]["weights"]
 
     def recipe(self) -> dict[str, Any]:
         """Collect all that decides the result, as it stands in a checkpoint."""
@@ -381,8 +404,8 @@ class Run:
 
     def result(self) -> FitResult:
         """Put the kept weights into the model, in the original's device, mode and memory format."""
-        best = find_best_epoch(self.history)
-        kept = best if self.config.keep == "best" else len(self.history)
+        best = find_best_epoch(self.history, self.start)
+        kept = len(self.history) if self.config.keep == "last" else best
         if kept == best:
             load_weights(self.model, self.best_weights, Path("the best epoch"))
         elif self.average is not None:
@@ -392,7 +415,7 @@ class Run:
         self.model.zero_grad()
         for module, original in zip(self.model.modules(), self.original.modules(), strict=True):
             module.training = original.training
-        return FitResult(self.model, self.history, best, kept, self.notes)
+        return FitResult(self.model, self.history, best, kept, self.notes, self.start)
 
 
 def _require_own_parameters(model: nn.Module, penalty: Penalty | None) -> None:

@@ -148,6 +148,11 @@ class Task(ABC):
             do="give it a method distance, or match features alone (weight 0)",
         )
 
+    @property
+    def has_distance(self) -> bool:
+        """Whether a network can learn from what a teacher returns."""
+        return type(self).distance is not Task.distance
+
     def require(self, model: nn.Module, part: Part, who: str = "model") -> None:
         """Run two samples through a model, in eval mode, before hours are spent on it.
 

@@ -32,7 +32,7 @@ def demo(
     config = SlimConfig(
         dense=FitConfig(epochs=20, **common),
         sparse=FitConfig(epochs=30, keep="last", **common),
-        finetune=FitConfig(epochs=10, **{**common, "lr": 0.01}),
+        finetune=FitConfig(epochs=10, **{**common, "lr": 0.01, "keep": "best-or-start"}),
         strength=0.015,
         **slimming,
         overwrite=True,  # of earlier demonstrations

@@ -1,72 +1,62 @@
 """`secateur finetune`: train a pruned model on, from a teacher, after a recovery, or as a baseline."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Annotated
 
-import typer
-
 from secateur.cli.data import DataOptions, open_fitting
-from secateur.cli.finetuning import DistillationOptions, listed, recovered, scratch
+from secateur.cli.finetuning import NO_TEACHER, DistillationOptions, StartOptions, recovered, scratch
 from secateur.cli.flatten import Without
 from secateur.cli.options import MachineOptions, ModelOptions, Save, require_other_folder
 from secateur.cli.terminal import Answer
 from secateur.cli.training import Session, run_training
 from secateur.errors import RequestError
-from secateur.train import FitConfig, judge, last_folder
+from secateur.recovery import choose as choose_steps
+from secateur.train import TUNING, FitConfig, last_folder
 
-
-@dataclass(frozen=True)
-class StartOptions:
-    """What the model is before it is trained.
-
-    Attributes:
-        recover: Recover before training, by --teacher and training images: absorb, refit, batch-norm.
-        images: How many training images --recover draws.
-        from_scratch: Baseline with fresh weights: for --epochs (epochs), or for the MACs that the dense
-            network takes in --epochs (compute).
-    """
-
-    recover: tuple[str, ...] = ()
-    images: Annotated[int, typer.Option(min=1)] = 1024
-    from_scratch: str | None = None
+_OFFERED = {name: value for name, value in TUNING.items() if name != "keep"}
 
 
 def finetune(
     model: ModelOptions,
     save: Save,
     data: DataOptions,
-    config: Annotated[FitConfig, Without("keep", epochs=10, lr=0.02, schedule="cosine")],
+    config: Annotated[FitConfig, Without("keep", epochs=10, **_OFFERED)],
     teaching: DistillationOptions,
     start: StartOptions,
     place: MachineOptions,
 ) -> Answer:
     """Train a saved model on; the result is a saved model too and can be pruned again.
 
-    With --teacher it learns from the network before the cut, with --from-scratch it is the honest baseline:
-    the pruned architecture that never knew the pruned weights.
+    It learns from the network before the cut, too, where that is there (--teacher none: from labels alone).
+    Where no epoch is better on the validation part than the model that came in, its weights stay. With
+    --from-scratch it is the honest baseline: the pruned architecture that never knew the pruned weights.
 
     Example: secateur finetune runs/pruned --data digits --epochs 10 --teacher runs/sparse --save runs/tuned
     """
     require_other_folder(model.model, save)
-    steps = listed(start.recover)
-    if start.from_scratch is not None and steps:
+    if start.from_scratch is not None and start.steps:
         raise RequestError(
             "--from-scratch and --recover were both given",
             ["fresh weights have nothing to recover"],
             "choose one of them",
         )
+    if start.steps:  # what makes no sense is better refused before the work than after
+        choose_steps(start.steps, has_data=True)
     parts = data.open(place.seed)
     opened = open_fitting(model, parts, place.seed)
-    dense = teaching.open()
+    if start.from_scratch is not None and teaching.teacher is None:
+        teaching = replace(teaching, teacher=NO_TEACHER)
+    dense = teaching.open(opened, model.model, parts.task)
     distillation = teaching.distillation(opened, dense)
     told: dict[str, object] = {}
+    if dense is not None:
+        teaching.tell(model.model)
     if start.from_scratch is not None:
         opened, config, told = scratch(opened, parts, start.from_scratch, config)
-    elif steps and not (config.resume and last_folder(save) is not None):  # a run that goes on is past it
-        opened, told = recovered(opened, dense, parts, steps, start.images, place.seed)
-    before = None
-    if start.from_scratch is None and not config.resume:
-        test = parts.validation
-        before = judge(opened.model, test, parts.task, device=place.device, threads=place.threads)
-    session = Session(opened, parts, config, distillation=distillation, told=told, before=before)
+    elif start.steps and not (
+        config.resume and last_folder(save) is not None
+    ):  # a run that goes on is past it
+        opened, told = recovered(opened, dense, parts, start, place.seed)
+    is_tuning = start.from_scratch is None
+    session = Session(opened, parts, config, distillation=distillation, told=told, is_tuning=is_tuning)
     return run_training(session)

@@ -13,10 +13,11 @@ from secateur.cli.finetuning import DistillationOptions
 from secateur.cli.flatten import Like, Without
 from secateur.cli.options import MachineOptions, ModelOptions, RunFolderOptions, Save, require_other_folder
 from secateur.cli.terminal import Answer, command_line, say
-from secateur.iterative import ROWS, Recipe
+from secateur.iterative import ROWS, Recipe, StageRow
 from secateur.iterative import iterate as prune_in_steps
 from secateur.mask.schedule import step_schedules
-from secateur.train import FitConfig, judge
+from secateur.sources import split_word
+from secateur.train import TUNING, FitConfig, judge
 from secateur.write.rows import flat
 
 
@@ -27,11 +28,11 @@ class IterateOptions:
     Attributes:
         steps: How many cuts, each with a fine-tuning.
         schedule: How the cuts share the work.
-        recover: Recovery after each cut: absorb, refit, batch-norm, or none; may be repeated; default:
-            absorb,refit.
+        recover: Recovery after each cut: absorb, refit, blocks, batch-norm, or none; may be repeated;
+            default: absorb,refit.
         images: Training images for criteria (with labels) and recovery (without).
         lr_schedule: step (tenfold cut at 50 % and 75 %) or cosine.
-        distil: The model that comes in teaches every fine-tuning.
+        distil: The model that comes in teaches every fine-tuning; default: a saved model does.
     """
 
     steps: int = 5
@@ -41,7 +42,7 @@ class IterateOptions:
     recover: tuple[str, ...] = ()
     images: Annotated[int, typer.Option(min=1)] = 1024
     lr_schedule: str = "cosine"
-    distil: bool = False
+    distil: Annotated[bool | None, typer.Option("--distil/--no-distil")] = None
 
 
 _OF_EACH_STEP = ("keep", "schedule", "steps", "scales", "save", "resume", "overwrite", "tensorboard")
@@ -56,7 +57,7 @@ def iterate(
     scoring: CriterionOptions,
     config: Annotated[
         FitConfig,
-        Without(*_OF_EACH_STEP, epochs=5, lr=0.02),
+        Without(*_OF_EACH_STEP, epochs=5, lr=TUNING["lr"], burn_in=TUNING["burn_in"]),
     ],
     data: DataOptions,
     again: RunFolderOptions,
@@ -80,7 +81,15 @@ def iterate(
     )
     parts = data.open(place.seed)
     opened = open_fitting(model, parts, place.seed, place.device)
-    teaching = DistillationOptions(model.model if steps.distil else None)
+    is_taught, first = steps.distil, []
+    if is_taught is None and parts.task.has_distance and split_word(model.model)[0] is not None:
+        is_taught, first = True, [f"{model.model} teaches every fine-tuning; --no-distil leaves it out"]
+
+    def tell(row: StageRow) -> None:
+        while first:
+            say(first.pop())
+        say(str(row))
+
     done = prune_in_steps(
         opened.model,
         map_inputs(parts.example, lambda leaf: leaf.to(next(opened.model.parameters()).device)),
@@ -88,12 +97,12 @@ def iterate(
         recipe,
         task=parts.task,
         calibration=parts.evidence(steps.images, place.seed),
-        distillation=teaching.distillation(opened, opened if steps.distil else None),
+        distillation=DistillationOptions().distillation(opened, opened if is_taught else None),
         save=save,
         resume=again.resume,
         overwrite=again.overwrite,
         plan=opened.plan,
-        on_row=lambda row: say(str(row)),
+        on_row=tell,
     )
     done = replace(done, plan=done.plan.model_copy(update={"command": command_line()}))
     done.save(save)

@@ -11,7 +11,7 @@ from secateur.cli.options import MachineOptions, ModelOptions, Save
 from secateur.cli.slimming import run_slimming
 from secateur.cli.terminal import Answer
 from secateur.slimming import SlimConfig
-from secateur.train import FitConfig
+from secateur.train import TUNING, FitConfig
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def slim(
     """
     parts = data.open(place.seed)
     opened = open_fitting(model, parts, place.seed)
-    tuned = replace(config, epochs=stages.finetune_epochs, lr=stages.finetune_lr, schedule="cosine")
+    tuning = {**TUNING, "lr": stages.finetune_lr, "burn_in": config.burn_in}
+    tuned = replace(config, epochs=stages.finetune_epochs, **tuning)
     sparse = replace(config, keep="last")
     whole = SlimConfig(dense=config, sparse=sparse, finetune=tuned, strength=stages.s, **slimming)
     return run_slimming(opened, parts, whole, title=f"{model.model} slimmed")

@@ -71,10 +71,12 @@ class TrainedDetector:
     Attributes:
         model: A new network with the weights of epoch `kept_epoch`.
         history: One record an epoch, those before a resumption included.
-        best_epoch: The epoch with the highest mAP@0.5; the last one if none was measured.
+        best_epoch: The epoch with the highest mAP@0.5; the last one if none was measured; 0 for the start,
+            where that was asked for.
         kept_epoch: The best epoch, or the last where that was asked for.
         broken: Training images that could not be read: name and reason.
         notes: What else the user should know, such as layers that did not run as was asked.
+        start: The figures of the network that came in, as epoch 0; None if it was not looked at.
     """
 
     model: Darknet = field(repr=False)
@@ -83,10 +85,13 @@ class TrainedDetector:
     kept_epoch: int
     broken: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    start: DetectorRecord | None = None
 
     @property
     def kept(self) -> DetectorRecord:
-        """The record of the epoch whose weights the network has."""
+        """The record of the epoch whose weights the network has, or of the start."""
+        if self.start is not None and self.kept_epoch == 0:
+            return self.start
         return self.history[self.kept_epoch - 1]
 
     def numbers(self) -> dict[str, Any]:
@@ -105,7 +110,8 @@ class TrainedDetector:
     def __str__(self) -> str:
         kept = self.kept
         result = "" if kept.map50 is None else f": mAP@0.5 {kept.map50:.4f}, mAP {kept.map:.4f}"
-        lines = [f"trained {len(self.history)} epochs, kept epoch {self.kept_epoch}{result}"]
+        which = f"epoch {self.kept_epoch}" if self.kept_epoch else "the start, as none is better"
+        lines = [f"trained {len(self.history)} epochs, kept {which}{result}"]
         lines += [f"  left out {name}: {reason}" for name, reason in self.broken.items()]
         lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
@@ -185,9 +191,12 @@ def fit_detector(
         DetectorRecord(**vars(record), skipped=len(train.samples) - record.samples)
         for record in result.history
     )
-    trained = _with_seen(result.model, model, result.history)
+    trained = _with_seen(result.model, model, result.history if result.kept_epoch else ())
     broken = dict(train.broken)
-    return TrainedDetector(trained, history, result.best_epoch, result.kept_epoch, broken, result.notes)
+    start = None if result.start is None else DetectorRecord(**vars(result.start))
+    return TrainedDetector(
+        trained, history, result.best_epoch, result.kept_epoch, broken, result.notes, start
+    )
 
 
 def _with_seen(network: Any, start: Darknet, history: tuple[EpochRecord, ...]) -> Darknet:

@@ -24,7 +24,7 @@ _ROWS = TypeAdapter(tuple[PercentRow, ...])
 def of_detector(thing: Any) -> Report | None:
     """What is known of it."""
     if isinstance(thing, TrainedDetector):
-        return training_report(thing.history, thing.kept_epoch)
+        return training_report(thing.history, thing.kept_epoch, thing.start)
     if isinstance(thing, DarknetPruned):
         return _of_cut(thing)
     if isinstance(thing, DemoRun):

@@ -14,19 +14,17 @@ References:
     https://arxiv.org/abs/2105.07576
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from secateur.capture.copies import copy_module
-from secateur.coupling.layers import layer_of
 from secateur.errors import CaptureError
-from secateur.graph.axes import Axis, leaves
 from secateur.graph.node import Node, Ref
 from secateur.recovery.layers import is_batch_norm, tensors_of
 from secateur.recovery.lockstep import Pair, start
+from secateur.recovery.reach import reached_values
 from secateur.recovery.step import Recovery, Subject, step
 
 
@@ -92,49 +90,12 @@ def _calls_of_reached(subject: Subject) -> list[Node]:
     norms = [node for node in graph.nodes if is_batch_norm(graph, node)]
     found: list[Node] = []
     while True:
-        reached = _reached(subject, {node.index for node in found})
+        reached = reached_values(subject, {node.index for node in found})
         held = {_held(node) for node in norms if _input(node) in reached}
         calls = [node for node in norms if _held(node) in held]
         if len(calls) == len(found):
             return found
         found = calls
-
-
-def _reached(subject: Subject, renewed: Collection[int]) -> set[int]:
-    """The values that are not what they were, even at kept positions: something before them lost an input.
-
-    Args:
-        subject: The models.
-        renewed: Calls whose statistics change.
-    """
-    findings = subject.groups.findings
-    changed = subject.kept.changed.keys()
-    summed = _summed(subject)
-    reached: set[int] = set()
-    for node in subject.groups.graph.nodes:
-        read = {
-            leaf for value in node.reads for dim in findings.dims[value] for leaf in leaves(dim)
-        } & changed
-        left = {leaf for value in node.makes for dim in findings.dims[value] for leaf in leaves(dim)}
-        statistics = {leaf for dim in findings.renormalised.get(node.index, ()) for leaf in leaves(dim)}
-        # What is summed over is lost even where the output lies on the same axis, as in x + norm(conv(x)).
-        lost = read - left | (statistics | summed.get(node.index, frozenset())) & changed
-        if lost or node.index in renewed or reached.intersection(node.reads):
-            reached.update(node.makes)
-    return reached
-
-
-def _summed(subject: Subject) -> dict[int, frozenset[Axis]]:
-    """The axes that each node sums over."""
-    graph, findings = subject.groups.graph, subject.groups.findings
-    summed = dict(subject.groups.summed)
-    for node in graph.nodes:
-        layer = layer_of(graph, node)
-        # The groups of a transposed convolution return, so its equation calls no input dim a sum.
-        if layer is not None and layer.is_transposed and node.args["groups"] == 1:
-            channels = frozenset(leaves(findings.dims[layer.input][layer.channels_at]))
-            summed[node.index] = summed.get(node.index, frozenset()) | channels
-    return summed
 
 
 def _held(node: Node) -> int:

@@ -22,11 +22,13 @@ _RECORDS = TypeAdapter(tuple[EpochRecord, ...])
 def of_training(thing: Any) -> Report | None:
     """Losses, figures and scales over the epochs."""
     if isinstance(thing, FitResult):
-        return training_report(thing.history, thing.kept_epoch)
+        return training_report(thing.history, thing.kept_epoch, thing.start)
     history = history_in(thing)
     if not history or "figures" not in history[0]:
         return None
-    return training_report(_RECORDS.validate_python(history), _kept_epoch(thing, len(history)))
+    known = [] if (start := _start_in(thing)) is None else [start]
+    first, *_ = (*_RECORDS.validate_python(known), None)
+    return training_report(_RECORDS.validate_python(history), _kept_epoch(thing), first)
 
 
 def history_in(thing: Any) -> list[dict[str, Any]]:
@@ -36,7 +38,13 @@ def history_in(thing: Any) -> list[dict[str, Any]]:
     return history if isinstance(history, list) else []
 
 
-def _kept_epoch(folder: Folder, last: int) -> int | None:
+def _start_in(thing: Any) -> Any:
+    """The record of what came into the run of a folder; None where it does not count."""
+    folder = last_folder(thing.path) if isinstance(thing, Folder) else None
+    return None if folder is None else read_epoch(folder, ())[0].get("start")
+
+
+def _kept_epoch(folder: Folder) -> int | None:
     """The epoch whose weights the saved model has; None if it is not there or of another one."""
     if not (folder.path / WEIGHTS).is_file():
         return None

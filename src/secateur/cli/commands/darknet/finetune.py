@@ -23,6 +23,8 @@ def finetune(
 ) -> Answer:
     """Train a pruned network on, without warm-up and along half a cosine; with --teacher, distil.
 
+    Where no epoch is better than the network that came in, its weights stay.
+
     Example: secateur darknet finetune runs/pruned --epochs 4 --teacher runs/dense --save runs/tuned
     """
     require_other_folder(network.cfg, save)
@@ -30,4 +32,4 @@ def finetune(
     if training["lr"] is None:
         training["lr"] = input_place(model.config).number("learning_rate", 0.001) / 2
     teaching = Teaching(teacher=teacher.open(place.device))
-    return run_training(model, scenes, training, teaching)
+    return run_training(model, scenes, {**training, "keep": "best-or-start"}, teaching)
