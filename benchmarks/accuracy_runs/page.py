@@ -1,11 +1,10 @@
 """The page of the accuracy benchmark: every cell, and beside the bars of the issue what was reached."""
 
-import inspect
 import statistics
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import secateur as sc
+from secateur.asking.ask import Ask
 
 Row = dict[str, Any]
 
@@ -16,8 +15,8 @@ STAGES = {
     "recovered_one_epoch": "recovered, fine-tuned",
 }
 TUNED = ("one_epoch", "recovered_one_epoch")
-DEFAULT = str(inspect.signature(sc.prune).parameters["criterion"].default)
-"""The criterion that `sc.prune` takes if none is named."""
+DEFAULT = Ask.of(macs=0.5).filled(has_data=False).criterion
+"""The criterion that `sc.prune` takes if none is named and there is no data."""
 CNN_BARS = {0.5: 1.0, 0.7: 3.0}
 """Points that recovery without training may lose on a convolutional network, by share of MACs removed."""
 
@@ -48,7 +47,7 @@ Mean ± standard deviation over the seeds.""",
         "\n".join(summary(rows)) or "Not enough cells yet.",
         "## All cells",
         *tables(rows),
-        f"torch {settings['torch']}, one thread. secateur's default criterion is {DEFAULT}.",
+        f"torch {settings['torch']}, one thread. secateur's default criterion is {DEFAULT} where there is no data.",
         f"    {settings['command']}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -63,8 +62,9 @@ def _compute(found: dict[str, Any]) -> str:
     return f"""**Not equal compute.** Every method gets the same epoch, and ours may be recovered before it,
 so *recovered, fine-tuned* has had more than *cut, fine-tuned*. CPU seconds of the cut with l2, of the
 recovery and of the epoch, with half of the MACs removed (`benchmarks/accuracy.py --compute`): {each}. What
-a peer makes of the seconds of the recovery in more epochs is not measured here; the column CPU s of the
-tables is the cut with its recovery."""
+a peer makes of the seconds of the recovery in more epochs stands in [equal compute](equal-compute.md), with
+what the default with data does; the column CPU s of the tables is the cut with its recovery. These cells were
+measured before refitting became cheaper (docs/LOG.md)."""
 
 
 def _cutters(methods: set[str], version: str) -> str:
@@ -158,7 +158,7 @@ def _told(
     leader = best(found, key=lambda method: statistics.mean(found[method]))
     for method in dict.fromkeys([*([DEFAULT] if DEFAULT in found else []), leader]):
         verdict = "holds" if holds(statistics.mean(found[method])) else "**missed**"
-        name = f"{method} (default)" if method == DEFAULT else f"{method} (best)"
+        name = f"{method} (default without data)" if method == DEFAULT else f"{method} (best)"
         yield f"- {told.format(mean_sd(found[method]))}: {verdict} with {name}"
 
 
@@ -184,7 +184,7 @@ def _tuning(rows: list[Row]) -> Iterable[str]:
             lines.append(f"  - {model} at {removed:.0%}: {gap:+.2f} points to {best} (noise {noise:.2f})")
         if cells:
             yield (
-                f"- {DEFAULT} (default), {STAGES[stage]}, against the best peer of each cell: above in "
+                f"- {DEFAULT} (default without data), {STAGES[stage]}, against the best peer of each cell: above in "
                 f"{above} of {cells}, below by more than the seeds' noise in {below}: "
                 + ("holds" if below == 0 and 2 * above > cells else "**missed**")
             )
