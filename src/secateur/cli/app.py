@@ -191,14 +191,14 @@ def _in_options(text: str) -> str:
         + line
         + re.sub(
             r"\b(min_keep|round_to|size_bytes|latency_ms)\b(?!=)|\b(data|format)=(?![\w\[])"
-            r"|\boverwrite=True|\bdynamic=False",
+            r"|\boverwrite=True|\bdynamic=False|\bfold=True",
             lambda found: _OPTIONS.get(found[0]) or "--" + found[0].rstrip("=").replace("_", "-"),
             do,
         )
     )
 
 
-_OPTIONS = {"overwrite=True": "--overwrite", "dynamic=False": "--no-dynamic"}
+_OPTIONS = {"overwrite=True": "--overwrite", "dynamic=False": "--no-dynamic", "fold=True": "--fold"}
 """Arguments of Python that switch something, as options."""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -39,6 +39,17 @@ from secateur.proof.verdict import Verdict
 
 Make: TypeAlias = Callable[[], nn.Module]
 """Makes a model anew; the user of what it makes may change it."""
+
+
+class CutMaker(Protocol):
+    """What makes the other model of a proof: a plan, for one."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Make it of a copy of the original, whatever that holds."""
+
+    def renamed(self, name: str) -> str | None:
+        """The name there of a tensor of the original; None if it is gone."""
+
 
 _DRAWS = 2
 """How many times numbers are drawn while some operator shows one number only."""
@@ -88,7 +99,7 @@ class Proof:
 
     Args:
         model: The original; not changed.
-        plan: The plan.
+        plan: What makes the cut model.
         reference: How the original is run.
         example_inputs: Inputs of both.
         seed: For the random inputs and parameters.
@@ -98,7 +109,7 @@ class Proof:
     def __init__(
         self,
         model: nn.Module,
-        plan: Plan,
+        plan: CutMaker,
         reference: Reference,
         example_inputs: Any,
         seed: int,
@@ -123,8 +134,8 @@ class Proof:
         Raises:
             PathError: On real tensors the original takes another path than in its record of fake ones.
         """
-        wrong, is_known = self._wrong_tensors(cut)
-        for done in self._run(cut, is_same=is_known and not wrong):
+        wrong, is_known = self.wrong_tensors(cut)
+        for done in self.each_pass(cut, is_same=is_known and not wrong):
             if done.failure is not None:
                 break
         else:
@@ -133,8 +144,8 @@ class Proof:
                 self.passes.append(replace(self.passes[-1], failure=failure))
         return self._sum_up(differences)
 
-    def _run(self, cut: nn.Module, *, is_same: bool) -> Iterator[Pass]:
-        """Passes until nothing hides; each is remembered."""
+    def each_pass(self, cut: nn.Module, *, is_same: bool) -> Iterator[Pass]:
+        """Make passes until nothing hides; each is remembered."""
         for style in self.styles:
             try:
                 yield self._drawn_pass(style)
@@ -372,7 +383,7 @@ class Proof:
     def _made(self, make: Make) -> nn.Module:
         return precise(make(), self.dtype).eval()
 
-    def _wrong_tensors(self, cut: nn.Module) -> tuple[list[str], bool]:
+    def wrong_tensors(self, cut: nn.Module) -> tuple[list[str], bool]:
         """The tensors of the cut model that do not hold the kept positions of the original's, bit by bit.
 
         Also whether the original has all of them.
