@@ -77,16 +77,29 @@ def test_no_command_imports_what_only_its_work_needs():
     assert _imported("from secateur.cli.app import each_command; assert each_command()", SLOW) == []
 
 
-@pytest.mark.parametrize("words", [["stream", "--help"], ["darknet", "evaluate", "--help"]])
+_VERBS = (
+    "import sys; start = 'secateur.cli.commands.'\n"
+    "verbs = {'.'.join(name.split('.')[3:]) for name in sys.modules if name.startswith(start)}"
+    " - {'darknet', 'mask'}; print(*verbs)"
+)
+
+
+@pytest.mark.parametrize("words", [["inspect", "zoo:none"], ["darknet", "evaluate", "none.cfg"]])
 def test_a_command_imports_no_other(words):
     code = (
-        f"import contextlib; from secateur.cli import main\n"
-        f"with contextlib.suppress(SystemExit): main({words})\n"
-        "import sys; start = 'secateur.cli.commands.'\n"
-        "verbs = {'.'.join(name.split('.')[3:]) for name in sys.modules if name.startswith(start)}"
-        " - {'darknet', 'mask'}; print(*verbs)"
+        "import contextlib; from secateur.cli import main\n"
+        f"with contextlib.suppress(SystemExit): main({words})\n{_VERBS}"
     )
     assert _in_a_fresh_process(code).splitlines()[-1] == ".".join(words[:-1])
+
+
+@pytest.mark.parametrize("words", [["stream", "--help"], ["darknet", "evaluate", "--help"]])
+def test_help_imports_no_command(words):
+    code = (
+        "import contextlib; from secateur.cli import main\n"
+        f"with contextlib.suppress(SystemExit): main({words})\n{_VERBS}"
+    )
+    assert _in_a_fresh_process(code).splitlines()[-1] == ""
 
 
 def test_every_public_name_is_what_the_public_module_says():

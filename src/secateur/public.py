@@ -10,6 +10,7 @@ from secateur.coupling.model import couple
 from secateur.depth import Dropped, drop_blocks
 from secateur.explanation import Explanation, explain
 from secateur.exports import Exported, export
+from secateur.folding import Folded, fold
 from secateur.iterative import iterate
 from secateur.optimizers import carry
 from secateur.pairing import pair
@@ -31,6 +32,7 @@ __all__ = [
     "Dropped",
     "Explanation",
     "Exported",
+    "Folded",
     "Group",
     "Groups",
     "Latency",
@@ -46,6 +48,7 @@ __all__ = [
     "errors",
     "explain",
     "export",
+    "fold",
     "from_scratch",
     "iterate",
     "latency",

@@ -18,6 +18,7 @@ from torch import nn
 from secateur.capture import Trace, cast_inputs, record, trace
 from secateur.capture.copies import copy_module
 from secateur.capture.shadow import shadow
+from secateur.capture.switches import garbage_waits
 from secateur.configs.fields import Described
 from secateur.coupling import Groups, Recorded
 from secateur.cut import Followed, follow_integers, follow_lists, follow_unread
@@ -97,6 +98,7 @@ class Settler:
         self.corrections = corrections
         self.uniform = uniform
         self._follows = False
+        self._apart = False
         self._is_stable = False
 
     def settle(self, groups: Groups, plan: Plan) -> Attempt:
@@ -183,6 +185,9 @@ class Settler:
     def _cut(self, groups: Groups, plan: Plan) -> Attempt:
         """Cut and compare the records, those of other calls as well."""
         kept = kept_by(plan, groups)
+        at_once = self._with_unread_at_once(groups, plan, kept)
+        if at_once is not None:
+            return at_once
         attempt = self._cut_on_example(groups, plan, kept)
         if attempt.deviation is not None:
             return attempt
@@ -194,6 +199,22 @@ class Settler:
             return attempt
         more = self._with_unread(groups, kept, attempt)
         return more if more is attempt or self._is_served(groups, kept, more) else attempt
+
+    def _with_unread_at_once(self, groups: Groups, plan: Plan, kept: Kept) -> Attempt | None:
+        """Cut with the integers that follow though no record reads them; None where that is not all there is.
+
+        As a rule the model takes the same path with them, and one record says so.
+        """
+        fields = {} if self._follows or self._apart else follow_unread(self.model, plan.widths)
+        if not fields:
+            return None
+        attempt = self._try(groups, plan.following(Followed(fields, plan.corrections)), kept)
+        if attempt.deviation is None:
+            attempt = self._with_unread(groups, kept, attempt)
+            if self._is_served(groups, kept, attempt):
+                return attempt
+        self._apart = True
+        return None
 
     def _is_served(self, groups: Groups, kept: Kept, attempt: Attempt) -> bool:
         """Whether a cut model does what is predicted in other calls, too."""
@@ -223,7 +244,7 @@ class Settler:
             after = [now for was, now in sizes if was == before]
             if len(after) == 1 and after[0] != before:
                 fields[width] = after[0]
-        for is_traced in (self._follows, True):
+        for is_traced in dict.fromkeys((self._follows or self._apart, True)):
             if is_traced and self._trace is not None:
                 fields = {held: now for held, now in fields.items() if held not in self._trace.read}
             if not fields:
@@ -284,6 +305,7 @@ class Settler:
                 "the model takes another path each time", do="pass a model that ran before"
             )
 
+    @garbage_waits()
     def _try(self, groups: Groups, plan: Plan, kept: Kept) -> Attempt:
         if not self.corrections:
             plan = plan.model_copy(update={"corrections": {}})
@@ -319,6 +341,7 @@ class Settler:
         )
         return compare_records(again, kept, graph, failure), again
 
+    @garbage_waits()
     def _verify(self, groups: Groups, attempt: Attempt) -> Verdict:
         recorded = self.recorded
         return verify(self.model, attempt.model, recorded.inputs, groups, attempt.plan, self.seed, recorded)

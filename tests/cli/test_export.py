@@ -42,3 +42,12 @@ def test_what_makes_no_sense_is_refused_in_the_words_of_the_command_line(refuse,
     (tmp_path / "there.onnx").write_text("before")
     assert "or pass --overwrite" in refuse(2, "export", "zoo:vgg11", tmp_path / "there.onnx", *TINY)
     assert "did you mean 'onnx'?" in refuse(2, "export", "zoo:vgg11", "a", "--format", "onx", *TINY)
+
+
+def test_norms_are_folded_where_that_is_asked_for(run, refuse, tmp_path):
+    words = ("zoo:vgg11", *TINY, "--fold")
+    outcome = run("export", words[0], tmp_path / "dense.pt2", *words[1:])
+    assert outcome.code in (0, None), outcome.err
+    assert "note: 8 of 8 batch norms were folded into the layers before them: folded ==" in outcome.out
+    message = refuse(1, "export", words[0], tmp_path / "plain", *words[1:], "--format", "state-dict")
+    assert "leave --fold out, or choose onnx or pt2 or torchscript" in message

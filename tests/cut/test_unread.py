@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur import pipeline
 from secateur.cut.unread import follow_unread, stale_integers
+from secateur.settle import Settler
 
 
 class Unit(nn.Module):
@@ -275,3 +277,34 @@ def test_a_config_of_layers_that_differ_stays_and_is_told():
     result = sc.prune(model, x, channels={"layers.0.0": 0.5, "layers.1.0": 0.25})
     assert result.model.config.intermediate_size == 20
     assert any(one.startswith("config.intermediate_size = 20") for one in result.unchanged_integers)
+
+
+class Deciding(nn.Module):
+    """Its forward asks how wide its layer is, and takes another path if that has changed."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, 1)
+        self.num_features = 8
+        self.two = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        y = self.one(x)
+        return self.two(y if self.num_features == 8 else y.relu())
+
+
+@pytest.mark.parametrize(("make", "tries"), [(lambda: Foldable(3, 8), 1), (Deciding, 2)])
+def test_a_cut_is_recorded_once_unless_an_integer_changes_the_path(make, tries, x, monkeypatch):
+    class Counted(Settler):
+        made = 0
+
+        def _try(self, *args):
+            Counted.made += 1
+            return super()._try(*args)
+
+    monkeypatch.setattr(pipeline, "Settler", Counted)
+    model = nn.Sequential(make(), nn.Conv2d(8 if make is not Deciding else 4, 2, 1)).eval()
+    result = sc.prune(model, x, ratio=0.5)
+    assert Counted.made == tries
+    assert result.verdict.exact
+    assert (result.plan.attributes.get("0", {}) == {}) == (make is Deciding)

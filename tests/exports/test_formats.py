@@ -12,6 +12,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import ExportError, RequestError
+from secateur.exports import writing
 from secateur.exports.format import formats
 from secateur.plans.memory import forget
 
@@ -58,6 +59,57 @@ def test_the_file_computes_what_the_cut_network_does(format, name, tmp_path):
     assert made.size_bytes == sum(one.stat().st_size for one in files)
     assert {one.name for one in tmp_path.iterdir()} == {FILES[format]}
     assert all(torch.equal(held, before[key]) for key, held in result.model.state_dict().items())
+
+
+FOLDING = ("onnx", "pt2", "torchscript")
+
+
+def test_these_formats_hold_folded_models():
+    assert {name for name, one in formats.items() if not one.needs_norms} == set(FOLDING)
+
+
+@pytest.mark.parametrize("format", FOLDING)
+def test_a_file_without_norms_is_compared_with_the_model_that_has_them(format, tmp_path):
+    model = _with_norms()
+    before = copy.deepcopy(model.state_dict())
+    made = sc.export(model, tmp_path / FILES[format], example_inputs=torch.zeros(1, 3, 16, 16), fold=True)
+    assert made.error < 1e-5
+    assert made.notes[0].startswith("1 of 2 batch norms were folded into the layers before them: folded ==")
+    assert made.notes[1] == "3 stays: it follows aten.relu, which is no convolution or linear layer"
+    assert all(torch.equal(held, before[key]) for key, held in model.state_dict().items())
+
+
+def _with_norms():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.BatchNorm2d(8))
+    for at in (1, 3):
+        model[at].running_mean.normal_()
+        model[at].running_var.uniform_(0.5, 2.0)
+    return model.eval()
+
+
+def test_a_file_of_a_wrongly_folded_model_is_not_written(tmp_path, monkeypatch):
+    def wrong(model, inputs):
+        folded = sc.fold(model, inputs, check=False)
+        folded.model[0].bias.data.zero_()
+        return folded
+
+    monkeypatch.setattr(writing, "fold_norms", wrong)
+    with pytest.raises(ExportError, match="other numbers than the model"):
+        sc.export(_with_norms(), tmp_path / "a.onnx", example_inputs=torch.zeros(1, 3, 16, 16), fold=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", sorted(set(formats) - set(FOLDING)))
+def test_what_needs_its_norms_is_refused_at_once(format, tmp_path):
+    with pytest.raises(ExportError, match="cannot hold a model whose norms were folded"):
+        sc.export(_with_norms(), tmp_path / "a", format=format, fold=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_norms_is_written_and_the_notes_say_so(tmp_path):
+    made = sc.export(nn.Linear(4, 2), tmp_path / "a.pt2", example_inputs=torch.zeros(1, 4), fold=True)
+    assert made.notes == ("0 of 0 batch norms were folded into the layers before them",)
 
 
 @pytest.mark.parametrize("name", CORRECTED)

@@ -9,9 +9,11 @@ import logging
 import random
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
+from operator import is_
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -27,6 +29,7 @@ _LONG = 10_000
 _SMALL = 65_536
 _NUMBERS = frozenset((bool, int, float, complex, str, bytes, type(None), type, FunctionType))
 _LEFT = (nn.Module, ModuleType, FunctionType, MethodType, BuiltinFunctionType, type, logging.Logger)
+_CLOSED = (int, float, complex, str, bytes, *_LEFT)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,8 @@ class _Saved:
                 key = place.key
                 if key not in self.saves:
                     value = place.read()
-                    self.saves[key] = _Save(place, value, _contents(value, _DEPTH))
+                    held = [] if type(value) in _NUMBERS else _contents(value, _DEPTH)
+                    self.saves[key] = _Save(place, value, held)
                 self.saves[key].users += 1
         try:
             yield changed
@@ -168,22 +172,35 @@ _SAVED = _Saved()
 
 def _contents(value: Any, depth: int) -> list[tuple[Any, Any]]:
     """The containers in a value, each beside a copy."""
-    if type(value) in _NUMBERS:
-        return []
+    found: list[tuple[Any, Any]] = []
+    _collect(value, depth, found)
+    return found
+
+
+def _collect(value: Any, depth: int, found: list[tuple[Any, Any]]) -> None:
+    """Add the containers in a value to those found; most values of most places hold none."""
     if isinstance(value, Tensor):
-        return [(value, value.detach().clone())] if _is_small(value) else []
-    if depth == 0 or isinstance(value, (int, float, complex, str, bytes, *_LEFT)):
-        return []
+        if _is_small(value):
+            found.append((value, value.detach().clone()))
+        return
+    if depth == 0 or isinstance(value, _CLOSED):
+        return
     if isinstance(value, tuple):
-        return [pair for part in value for pair in _contents(part, depth - 1)]
-    if not isinstance(value, (dict, list, set, deque)):
+        parts: Iterable[Any] = value
+    elif isinstance(value, (dict, list, set, deque)):
+        copied = _parts(value)
+        if len(copied) > _LONG:
+            return
+        found.append((value, copied))
+        parts = [part for _, part in copied] if isinstance(value, dict) else copied
+    else:
         held = getattr(value, "__dict__", None)
-        return _contents(held, depth) if type(held) is dict else []
-    copied = _parts(value)
-    if len(copied) > _LONG:
-        return []
-    parts = (part[1] for part in copied) if isinstance(value, dict) else copied
-    return [(value, copied), *(pair for part in parts for pair in _contents(part, depth - 1))]
+        if type(held) is dict:
+            _collect(held, depth, found)
+        return
+    for part in parts:
+        if type(part) not in _NUMBERS:
+            _collect(part, depth - 1, found)
 
 
 def _parts(container: Any) -> list[Any]:
@@ -202,7 +219,7 @@ def _refill(held: Any, copied: Any) -> bool:
     if isinstance(held, Tensor):
         return rewrite(held, copied)
     parts = _parts(held)
-    if len(parts) == len(copied) and all(map(_is_same, parts, copied)):
+    if len(parts) == len(copied) and (_is_identical(held, copied) or all(map(_is_same, parts, copied))):
         return False
     kind = next(kind for kind in (OrderedDict, dict, list, set, deque) if isinstance(held, kind))
     kind.clear(held)
@@ -220,6 +237,13 @@ def rewrite(held: Tensor, copied: Tensor) -> bool:
         with torch.no_grad(), torch.autograd._unsafe_preserve_version_counter(held):
             held.copy_(copied)
     return True
+
+
+def _is_identical(held: Any, copied: list[Any]) -> bool:
+    """Whether a container of the length of its copy holds the very same things, looked at without Python."""
+    if isinstance(held, dict):
+        return all(map(is_, chain.from_iterable(dict.items(held)), chain.from_iterable(copied)))
+    return all(map(is_, _parts(held), copied))
 
 
 def _is_same(one: Any, two: Any) -> bool:

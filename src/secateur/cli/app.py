@@ -1,7 +1,8 @@
 """The application: a module in `commands/` is a command, a folder in it a group of them.
 
 The function of a command is called as its module is. Only the module of the command that is asked for is
-imported, because most of them need torch; of the others the docstring is read, for the list of commands.
+imported, when it is run, because most of them need torch; what its options are is written down (`listed`).
+Of the others the docstring is read, for the list of commands.
 """
 
 import ast
@@ -36,21 +37,23 @@ commands = {name.replace("_", "-"): is_group for _, name, is_group in pkgutil.it
 """First words, and whether they are those of a group."""
 
 
-def make_app(words: Sequence[str] | None = None) -> typer.Typer:
+def make_app(words: Sequence[str] | None = None, *, by_list: bool = True) -> typer.Typer:
     """Build the application.
 
     Args:
         words: What was typed; other commands are there by name and summary alone. None: all of them work.
+        by_list: Take the options of what was typed from where they are written down, without importing it.
     """
     app = _typer("secateur", "Prune any PyTorch network: couple, score, cut, prove, recover.", is_top=True)
     app.callback()(_start)
     for name, is_group in commands.items():
         if not is_group:
-            app.command(name, short_help=_summary(name))(_function(name, words))
+            app.command(name, short_help=_summary(name))(_function(name, words, by_list=by_list))
             continue
         group = _typer(name, _docstring(_FOLDER / _file(name) / "__init__.py"))
         for verb in _verbs(name):
-            group.command(verb, short_help=_summary(f"{name} {verb}"))(_function(f"{name} {verb}", words))
+            path = f"{name} {verb}"
+            group.command(verb, short_help=_summary(path))(_function(path, words, by_list=by_list))
         app.add_typer(group, name=name)
     return app
 
@@ -58,9 +61,7 @@ def make_app(words: Sequence[str] | None = None) -> typer.Typer:
 def each_command() -> dict[str, Callable[..., None]]:
     """Every command by its words: "prune", "darknet prune"."""
     names = [f"{name} {verb}" for name in commands for verb in _verbs(name)]
-    return {
-        name: _function(name, None) for name in [*(name for name in commands if not commands[name]), *names]
-    }
+    return {name: _imported(name) for name in [*(name for name in commands if not commands[name]), *names]}
 
 
 def _verbs(group: str) -> list[str]:
@@ -70,13 +71,28 @@ def _verbs(group: str) -> list[str]:
     )
 
 
-def _function(name: str, words: Sequence[str] | None) -> Callable[..., None]:
+def _function(name: str, words: Sequence[str] | None, *, by_list: bool) -> Callable[..., None]:
     """What a command runs; nothing where another one was asked for."""
-    path = [_file(word) for word in name.split()]
-    if words is not None and list(words[: len(path)]) != name.split():
+    if words is None:
+        return _imported(name)
+    if list(words[: len(name.split())]) != name.split():
         return lambda: None
+    from secateur.cli.listed import listed, stand_in
+
+    if not by_list or name not in listed():
+        return _imported(name)
+
+    def anew() -> None:
+        make_app(words, by_list=False)(args=list(words), prog_name="secateur")
+
+    return stand_in(name, lambda: _imported(name), anew)
+
+
+def _imported(name: str) -> Callable[..., None]:
+    """The function of a command, for which its module is imported."""
     from secateur.cli.flatten import flatten
 
+    path = [_file(word) for word in name.split()]
     module = importlib.import_module(".".join(["secateur.cli.commands", *path]))
     return flatten(getattr(module, path[-1]))
 
@@ -191,14 +207,14 @@ def _in_options(text: str) -> str:
         + line
         + re.sub(
             r"\b(min_keep|round_to|size_bytes|latency_ms)\b(?!=)|\b(data|format)=(?![\w\[])"
-            r"|\boverwrite=True|\bdynamic=False",
+            r"|\boverwrite=True|\bdynamic=False|\bfold=True",
             lambda found: _OPTIONS.get(found[0]) or "--" + found[0].rstrip("=").replace("_", "-"),
             do,
         )
     )
 
 
-_OPTIONS = {"overwrite=True": "--overwrite", "dynamic=False": "--no-dynamic"}
+_OPTIONS = {"overwrite=True": "--overwrite", "dynamic=False": "--no-dynamic", "fold=True": "--fold"}
 """Arguments of Python that switch something, as options."""
 
 

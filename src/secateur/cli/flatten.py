@@ -13,7 +13,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
@@ -142,6 +142,17 @@ _CALL = (
 )
 """What every command takes."""
 
+
+def call_options(keys: Iterable[str]) -> list[inspect.Parameter]:
+    """What a command takes beside its own options: one that has a `--config` of its own keeps that.
+
+    Args:
+        keys: Its own options, by their words.
+    """
+    own = {*keys}
+    return [one for one in _CALL if one.name != "config_file" or "config" not in own]
+
+
 _Maker: TypeAlias = tuple[str, Callable[..., Any], list[str]]
 """The name of an argument, what makes it, and the options that it is made of."""
 
@@ -172,9 +183,8 @@ def flatten(command: Callable[..., Answer]) -> Callable[..., None]:
         if answer.failed:
             raise typer.Exit(1)
 
-    keys = {option.key for option in options.values()}
-    given = [*(option.parameter for option in options.values()), *_CALL]
-    shown = [one for one in given if one.name != "config_file" or "config" not in keys]
+    own = [option.parameter for option in options.values()]
+    shown = [*own, *call_options(option.key for option in options.values())]
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in shown}

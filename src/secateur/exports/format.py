@@ -57,6 +57,7 @@ class Format:
         outputs: How many tensors of the model's output the file computes, from the first; None for all.
         require: Raises ExportError, with the request that would fit, for a model whose cuts no file can hold.
             It is given the uncut model, and whether it will be cut with uniform=True.
+        needs_norms: Why no file of it can hold a model whose batch norms were folded; empty where any can.
         here: What `load` gets instead, where the file can only be read in this process; None where it can be
             in a fresh one.
     """
@@ -70,6 +71,7 @@ class Format:
     about: Callable[[ExportSubject], Mapping[str, Any]] = lambda subject: {}
     outputs: int | None = None
     require: Callable[[nn.Module, bool], None] = lambda model, uniform: None
+    needs_norms: str = ""
     here: Callable[[ExportSubject], Mapping[str, Any] | None] = lambda subject: None
 
 

@@ -16,11 +16,12 @@ from secateur.capture.copies import copy_module
 from secateur.capture.inputs import as_call, map_inputs
 from secateur.capture.switches import as_written
 from secateur.capture.unwrap import require_whole, unwrap
-from secateur.errors import ExportError, RequestError, SecateurError, SizeError
+from secateur.errors import ExportError, NoEffectWarning, RequestError, SecateurError, SizeError
 from secateur.exports.format import Exported, ExportSubject, Format, formats
 from secateur.exports.program import reason
 from secateur.exports.reading import read_back
 from secateur.exports.trials import Trials
+from secateur.folding import fold as fold_norms
 from secateur.mask.hook import is_masked
 from secateur.mask.state import remove
 from secateur.plans.plan import Plan
@@ -36,6 +37,7 @@ def export(
     example_inputs: Any = None,
     overwrite: bool = False,
     dynamic: bool = True,
+    fold: bool = False,
     plan: Plan | None = None,
     tell: Callable[[str], None] = lambda step: None,
 ) -> Exported:
@@ -55,6 +57,8 @@ def export(
         overwrite: Replace what is there.
         dynamic: Leave the batch open, and image sizes and lengths where the model takes others. Off: the file
             takes the sizes of the example alone. Formats whose files cannot refuse a size ignore it.
+        fold: Fold batch norms into the layers before them, see `secateur.fold`. The file is still compared
+            with the model that has its norms; the notes say which of them stay.
         plan: What was cut of the model, where neither it nor its result knows.
         tell: Is called with each step that begins, in a few words.
 
@@ -64,7 +68,9 @@ def export(
     Raises:
         RequestError: Something is at the path, the format is unknown, or there are no example inputs.
         MissingExtraError: A library that the format needs is not installed.
-        ExportError: The file could not be written, or its program does not compute what the model does.
+        ExportError: The file could not be written, or its program does not compute what the model does; or
+            the format cannot hold a folded model.
+        CheckError: The folded model computes something else than the model.
         SecateurError: The disk is full, or the place may not be written to.
 
     Example:
@@ -79,10 +85,17 @@ def export(
     name, chosen = choose(path, format)
     target = Path(os.path.realpath(path))
     _require_free(target, chosen, overwrite=overwrite)
+    if fold and chosen.needs_norms:
+        do = f"leave fold=True out, or choose {' or '.join(_that_fold())}"
+        raise ExportError(f"{name} cannot hold a model whose norms were folded: {chosen.needs_norms}", do=do)
     subject = _subject(model, example_inputs, plan)
     tell("running the model")
     trials = Trials(copy_module(subject.model), subject.example_inputs)
     subject = replace(subject, open=trials.open if dynamic or not chosen.fixes_sizes else {})
+    told: tuple[str, ...] = ()
+    if fold:
+        tell("folding batch norms")
+        subject, told = _folded(subject)
     with explained(target), scratch_folder(target) as scratch:
         made, subject, notes = _written(name, subject, trials, scratch / "files" / target.name, tell)
         tell("reading it back")
@@ -94,7 +107,7 @@ def export(
         size_bytes = sum(one.stat().st_size for one in files)
         for beside in sorted(made.parent.iterdir(), key=lambda one: one == made):
             place(beside, target.with_name(beside.name), overwrite=overwrite)
-    return Exported(Path(path), name, size_bytes, program, errors, notes)
+    return Exported(Path(path), name, size_bytes, program, errors, (*told, *notes))
 
 
 def require_exportable(model: nn.Module, format: str, *, uniform: bool = False) -> None:
@@ -175,6 +188,18 @@ def _subject(given: Result | nn.Module, example_inputs: Any, plan: Plan | None) 
     inputs = map_inputs(inputs, lambda leaf: leaf.detach().cpu())
     known = plan or Plan.of(model) or (result.plan if result is not None else None)
     return ExportSubject(plain, inputs, known, result)
+
+
+def _folded(subject: ExportSubject) -> tuple[ExportSubject, tuple[str, ...]]:
+    """A subject without the norms that can be folded, and notes of those that stay."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)  # the notes say it
+        made = fold_norms(subject.model, subject.example_inputs)
+    return replace(subject, model=made.model), (made.summary, *made.reasons)
+
+
+def _that_fold() -> list[str]:
+    return [name for name, one in formats.items() if not one.needs_norms]
 
 
 def _written(

@@ -123,6 +123,8 @@ class Comparison:
     def compare(self, leader: Step, expected: Any, step: Step, output: Any) -> None:
         """Compare the real numbers that one operator is given, and its results.
 
+        Where another operator stands in its place, by the script of the cut model, only the results count.
+
         Raises:
             Stopped: They differ.
             ForeignTensorError: The cut model is given a tensor of the user's model.
@@ -131,7 +133,7 @@ class Comparison:
         require_own(_tensors(step), self.foreign, str(node))
         if node.index in self.masker.groups.graph.unused:
             return
-        if not _same_reals(leader, step):
+        if node.op == step.node.op and not _same_reals(leader, step):
             self._differ(Difference(node, math.inf, 0.0))
         ours, theirs = results_of(expected), results_of(output)
         if len(ours) != len(theirs):
@@ -172,6 +174,8 @@ class Comparison:
                 two.copy_(kept)  # else all that is computed from it would differ, too
         elif self.worst is None or found.share > self.worst.share:
             self.worst = found
+        if node.op != step.node.op:
+            two.copy_(kept)  # it rounds otherwise, which is judged here and must not add up
         return level
 
     def _is_blank(self, node: Node, made: Tensor) -> bool:

@@ -51,10 +51,10 @@ def other_inputs(example_inputs: Any, *, training: bool) -> Iterator[Any]:
     sizes = _other_sizes(leaves)
     is_single = bool(leaves) and all(leaf.dim() and len(leaf) == 1 for leaf in leaves)
     for changed in ([sizes] if sizes else []) + ([{}] if training else []):
-        resized = map_inputs(example_inputs, partial(_resized, sizes=changed))
-        yield resized
+        found = map_inputs(example_inputs, partial(resized, sizes=changed))
+        yield found
         if is_single and training:
-            yield map_inputs(resized, lambda leaf: torch.cat([leaf, leaf]))
+            yield map_inputs(found, lambda leaf: torch.cat([leaf, leaf]))
 
 
 def shapes_of(inputs: Any) -> str:
@@ -81,8 +81,13 @@ def _other(size: int) -> int:
     return size + 32 if size > 32 else 2 * size
 
 
-def _resized(leaf: Tensor, sizes: Mapping[int, int]) -> Tensor:
-    """A tensor with other sizes: cut off, or filled up with what it begins with."""
+def resized(leaf: Tensor, sizes: Mapping[int, int]) -> Tensor:
+    """A tensor with other sizes: cut off, or filled up with what it begins with.
+
+    Args:
+        leaf: An image, a sequence, or what belongs to one.
+        sizes: New sizes by old ones.
+    """
     dims = (
         range(leaf.dim() - 2, leaf.dim())
         if leaf.is_floating_point() and leaf.dim() > 3

@@ -65,10 +65,17 @@ class Reference:
         return None if found is None else Reference(*found, foreign=self.foreign)
 
     def elsewhere(
-        self, model: nn.Module, inputs: Any, *, training: bool = False, moment: Moment | None = None
+        self,
+        model: nn.Module,
+        inputs: Any,
+        *,
+        training: bool = False,
+        moment: Moment | None = None,
+        substrate: str = "real",
     ) -> "tuple[Reference | None, Exception | None]":
         """The same for inputs of another size, for training mode or other luck, and why it cannot be had."""
-        found, failure = regroup(model, inputs, self.groups, self.kept, training=training, moment=moment)
+        options: dict[str, Any] = {"training": training, "moment": moment, "substrate": substrate}
+        found, failure = regroup(model, inputs, self.groups, self.kept, **options)
         return (None if found is None else Reference(*found, foreign=self.foreign)), failure
 
 

@@ -27,6 +27,7 @@ def regroup(
     *,
     training: bool = False,
     moment: Moment | None = None,
+    substrate: str = "real",
 ) -> tuple[tuple[Groups, Kept] | None, Exception | None]:
     """Record and couple the masked original.
 
@@ -37,13 +38,14 @@ def regroup(
         kept: What stays of each axis.
         training: Record the training mode.
         moment: At which call, with which random numbers; None is the next call.
+        substrate: What to record on; fake tensors do where numbers decide nothing.
 
     Returns:
         Its groups and what stays of them; None where it does not run so, or holds other groups. And what it
         failed with.
     """
     options: dict[str, Any] = {"training": training, "state": groups.graph.state, "moment": moment}
-    graph, failure = record(reference, inputs, "real", **options)
+    graph, failure = record(reference, inputs, substrate, **options)
     if failure is not None:
         return None, failure
     found = carried_over(groups, kept, graph)

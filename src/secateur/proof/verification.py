@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -35,10 +35,22 @@ from secateur.proof.drawing import HELD, STYLES, drawn_inputs, precise, randomis
 from secateur.proof.elsewhere import other_inputs, shapes_of, trains_otherwise
 from secateur.proof.lockstep import EntangledError, FailedError
 from secateur.proof.passes import Pass, Reference, run_pass
+from secateur.proof.smaller import on_smaller
 from secateur.proof.verdict import Verdict
 
 Make: TypeAlias = Callable[[], nn.Module]
 """Makes a model anew; the user of what it makes may change it."""
+
+
+class CutMaker(Protocol):
+    """What makes the other model of a proof: a plan, for one."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Make it of a copy of the original, whatever that holds."""
+
+    def renamed(self, name: str) -> str | None:
+        """The name there of a tensor of the original; None if it is gone."""
+
 
 _DRAWS = 2
 """How many times numbers are drawn while some operator shows one number only."""
@@ -79,8 +91,28 @@ def verify(
         group.renormalised for group in groups if group.axis in kept.changed and group.renormalised
     }
     reference = Reference(groups, kept, foreign=memory_of(model), recorded=recorded)
-    proof = Proof(model, plan, reference, example_inputs, seed)
-    return proof.verdict(cut, tuple(sorted(renormalised)))
+    differences = tuple(sorted(renormalised))
+    quick = None if recorded is None else _on_smaller(model, cut, plan, reference, recorded, seed)
+    if quick is not None and quick.passed and not quick.limits:
+        return replace(quick, renormalised_by=differences)
+    verdict = Proof(model, plan, reference, example_inputs, seed).verdict(cut, differences)
+    if quick is None or quick.passed or not verdict.passed:
+        return verdict
+    suspects = reference.suspects(None)
+    return replace(quick, failure=f"on smaller images: {quick.failure}", suspects=suspects, node=None)
+
+
+def _on_smaller(
+    model: nn.Module, cut: nn.Module, plan: Plan, reference: Reference, recorded: Recorded, seed: int
+) -> Verdict | None:
+    """The proof on smaller images; None where the model does not do the same with them, or it is none."""
+    found = on_smaller(reference, recorded)
+    if found is None:
+        return None
+    try:
+        return Proof(model, plan, *found, seed).verdict(cut)
+    except Exception:  # noqa: BLE001 - a model may raise anything; the proof on the example says what
+        return None
 
 
 class Proof:
@@ -88,7 +120,7 @@ class Proof:
 
     Args:
         model: The original; not changed.
-        plan: The plan.
+        plan: What makes the cut model.
         reference: How the original is run.
         example_inputs: Inputs of both.
         seed: For the random inputs and parameters.
@@ -98,7 +130,7 @@ class Proof:
     def __init__(
         self,
         model: nn.Module,
-        plan: Plan,
+        plan: CutMaker,
         reference: Reference,
         example_inputs: Any,
         seed: int,
@@ -123,8 +155,8 @@ class Proof:
         Raises:
             PathError: On real tensors the original takes another path than in its record of fake ones.
         """
-        wrong, is_known = self._wrong_tensors(cut)
-        for done in self._run(cut, is_same=is_known and not wrong):
+        wrong, is_known = self.wrong_tensors(cut)
+        for done in self.each_pass(cut, is_same=is_known and not wrong):
             if done.failure is not None:
                 break
         else:
@@ -133,8 +165,8 @@ class Proof:
                 self.passes.append(replace(self.passes[-1], failure=failure))
         return self._sum_up(differences)
 
-    def _run(self, cut: nn.Module, *, is_same: bool) -> Iterator[Pass]:
-        """Passes until nothing hides; each is remembered."""
+    def each_pass(self, cut: nn.Module, *, is_same: bool) -> Iterator[Pass]:
+        """Make passes until nothing hides; each is remembered."""
         for style in self.styles:
             try:
                 yield self._drawn_pass(style)
@@ -203,7 +235,13 @@ class Proof:
         if trained is not None:
             self.limits.extend(trained.limits())
         given = iter(()) if trained is None else self._drawn(iter((trained.inputs,)), as_given=True)
-        if trained is not None and can_train and not trains and not trains_alike(graph, trained.graph):
+        if (
+            recorded is not None
+            and trained is not None
+            and can_train
+            and not trains
+            and not trains_alike(recorded.graph, trained.graph)
+        ):
             tries = chain(self._drawn(other_inputs(self.example_inputs, training=True)), given)
             yield from self._first(sides, tries, training=True)
         tries = chain(
@@ -229,11 +267,17 @@ class Proof:
         """A pass on the first inputs that the original takes; says so if a model trains on none."""
         failure: Exception | None = None
         for inputs in tries:
-            found, failure = self.reference.elsewhere(sides[0], inputs, training=training)
-            if found is not None:
-                where = f"on inputs of {shapes_of(inputs)}" + " in training mode" * training
+            where = f"on inputs of {shapes_of(inputs)}" + " in training mode" * training
+            for kind in dict.fromkeys((self.reference.graph.substrate, "real")):
+                found, failure = self.reference.elsewhere(sides[0], inputs, training=training, substrate=kind)
+                if found is None:
+                    continue
                 sides[0].train(training), sides[1].train(training)
-                yield from self._beside(found, sides, inputs, where)
+                try:
+                    yield from self._beside(found, sides, inputs, where, may_be_other=kind != "real")
+                except PathError:  # numbers decide there
+                    sides = self._sides_anew()
+                    continue
                 return
         if training:
             self.limits.append(f"training mode is not proven: {failure}".partition("\n")[0][:200])
@@ -251,8 +295,7 @@ class Proof:
 
     def _in(self, situation: Situation) -> Iterator[Pass]:
         """A pass in a situation in which the original takes another path."""
-        model = self._made(self._random(self.seed))
-        sides = model, self.plan.apply(model).eval()
+        sides = self._sides_anew()
         inputs = drawn_inputs(situation.inputs, self.seed if situation.is_drawn else None, self.dtype)
         options: dict[str, Any] = {"training": situation.training, "moment": situation.moment}
         found, failure = self.reference.elsewhere(sides[0], inputs, **options)
@@ -265,13 +308,30 @@ class Proof:
         else:
             yield from self._beside(found, sides, inputs, situation.words)
 
+    def _sides_anew(self) -> tuple[nn.Module, nn.Module]:
+        """The original with random parameters, and what the plan makes of it."""
+        model = self._made(self._random(self.seed))
+        return model, self.plan.apply(model).eval()
+
     def _beside(
-        self, found: Reference, sides: tuple[nn.Module, nn.Module], inputs: Any, where: str
+        self,
+        found: Reference,
+        sides: tuple[nn.Module, nn.Module],
+        inputs: Any,
+        where: str,
+        *,
+        may_be_other: bool = False,
     ) -> Iterator[Pass]:
-        """A pass beside the first ones, remembered with its place."""
+        """A pass beside the first ones, remembered with its place.
+
+        Raises:
+            PathError: The original takes another path than in its record, and `may_be_other`.
+        """
         try:
             done = run_pass(found, *sides, inputs, in_turn=self.in_turn)
         except (PathError, RuntimeError, EntangledError) as error:
+            if may_be_other and isinstance(error, PathError):
+                raise
             self.limits.append(f"not proven {where}: {error}".partition("\n")[0][:200])
             return
         is_odd = done.failure is not None and not done.has_crashed
@@ -372,7 +432,7 @@ class Proof:
     def _made(self, make: Make) -> nn.Module:
         return precise(make(), self.dtype).eval()
 
-    def _wrong_tensors(self, cut: nn.Module) -> tuple[list[str], bool]:
+    def wrong_tensors(self, cut: nn.Module) -> tuple[list[str], bool]:
         """The tensors of the cut model that do not hold the kept positions of the original's, bit by bit.
 
         Also whether the original has all of them.

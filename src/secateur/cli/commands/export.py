@@ -20,11 +20,13 @@ class ExportOptions:
     Attributes:
         format: Format of OUT; default: the one that its suffix names.
         dynamic: Leave the batch open, and image sizes and lengths where the model takes others.
+        fold: Fold batch norms into the layers before them; the notes say which stay, and why.
         overwrite: Replace what is there.
     """
 
     format: str | None = None
     dynamic: bool = True
+    fold: bool = False
     overwrite: bool = False
 
 
@@ -56,6 +58,7 @@ def export(
             example_inputs=example.of(opened),
             overwrite=file.overwrite,
             dynamic=file.dynamic,
+            fold=file.fold,
             plan=opened.plan,
             tell=tell,
         )

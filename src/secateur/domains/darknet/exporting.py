@@ -111,6 +111,7 @@ formats.add(
         reader=Path(__file__).with_name("opencv_reader.py"),
         extra="video",
         about=_maps,
+        needs_norms="its cfg says of each layer whether it has one, and stays as it is",
     ),
 )
 

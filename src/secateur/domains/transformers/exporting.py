@@ -78,6 +78,7 @@ formats.add(
         extra="language",
         about=_about,
         require=require_folder,
+        needs_norms="it is opened with the classes of transformers, which have them",
     ),
 )
 formats.add(
@@ -90,5 +91,6 @@ formats.add(
         extra="gguf",
         outputs=1,
         require=require_gguf,
+        needs_norms="its layers are those of Llama, which has none",
     ),
 )

@@ -111,5 +111,6 @@ formats.add(
         write=write,
         reader=Path(__file__).with_name("reader.py"),
         extra="ultralytics",
+        needs_norms="Ultralytics folds them itself when it runs the file",
     ),
 )

@@ -140,6 +140,7 @@ formats.add(
         suffix="",
         write=write,
         reader="state_dict",
+        needs_norms="it is filled into the model's own class, which has them",
         about=_about,
         here=_here,
     ),
