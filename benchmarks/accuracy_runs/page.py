@@ -47,7 +47,7 @@ Mean ± standard deviation over the seeds.""",
         "\n".join(summary(rows)) or "Not enough cells yet.",
         "## All cells",
         *tables(rows),
-        f"torch {settings['torch']}, one thread. secateur's default criterion is {DEFAULT} where there is no data.",
+        f"torch {settings['torch']}, one thread. secateur's default without data is {DEFAULT}.",
         f"    {settings['command']}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -184,8 +184,8 @@ def _tuning(rows: list[Row]) -> Iterable[str]:
             lines.append(f"  - {model} at {removed:.0%}: {gap:+.2f} points to {best} (noise {noise:.2f})")
         if cells:
             yield (
-                f"- {DEFAULT} (default without data), {STAGES[stage]}, against the best peer of each cell: above in "
-                f"{above} of {cells}, below by more than the seeds' noise in {below}: "
+                f"- {DEFAULT} (default without data), {STAGES[stage]}, against the best peer of each cell: "
+                f"above in {above} of {cells}, below by more than the seeds' noise in {below}: "
                 + ("holds" if below == 0 and 2 * above > cells else "**missed**")
             )
             yield from lines
