@@ -50,6 +50,7 @@ def smaller_inputs(example_inputs: Any) -> Any:
     """Inputs with smaller images; None where there are none, or they are small.
 
     Example:
+        >>> import torch
         >>> smaller_inputs((torch.zeros(1, 3, 224, 320), 1))[0].shape
         torch.Size([1, 3, 96, 128])
         >>> smaller_inputs(torch.zeros(1, 3, 64, 64))
