@@ -24,12 +24,12 @@ from secateur.coupling.patches import Patches
 from secateur.errors import CaptureError
 from secateur.graph.axes import Axis, axes_in, resolve
 from secateur.graph.keep import DimPlaces
-from secateur.score.elimination import WIDE, Consumer, shrinkage, shrunk
+from secateur.score.elimination import WIDE, Consumer, Moments, shrinkage, shrunk
 from secateur.score.few_rows import FewRows
 from secateur.score.sensitivity import sensitivities
 
 MEMORY_BYTES = 2**31
-"""What the sums of the layers of one pass may take; the layers of one group always go together."""
+"""What the sums of the layers of one pass, and their inverses, may take; a group has one pass in any case."""
 _ROWS_PER_INPUT = 16
 _FEWEST_ROWS = 16_384
 """As many rows are looked at, of all data, where there are more; each batch gives its share."""
@@ -136,6 +136,7 @@ class _Sums:
     drawn: int = 0
     there: int = 0
     weights: dict[int, Tensor] = field(default_factory=dict)
+    made: dict[int, Moments] = field(default_factory=dict)
 
     def add(self, taken: Tensor) -> None:
         """Add rows [groups, rows, inputs]."""
@@ -150,12 +151,20 @@ class _Sums:
         else:
             self.second += taken.transpose(1, 2) @ taken
 
-    def moments(self, group: int) -> Tensor | FewRows:
-        """Of one group: shrunk, and for as many rows as there are."""
+    def moments(self, group: int) -> Moments:
+        """Of one group, once all is added: shrunk, and for as many rows as there are."""
+        if group not in self.made:
+            self.made[group] = Moments(self._moments(group))
+        return self.made[group]
+
+    def _moments(self, group: int) -> Tensor | FewRows:
         share, scale = self.shrinkage(group), self.there / self.drawn
         dtype = torch.float32 if self.inputs > WIDE and share > _CLEAR else torch.float64
         if self.second is not None:
-            return shrunk(self.second[group].to(dtype), share).mul_(scale)
+            made = shrunk(self.second[group].to(dtype), share).mul_(scale)
+            if len(self.second) == 1:
+                self.second = None  # it is not asked for again
+            return made
         rows = torch.cat([part[group] for part in self.rows]).double() * scale**0.5
         return FewRows(rows * (1 - share) ** 0.5, share * rows.square().sum(0)).to(dtype)
 
@@ -224,7 +233,7 @@ class Consumers:
         inputs = graph.values[layer.input].shape[layer.channels_at] // convolved
         for size in shape[2:] if layer.spatial else ():
             inputs *= size
-        return 8 * convolved * inputs * inputs
+        return 2 * 8 * convolved * inputs * inputs  # sums and their inverse
 
     def _consumers(self, reader: _Reader) -> Iterator[Consumer]:
         sums = self._sums[_inputs(self.groups, reader.layer)]

@@ -29,6 +29,7 @@ References:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -47,19 +48,43 @@ _DAMPING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
+class Moments:
+    """H, and its inverse once it was asked for: groups that one layer reads share it.
+
+    Attributes:
+        second: The sums of products of a layer's inputs, or the rows themselves where they are few; what is
+            computed from it is of its type.
+    """
+
+    second: Float[Tensor, "inputs inputs"] | FewRows
+
+    def product(self, weight: Float[Tensor, "inputs outputs"]) -> Float[Tensor, "inputs outputs"]:
+        """H W."""
+        return self.second @ weight if isinstance(self.second, Tensor) else self.second.product(weight)
+
+    @cached_property
+    def inverse(self) -> "Inverse | FewRowsInverse":
+        """P of all inputs; not to be changed."""
+        if isinstance(self.second, Tensor):
+            return Inverse(torch.cholesky_inverse(_factor(self.second.clone())))
+        held = self.second
+        mean = held.diagonal().mean().clamp_min(torch.finfo(held.dtype).tiny)
+        return FewRowsInverse.of(FewRows(held.rows, held.own + _DAMPING * mean))
+
+
+@dataclass(frozen=True, eq=False)
 class Consumer:
     """A layer that reads a coupled group, or one group of a grouped convolution.
 
     Attributes:
-        second: H, the sums of products of its inputs, or the rows themselves where they are few; what is
-            computed from it is of its type.
+        moments: H, the sums of products of its inputs.
         weight: W, laid out (inputs, outputs).
         units: The inputs that go with each channel of the group. Others are never removed.
         counts: What the square of a change of each output counts; None: all alike, and such that all of the
             output is 1.
     """
 
-    second: Float[Tensor, "inputs inputs"] | FewRows
+    moments: Moments
     weight: Float[Tensor, "inputs outputs"]
     units: Int[Tensor, "channels rows"]
     counts: Float[Tensor, " outputs"] | None = None
@@ -78,24 +103,27 @@ class Elimination:
     errors: Float[Tensor, " channels_and_one"]
 
 
-class _Inverse:
-    """P, for what is left.
+class Inverse:
+    """P of some of the inputs.
 
     Args:
-        second: H; changed.
+        matrix: It.
     """
 
-    def __init__(self, second: Tensor) -> None:
-        self.matrix = torch.cholesky_inverse(_factor(second))
+    def __init__(self, matrix: Float[Tensor, "inputs inputs"]) -> None:
+        self.matrix = matrix
 
     def __len__(self) -> int:
         """How many inputs are left."""
         return len(self.matrix)
 
+    def select(self, inputs: Tensor) -> "Inverse":
+        """P of some of these inputs, where the others stay."""
+        return Inverse(self.matrix[inputs][:, inputs])
+
     def blocks(self, units: int, width: int) -> Tensor:
-        """The blocks on the diagonal of the first units: [units, width, width]."""
-        rows = units * width
-        square = self.matrix[:rows, :rows].view(units, width, units, width)
+        """The blocks on the diagonal, unit by unit: [units, width, width]."""
+        square = self.matrix.view(units, width, units, width)
         return square.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
 
     def remove(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, float]:
@@ -132,42 +160,28 @@ def _sketched(weight: Tensor) -> Tensor:
     return weight @ signs / _SKETCH**0.5
 
 
-def _inverse(moments: Tensor | FewRows) -> _Inverse | FewRowsInverse:
-    if isinstance(moments, Tensor):
-        return _Inverse(moments)
-    mean = moments.diagonal().mean().clamp_min(torch.finfo(moments.own.dtype).tiny)
-    return FewRowsInverse(FewRows(moments.rows, moments.own + _DAMPING * mean))
-
-
 class _State:
-    """What is left of one consumer: P and W, the rows of the units first, unit by unit."""
+    """What is left of one consumer: P and W of the rows of the units, unit by unit."""
 
     def __init__(self, consumer: Consumer) -> None:
         rows = consumer.units.reshape(-1)
-        is_other = torch.ones(len(consumer.second), dtype=torch.bool, device=rows.device)
-        is_other[rows] = False
-        order = torch.cat([rows, is_other.nonzero().flatten()])
+        moments, dtype = consumer.moments, consumer.moments.second.dtype
         self.width = consumer.units.shape[1]
-        self.weight = consumer.weight[order].to(consumer.second.dtype)
-        second: Tensor | FewRows
-        if isinstance(consumer.second, FewRows):
-            second = consumer.second.select(order)
-        else:
-            second = consumer.second[order][:, order]
         self.price = 1.0
         if consumer.counts is None:
-            product = second @ self.weight if isinstance(second, Tensor) else second.product(self.weight)
-            size = 0.5 * (self.weight * product).sum()
+            weight = consumer.weight.to(dtype)
+            size = 0.5 * (weight * moments.product(weight)).sum()
             self.price = 0.0 if size <= 0 else 1 / float(size)
-        else:
-            self.weight *= consumer.counts.sqrt().to(self.weight.dtype)
+        self.weight = consumer.weight[rows].to(dtype)
+        if consumer.counts is not None:
+            self.weight *= consumer.counts.sqrt().to(dtype)
         self.weight = _sketched(self.weight)
-        self.inverse = _inverse(second)
+        self.inverse = moments.inverse.select(rows)
 
     def costs(self, units: int) -> Tensor:
         """What the removal of each unit that is left costs by itself."""
         lower = torch.linalg.cholesky(self.inverse.blocks(units, self.width))
-        weight = self.weight[: units * self.width].view(units, self.width, -1)
+        weight = self.weight.view(units, self.width, -1)
         moved = torch.linalg.solve_triangular(lower, weight, upper=False)
         return 0.5 * self.price * moved.square().sum((1, 2))
 
@@ -177,9 +191,7 @@ class _State:
         Returns:
             What it costs.
         """
-        units = gone.repeat_interleave(self.width)
-        is_gone = torch.cat([units, units.new_zeros(len(self.inverse) - len(units))])
-        self.weight, cost = self.inverse.remove(is_gone, self.weight)
+        self.weight, cost = self.inverse.remove(gone.repeat_interleave(self.width), self.weight)
         return 0.5 * self.price * cost
 
 
@@ -194,7 +206,7 @@ def eliminate(consumers: Sequence[Consumer], together: int = 0) -> Elimination:
     Example:
         >>> twins = torch.tensor([[1.0, 1.0, 0.0], [2.0, 2.1, 0.0], [0.0, 0.0, 4.0]]).double()
         >>> weight = torch.ones(3, 1).double()
-        >>> found = eliminate([Consumer(twins.T @ twins, weight, torch.arange(3)[:, None])])
+        >>> found = eliminate([Consumer(Moments(twins.T @ twins), weight, torch.arange(3)[:, None])])
         >>> found.order.tolist(), [round(error, 3) for error in found.errors.tolist()]
         ([0, 2, 1], [0.0, 0.0, 0.435, 1.0])
     """

@@ -6,7 +6,7 @@ images they hold no more than 48 rows do. With X the rows, D a diagonal and H = 
     P = H^-1 = D^-1 - V'V,      V = L^-1 X D^-1,      L L' = 1 + X D^-1 X'
 
 so the blocks of P that elimination asks for (`score/elimination.py`) come from V, which is rows by inputs,
-and what is removed leaves X and D.
+and the removal of some inputs is a product of V with a matrix of rows by rows.
 """
 
 from dataclasses import dataclass
@@ -53,47 +53,49 @@ class FewRows:
         """H."""
         return self.rows.T @ self.rows + self.own.diag()
 
-    def select(self, inputs: Tensor) -> "FewRows":
-        """The moments of some of the inputs: by index or mask."""
-        return FewRows(self.rows[:, inputs], self.own[inputs])
-
     def product(self, weight: Float[Tensor, "inputs outputs"]) -> Float[Tensor, "inputs outputs"]:
         """H W."""
         return self.rows.T @ (self.rows @ weight) + self.own[:, None] * weight
 
 
 class FewRowsInverse:
-    """P, for what is left.
+    """P of some of the inputs: D^-1 - V'V.
 
     Args:
-        moments: H; D must be positive.
+        own: D of them; positive.
+        across: V of them.
     """
 
-    def __init__(self, moments: FewRows) -> None:
-        self.moments = moments
-        self.across = self._across()
+    def __init__(self, own: Float[Tensor, " inputs"], across: Float[Tensor, "rows inputs"]) -> None:
+        self.own, self.across = own, across
 
-    def _across(self) -> Tensor:
-        """V."""
-        scaled = self.moments.rows / self.moments.own
-        square = scaled @ self.moments.rows.T
+    @classmethod
+    def of(cls, moments: FewRows) -> "FewRowsInverse":
+        """P of all inputs."""
+        scaled = moments.rows / moments.own
+        square = scaled @ moments.rows.T
         square.diagonal().add_(1)
-        return torch.linalg.solve_triangular(torch.linalg.cholesky(square), scaled, upper=False)
+        across = torch.linalg.solve_triangular(torch.linalg.cholesky(square), scaled, upper=False)
+        return cls(moments.own, across)
 
     def __len__(self) -> int:
         """How many inputs are left."""
-        return len(self.moments)
+        return len(self.own)
+
+    def select(self, inputs: Tensor) -> "FewRowsInverse":
+        """P of some of these inputs, where the others stay."""
+        return FewRowsInverse(self.own[inputs], self.across[:, inputs])
 
     def blocks(self, units: int, width: int) -> Float[Tensor, "units width width"]:
-        """The blocks on the diagonal of the first units."""
-        across = self.across[:, : units * width].view(-1, units, width).transpose(0, 1)
-        own = (1 / self.moments.own[: units * width]).view(units, width)
+        """The blocks on the diagonal, unit by unit."""
+        across = self.across.view(-1, units, width).transpose(0, 1)
+        own = (1 / self.own).view(units, width)
         return torch.baddbmm(torch.diag_embed(own), across.transpose(1, 2), across, alpha=-1)
 
     def remove(
         self, rows: Tensor, weight: Float[Tensor, "inputs outputs"]
     ) -> tuple[Float[Tensor, "left outputs"], float]:
-        """Leave rows out.
+        """Leave rows out: P_SS - P_SR P_RR^-1 P_RS is D^-1 - V_S' (1 + V_R P_RR^-1 V_R') V_S.
 
         Args:
             rows: Their mask.
@@ -102,11 +104,12 @@ class FewRowsInverse:
         Returns:
             W of those that stay, after; and tr(W_R' P_RR^-1 W_R), what it costs twice.
         """
-        across, left = self.across[:, rows], ~rows
-        square = torch.addmm((1 / self.moments.own[rows]).diag(), across.T, across, alpha=-1)
-        solved = torch.cholesky_solve(weight[rows], torch.linalg.cholesky(square))
+        gone, left = self.across[:, rows], self.across[:, ~rows]
+        lower = torch.linalg.cholesky(torch.addmm((1 / self.own[rows]).diag(), gone.T, gone, alpha=-1))
+        solved = torch.cholesky_solve(weight[rows], lower)
         cost = float((weight[rows] * solved).sum())
-        weight = weight[left].addmm_(self.across[:, left].T, across @ solved)
-        self.moments = self.moments.select(left)
-        self.across = self._across()
+        weight = weight[~rows].addmm_(left.T, gone @ solved)
+        square = gone @ torch.cholesky_solve(gone.T, lower)
+        square.diagonal().add_(1)
+        self.own, self.across = self.own[~rows], torch.linalg.cholesky(square).T @ left
         return weight, cost
