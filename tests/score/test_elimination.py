@@ -8,7 +8,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.score import consumers
-from secateur.score.elimination import Consumer, Moments, eliminate, shrinkage, shrunk
+from secateur.score.elimination import Consumer, InputMoments, eliminate, shrinkage, shrunk
 from secateur.score.few_rows import FewRows
 
 
@@ -36,7 +36,7 @@ def _left(x, weight, where, gone):
 @pytest.mark.parametrize("together", [2, 64])
 def test_the_errors_are_those_of_least_squares(seed, together):
     x, weight, where = _problem(seed=seed)
-    found = eliminate([Consumer(Moments(x.T @ x), weight, where)], together=together)
+    found = eliminate([Consumer(InputMoments(x.T @ x), weight, where)], together=together)
     for gone in range(1, 6):
         if together == 2 and gone in (1, 4):  # within a round the joint error is divided
             continue
@@ -47,7 +47,7 @@ def test_the_errors_are_those_of_least_squares(seed, together):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_first_to_go_is_the_best_of_all_and_each_next_the_best_after_it(seed):
     x, weight, where = _problem(seed=seed)
-    order = eliminate([Consumer(Moments(x.T @ x), weight, where)], together=64).order.tolist()
+    order = eliminate([Consumer(InputMoments(x.T @ x), weight, where)], together=64).order.tolist()
     for count in range(1, 5):
         base = order[: count - 1]
         errors = {one: _left(x, weight, where, [*base, one]) for one in range(5) if one not in base}
@@ -61,16 +61,16 @@ def test_the_first_to_go_is_the_best_of_all_and_each_next_the_best_after_it(seed
 def test_few_rows_give_what_their_products_give(seed, width, counts):
     x, weight, where = _problem(rows=6, units=24, width=width, others=2, seed=seed)
     few = FewRows(0.8 * x, 0.36 * x.square().sum(0))
-    one = eliminate([Consumer(Moments(few), weight, where, counts)])
-    other = eliminate([Consumer(Moments(few.dense()), weight, where, counts)])
+    one = eliminate([Consumer(InputMoments(few), weight, where, counts)])
+    other = eliminate([Consumer(InputMoments(few.dense()), weight, where, counts)])
     assert one.order.tolist() == other.order.tolist()
     torch.testing.assert_close(one.errors, other.errors, rtol=1e-6, atol=1e-9)
 
 
 def test_two_readers_add_up_each_in_units_of_its_own_output():
     x, weight, where = _problem(others=0)
-    one = Consumer(Moments(x.T @ x), weight, where)
-    loud = Consumer(Moments(1e6 * (x.T @ x)), 1e3 * weight, where)
+    one = Consumer(InputMoments(x.T @ x), weight, where)
+    loud = Consumer(InputMoments(1e6 * (x.T @ x)), 1e3 * weight, where)
     alone, both = eliminate([one]), eliminate([one, loud])
     assert alone.order.tolist() == both.order.tolist()
     torch.testing.assert_close(both.errors, 2 * alone.errors)
@@ -80,7 +80,7 @@ def test_two_readers_add_up_each_in_units_of_its_own_output():
 def test_shrunk_to_the_diagonal_the_price_is_that_of_squares():
     x, weight, where = _problem(width=1, others=0)
     second = shrunk(x.T @ x, 1.0)
-    found = eliminate([Consumer(Moments(second), weight, where)], together=64)
+    found = eliminate([Consumer(InputMoments(second), weight, where)], together=64)
     price = (weight.square().sum(1) * second.diagonal())[where[:, 0]]
     assert found.order.tolist() == price.argsort().tolist()
     torch.testing.assert_close(

@@ -24,7 +24,7 @@ from secateur.coupling.patches import Patches
 from secateur.errors import CaptureError
 from secateur.graph.axes import Axis, axes_in, resolve
 from secateur.graph.keep import DimPlaces
-from secateur.score.elimination import WIDE, Consumer, Moments, shrinkage, shrunk
+from secateur.score.elimination import WIDE, Consumer, InputMoments, shrinkage, shrunk
 from secateur.score.few_rows import FewRows
 from secateur.score.sensitivity import sensitivities
 
@@ -36,7 +36,7 @@ _FEWEST_ROWS = 16_384
 _INPUTS_PER_ROW = 4
 """While there are as many, rows are held rather than their products."""
 _CLEAR = 0.02
-"""Moments of wide layers that are shrunk by more are far enough from singular for float32."""
+"""InputMoments of wide layers that are shrunk by more are far enough from singular for float32."""
 _SAMPLED = 256
 """Inputs of a layer by which the shrinkage is found."""
 _ABREAST = 32
@@ -136,7 +136,7 @@ class _Sums:
     drawn: int = 0
     there: int = 0
     weights: dict[int, Tensor] = field(default_factory=dict)
-    made: dict[int, Moments] = field(default_factory=dict)
+    made: dict[int, InputMoments] = field(default_factory=dict)
 
     def add(self, taken: Tensor) -> None:
         """Add rows [groups, rows, inputs]."""
@@ -151,10 +151,10 @@ class _Sums:
         else:
             self.second += taken.transpose(1, 2) @ taken
 
-    def moments(self, group: int) -> Moments:
+    def moments(self, group: int) -> InputMoments:
         """Of one group, once all is added: shrunk, and for as many rows as there are."""
         if group not in self.made:
-            self.made[group] = Moments(self._moments(group))
+            self.made[group] = InputMoments(self._moments(group))
         return self.made[group]
 
     def _moments(self, group: int) -> Tensor | FewRows:

@@ -48,7 +48,7 @@ _DAMPING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
+class InputMoments:
     """H, and its inverse once it was asked for: groups that one layer reads share it.
 
     Attributes:
@@ -84,7 +84,7 @@ class Consumer:
             output is 1.
     """
 
-    moments: Moments
+    moments: InputMoments
     weight: Float[Tensor, "inputs outputs"]
     units: Int[Tensor, "channels rows"]
     counts: Float[Tensor, " outputs"] | None = None
@@ -206,7 +206,7 @@ def eliminate(consumers: Sequence[Consumer], together: int = 0) -> Elimination:
     Example:
         >>> twins = torch.tensor([[1.0, 1.0, 0.0], [2.0, 2.1, 0.0], [0.0, 0.0, 4.0]]).double()
         >>> weight = torch.ones(3, 1).double()
-        >>> found = eliminate([Consumer(Moments(twins.T @ twins), weight, torch.arange(3)[:, None])])
+        >>> found = eliminate([Consumer(InputMoments(twins.T @ twins), weight, torch.arange(3)[:, None])])
         >>> found.order.tolist(), [round(error, 3) for error in found.errors.tolist()]
         ([0, 2, 1], [0.0, 0.0, 0.435, 1.0])
     """

@@ -27,10 +27,10 @@ def after_refit(consumers: Sequence[Consumer]) -> Float[Tensor, " channels"]:
         One score for each channel, from 0.
 
     Example:
-        >>> from secateur.score.elimination import Moments
+        >>> from secateur.score.elimination import InputMoments
         >>> twins = torch.tensor([[1.0, 1.0, 0.0], [2.0, 2.1, 0.0], [0.0, 0.0, 4.0]]).double()
         >>> [round(score, 2) for score in after_refit(
-        ...     [Consumer(Moments(twins.T @ twins), torch.ones(3, 1), torch.arange(3)[:, None])]
+        ...     [Consumer(InputMoments(twins.T @ twins), torch.ones(3, 1), torch.arange(3)[:, None])]
         ... ).tolist()]
         [0.0, 0.57, 0.43]
 
