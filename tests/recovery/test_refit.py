@@ -397,6 +397,20 @@ def test_a_wide_layer_is_refitted_in_blocks(monkeypatch, daring):
     assert left.errors[0].after == left.errors[0].before
 
 
+@pytest.mark.parametrize(("widest", "blocks"), [(30, []), (20, [18] * 4)])
+def test_few_rows_of_a_wide_layer_are_held_while_they_are_few(monkeypatch, daring, widest, blocks):
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.Tanh(), nn.Conv2d(16, 3, 3)))
+    data = [torch.randn(5, 3, 5, 5).double() for _ in range(2)]  # ten rows of 72 numbers
+    plain = sc.prune(model, data[0], ratio=0.5)
+    made = []
+    gram = refit.Gram
+    monkeypatch.setattr(refit, "_WIDEST", widest)
+    monkeypatch.setattr(refit, "Gram", lambda *sizes: made.append(sizes[1]) or gram(*sizes))
+    better = sc.recover(plain, data, ["refit"])
+    assert made[::2] == blocks
+    assert better.errors[0].after < better.errors[0].before
+
+
 def test_many_positions_are_drawn_from_with_a_fixed_seed(monkeypatch):
     monkeypatch.setattr(refit, "_FEWEST_ROWS", 200)
     monkeypatch.setattr(refit, "_ROWS_PER_UNKNOWN", 4)

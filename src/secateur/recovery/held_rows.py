@@ -35,16 +35,31 @@ class HeldRows:
     def __init__(
         self, x: Float[Tensor, "groups rows features"], r: Float[Tensor, "groups rows outputs"]
     ) -> None:
-        self.x, self.r = x, r
+        self._x, self._r = [x], [r]
+
+    @property
+    def x(self) -> Float[Tensor, "groups rows features"]:
+        """What the layer reads."""
+        if len(self._x) > 1:
+            self._x = [torch.cat(self._x, 1)]
+        return self._x[0]
+
+    @property
+    def r(self) -> Float[Tensor, "groups rows outputs"]:
+        """What is missing."""
+        if len(self._r) > 1:
+            self._r = [torch.cat(self._r, 1)]
+        return self._r[0]
 
     @property
     def rows(self) -> int:
         """How many rows."""
-        return self.x.shape[1]
+        return sum(part.shape[1] for part in self._x)
 
     def add(self, x: Float[Tensor, "groups rows features"], r: Float[Tensor, "groups rows outputs"]) -> None:
         """Add rows, in float64."""
-        self.x, self.r = torch.cat([self.x, x], 1), torch.cat([self.r, r], 1)
+        self._x.append(x)
+        self._r.append(r)
 
     def join(self, other: "Gram | HeldRows") -> "HeldRows":
         """The rows of both, which are held."""
@@ -101,4 +116,4 @@ class HeldRows:
 
     def apply(self, change: Change) -> None:
         """Make the rows those of what is still missing after a change."""
-        self.r = self._left(change)
+        self._r = [self._left(change)]

@@ -6,6 +6,8 @@ shifts the target. Behind an addition y + s the target takes on what s has lost:
 back to where the layer puts y out.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -106,9 +108,7 @@ class LayerTarget:
         """What the other operands of the sums behind have lost, in rows; the output is not moved there."""
         scale: Tensor | None = None
         lost: Tensor | None = None
-        value = self.layer.output
-        for node in self.path:
-            other = other_operand(node, value)
+        for node, _, other in self._calls():
             if is_sum(node):
                 assert other is not None, "the path was chosen so"
                 gap = self._gap(pair, other, at)
@@ -120,10 +120,16 @@ class LayerTarget:
                 if factor is None:
                     return None
                 scale = factor if scale is None else scale * factor
+        return lost
+
+    def _calls(self) -> Iterator[tuple[Node, int, int | None]]:
+        """The calls behind the layer, with the value that they take from it and their other operand."""
+        value = self.layer.output
+        for node in self.path:
+            yield node, value, other_operand(node, value)
             made = node.outputs[0]
             assert made is not None, "the path was chosen so"
             value = made.value
-        return lost
 
     def _factor(self, pair: Pair, node: Node, other: int | None, at: "_Rows") -> Tensor | None:
         """What a scale or a batch norm multiplies with; None where that has another shape than the output."""
@@ -138,9 +144,7 @@ class LayerTarget:
         index = torch.arange(output.numel(), device=output.device).view(output.shape)
         scale = torch.ones_like(output)
         lost = torch.zeros(output.numel(), dtype=output.dtype, device=output.device)
-        value = self.layer.output
-        for node in self.path:
-            other = other_operand(node, value)
+        for node, value, other in self._calls():
             if is_sum(node):
                 assert other is not None, "the path was chosen so"
                 gap = self._gap(pair, other, None)
@@ -157,9 +161,6 @@ class LayerTarget:
                 scale = scale * _norm_scale(pair, node).view(_along(1 - scale.dim(), scale.dim()))
             else:
                 index, scale = (pair.cut.call(node.index, {value: held}) for held in (index, scale))
-            made = node.outputs[0]
-            assert made is not None, "the path was chosen so"
-            value = made.value
         return at.of(lost.view(output.shape))
 
     def _gap(self, pair: Pair, value: int, at: "_Rows | None") -> Tensor | None:

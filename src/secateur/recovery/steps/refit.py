@@ -14,13 +14,12 @@ Where the output is added to something that also changed (the shortcut of a resi
 what the sum was: y is the dense sum minus the cut model's shortcut, carried back through the batch norm and
 the scales in between.
 
-Bounds. Patches are taken in pieces of 64 MiB. Where there are fewer rows than inputs, the rows are held
-rather than sums over them (`held_rows`). A layer sees at most 8 rows for each of its unknowns per
-output, and at least 16,384; if there are more, as many are drawn from every batch with a fixed seed. A
-layer that reads more than 8,192 numbers for one output is refitted in blocks of input channels, one after
-the other, each to what is missing by then, unless its rows are held; one that needs more than 16 blocks is
-left alone. What flows
-between two layers is bounded by `memory_bytes`.
+Bounds. Patches are taken in pieces of 64 MiB. A layer sees at most 8 rows for each of its unknowns per
+output, and at least 16,384; if there are more, as many are drawn from every batch with a fixed seed. Where
+there are fewer rows than inputs, and no more numbers in them than the widest layer has sums, the rows are
+held (`held_rows`). Otherwise a layer that reads more than 8,192 numbers for one output is refitted in blocks
+of input channels, one after the other, each to what is missing by then. One that would need more than 16
+blocks is left alone. What flows between two layers is bounded by `memory_bytes`.
 
 References:
     He, Zhang, Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, sections 3.1
@@ -263,7 +262,7 @@ class _Rows:
     Attributes:
         size: Squares of the targets around their mean, over the rows that were used.
         there: Rows that there are.
-        are_held: They are fewer than the inputs.
+        are_held: They are fewer than the inputs, and take no more than the sums of the widest layer.
         block: Which block of the input channels is refitted: channels from `begin` to before `end`.
     """
 
@@ -275,7 +274,8 @@ class _Rows:
         self._drawn = [
             self._draw(pair.number, one.rows, most) for pair, one in zip(pairs, patches, strict=True)
         ]
-        self.are_held = sum(map(len, self._drawn)) <= self.channels * prod(self.kernel)
+        count, features = sum(map(len, self._drawn)), self.channels * prod(self.kernel)
+        self.are_held = count <= features and count * features <= _WIDEST**2
         self.size = 0.0
         self.begin_block(0, 1)
 
