@@ -64,6 +64,14 @@ def trace(model: Any, inputs: Any) -> Callable[[Any], Any]:
     return lambda given: call(traced, given)
 
 
+def scripted(model: Any, inputs: Any) -> Callable[[Any], Any]:
+    """`torch.jit.script`."""
+    import torch
+
+    made = torch.jit.script(model)
+    return lambda given: call(made, given)
+
+
 def export(model: Any, inputs: Any) -> Callable[[Any], Any]:
     """`torch.export` of the example's sizes."""
     import torch
@@ -169,6 +177,7 @@ def gradients(model: Any, inputs: Any) -> list[Any]:
 
 TOOLS: dict[str, Callable[[Any, Any], Callable[[Any], Any]]] = {
     "trace": trace,
+    "script": scripted,
     "export": export,
     "dynamic": dynamic,
     "fx": symbolic,

@@ -109,8 +109,17 @@ def test_compiled_and_symbolically_traced_models_compute_the_same(kind):
     require_equal(graph(inputs(5)), result.model(inputs(5)))
 
 
-def test_a_scripted_model_computes_the_same():
-    result = cut_of(model_of(InMethod), inputs())
+def test_what_torch_fx_wraps_stays_a_leaf_after_a_second_cut():
+    result = cut_of(model_of(networks.InLeafOfFx), inputs())
+    for model in (result.model, sc.prune(result.model, inputs(), ratio=0.25).model):
+        graph = torch.fx.symbolic_trace(copy.deepcopy(model))
+        assert [node.op for node in graph.graph.nodes].count("call_function") == 1
+        require_equal(graph(inputs(5)), model(inputs(5)))
+
+
+@pytest.mark.parametrize("kind", [InMethod, InHelper, networks.InLeafOfFx])
+def test_a_scripted_model_computes_the_same(kind):
+    result = cut_of(model_of(kind), inputs())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(result.model)

@@ -15,6 +15,8 @@ from hashlib import blake2b
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
+from secateur.capture.leaves import FxLeaf
+
 _MOST_DEEP = 6
 
 
@@ -144,6 +146,8 @@ def functions_in(value: Any, depth: int = _MOST_DEEP) -> Iterator[FunctionType]:
     """
     if isinstance(value, (staticmethod, classmethod, MethodType)):
         value = value.__func__
+    if isinstance(value, FxLeaf):
+        value = value.method
     if isinstance(value, partial):
         yield from functions_in(value.func, depth)
     if not depth or not isinstance(value, FunctionType):

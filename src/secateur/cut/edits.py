@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.capture.leaves import FxLeaf, leaf_if_wrapped
 from secateur.capture.opened import inner_globals
 from secateur.capture.places import CodePlace, method_of
 from secateur.capture.source import Source, SourceMissingError, SourceSpot, find_function, resolve, source_of
@@ -119,11 +120,12 @@ class _Editor:
             helper = self._helper(function, call, parts)
             call.func = ast.Attribute(own, helper, ast.Load())
         _Replacing(changes, own).generic_visit(tree)
+        made = name or function.__name__
         if name:
             tree.name = name
             if not is_method:
                 (tree.args.posonlyargs or tree.args.args).insert(0, ast.arg(own.id))
-        return _compiled(function, tree)
+        return _compiled(function, tree, made)
 
     def _helper(self, function: FunctionType, call: ast.Call, edits: Sequence[Edit]) -> str:
         """Make a method of a function that is called, and tell its name."""
@@ -140,7 +142,8 @@ class _Editor:
         name = next(one for at in range(len(taken) + 1) if (one := f"_pruned_{plain}_{at}") not in taken)
         self.helpers[name] = None
         held = callee.__func__ if isinstance(callee, (MethodType, staticmethod)) else callee
-        self.helpers[name] = _rebuilt(held, found, self.edit(found, edits, name))
+        made = _rebuilt(held, found, self.edit(found, edits, name))
+        self.helpers[name] = leaf_if_wrapped(made, function, call.func)
         return name
 
 
@@ -214,8 +217,11 @@ def _sequence(node: ast.expr, wanted: Mapping[int, Edit], own: ast.expr) -> ast.
     return ast.Tuple([*parts, ast.Starred(items, ast.Load())], ast.Load())
 
 
-def _compiled(function: FunctionType, tree: ast.FunctionDef) -> FunctionType:
-    """The function that a changed tree says, with the globals, cells and defaults of the old one."""
+def _compiled(function: FunctionType, tree: ast.FunctionDef, name: str) -> FunctionType:
+    """The function that a changed tree says, with the globals, cells and defaults of the old one.
+
+    The name is the one that the module has it by: `torch.jit.script` compiles methods under their own names.
+    """
     code = function.__code__
     owner = code.co_qualname.split(".")[-2:-1]
     wrapped: ast.stmt = tree
@@ -237,9 +243,9 @@ def _compiled(function: FunctionType, tree: ast.FunctionDef) -> FunctionType:
     made = FunctionType(
         found,
         inner_globals(function),
-        function.__name__,
+        name,
         function.__defaults__,
-        tuple(old[name] for name in found.co_freevars),
+        tuple(old[cell] for cell in found.co_freevars),
     )
     made.__kwdefaults__ = function.__kwdefaults__
     made.__dict__.update(function.__dict__)
@@ -275,6 +281,8 @@ def _rebuilt(held: Any, old: FunctionType, new: FunctionType) -> Any:
         return new
     if isinstance(held, (staticmethod, classmethod)):
         return type(held)(_rebuilt(held.__func__, old, new))
+    if isinstance(held, FxLeaf):
+        return FxLeaf(_rebuilt(held.method, old, new), held.space, held.name)
     if not isinstance(held, FunctionType) or find_function(held, lambda one: one is old) is None:
         return held
     cells = tuple(_rebuilt_cell(cell, old, new) for cell in held.__closure__ or ())
