@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/language_model.py`."""
