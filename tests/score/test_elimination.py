@@ -212,3 +212,24 @@ def test_layers_that_read_one_value_share_its_sums_and_groups_nothing_is_asked_o
     assert added == ["one"]
     assert result.plan.reasons["one"] == "nothing is asked of it"
     assert result.model.stem.out_features == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("kind", ["dead", "repeated"])
+def test_inputs_that_are_dead_or_repeat_one_another_have_finite_errors(kind, held, dtype):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(8, 1, generator=generator, dtype=dtype).expand(8, 64).clone()
+    if kind == "dead":
+        rows.zero_()
+    weight = torch.randn(64, 5, generator=generator, dtype=dtype)
+    share = 0.02 if dtype == torch.float32 else 1e-7  # with less the sums are in float64
+    few = FewRows(rows * (1 - share) ** 0.5, share * rows.square().sum(0))
+    moments = few if held else few.dense()
+    counts = torch.ones(5, dtype=torch.float64)
+    found = eliminate([Consumer(InputMoments(moments), weight, torch.arange(64).view(32, 2), counts)])
+    assert sorted(found.order.tolist()) == list(range(32))
+    assert bool(torch.isfinite(found.errors).all())
+    whole = 0.5 * (rows @ weight).double().square().sum()  # the last of the repeated ones carries all
+    torch.testing.assert_close(found.errors[-1], whole, rtol=0.05, atol=1e-6)
+    assert found.errors[-2] <= 0.05 * whole + 1e-6

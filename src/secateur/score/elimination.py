@@ -35,7 +35,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from secateur.score.few_rows import FewRows, FewRowsInverse
+from secateur.score.few_rows import FewRows, FewRowsInverse, factor
 
 _ROUND = 16
 """Of the units that are left, one in so many goes in a round, at least one."""
@@ -66,10 +66,9 @@ class InputMoments:
     def inverse(self) -> "Inverse | FewRowsInverse":
         """P of all inputs; not to be changed."""
         if isinstance(self.second, Tensor):
-            return Inverse(torch.cholesky_inverse(_factor(self.second.clone())))
+            return Inverse(torch.cholesky_inverse(_damped_factor(self.second)))
         held = self.second
-        mean = held.diagonal().mean().clamp_min(torch.finfo(held.dtype).tiny)
-        return FewRowsInverse.of(FewRows(held.rows, held.own + _DAMPING * mean))
+        return FewRowsInverse.of(FewRows(held.rows, held.own + _DAMPING * _size(held)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,33 +120,31 @@ class Inverse:
         """P of some of these inputs, where the others stay."""
         return Inverse(self.matrix[inputs][:, inputs])
 
-    def blocks(self, units: int, width: int) -> Tensor:
-        """The blocks on the diagonal, unit by unit: [units, width, width]."""
-        square = self.matrix.view(units, width, units, width)
-        return square.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    def factors(self, units: int, width: int) -> Tensor:
+        """The Cholesky factors of the blocks on the diagonal, unit by unit: [units, width, width]."""
+        square = self.matrix.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        return factor(square, square.diagonal(dim1=1, dim2=2).abs())
 
     def remove(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, float]:
         """Leave rows out; as `FewRowsInverse.remove`."""
         left = ~rows
         across = self.matrix[rows]
-        lower = torch.linalg.cholesky(across[:, rows])
+        square = across[:, rows]
+        lower = factor(square, square.diagonal().abs())
         half = torch.linalg.solve_triangular(lower, across[:, left], upper=False)
         moved = torch.linalg.solve_triangular(lower, weight[rows], upper=False)
         self.matrix = self.matrix[left][:, left].addmm_(half.T, half, alpha=-1)
         return weight[left].addmm_(half.T, moved, alpha=-1), float(moved.square().sum())
 
 
-def _factor(second: Tensor) -> Tensor:
-    """The Cholesky factor of moments, which are damped in place: by as little as does."""
-    diagonal = second.diagonal()
-    mean = diagonal.mean().clamp_min(torch.finfo(second.dtype).tiny)
-    for damping in (_DAMPING, 1e-5, 1e-4):
-        diagonal += damping * mean
-        factor, failed = torch.linalg.cholesky_ex(second)
-        if not bool(failed):
-            return factor
-    diagonal += 1e-3 * mean
-    return torch.linalg.cholesky(second)
+def _damped_factor(second: Tensor) -> Tensor:
+    """The Cholesky factor of moments: inputs that never vary have none of their own."""
+    return factor(second, _size(second).expand(len(second)), (_DAMPING, 1e-5, 1e-4, 1e-3))
+
+
+def _size(second: Tensor | FewRows) -> Tensor:
+    """The mean square of the inputs; where all are zero a small number whose share still has an inverse."""
+    return second.diagonal().mean().clamp_min(1e8 * torch.finfo(second.dtype).tiny)
 
 
 def _sketched(weight: Tensor) -> Tensor:
@@ -180,7 +177,7 @@ class _State:
 
     def costs(self, units: int) -> Tensor:
         """What the removal of each unit that is left costs by itself."""
-        lower = torch.linalg.cholesky(self.inverse.blocks(units, self.width))
+        lower = self.inverse.factors(units, self.width)
         weight = self.weight.view(units, self.width, -1)
         moved = torch.linalg.solve_triangular(lower, weight, upper=False)
         return 0.5 * self.price * moved.square().sum((1, 2))

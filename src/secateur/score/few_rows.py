@@ -9,11 +9,39 @@ so the blocks of P that elimination asks for (`score/elimination.py`) come from 
 and the removal of some inputs is a product of V with a matrix of rows by rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+_DAMPINGS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
+"""Rounding leaves blocks of P that are not positive definite where inputs nearly repeat one another."""
+
+
+def factor(
+    square: Float[Tensor, "*batch n n"], scale: Float[Tensor, "*batch n"], dampings: Sequence[float] = _DAMPINGS
+) -> Float[Tensor, "*batch n n"]:
+    """The Cholesky factor of symmetric matrices, damped by as little as does.
+
+    Args:
+        square: They.
+        scale: What the damping is a share of, entry by entry of the diagonal; positive.
+        dampings: What is tried, one after the other.
+
+    Raises:
+        RuntimeError: A matrix is not positive definite with the last one either.
+
+    Example:
+        >>> factor(torch.ones(2, 2), torch.ones(2))[1, 1] > 0  # as exact arithmetic would not have it
+        tensor(True)
+    """
+    for damping in dampings[:-1]:
+        lower, failed = torch.linalg.cholesky_ex(square + (damping * scale).diag_embed() if damping else square)
+        if not bool(failed.any()):
+            return lower
+    return torch.linalg.cholesky(square + (dampings[-1] * scale).diag_embed())
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +114,11 @@ class FewRowsInverse:
         """P of some of these inputs, where the others stay."""
         return FewRowsInverse(self.own[inputs], self.across[:, inputs])
 
-    def blocks(self, units: int, width: int) -> Float[Tensor, "units width width"]:
-        """The blocks on the diagonal, unit by unit."""
+    def factors(self, units: int, width: int) -> Float[Tensor, "units width width"]:
+        """The Cholesky factors of the blocks on the diagonal, unit by unit."""
         across = self.across.view(-1, units, width).transpose(0, 1)
         own = (1 / self.own).view(units, width)
-        return torch.baddbmm(torch.diag_embed(own), across.transpose(1, 2), across, alpha=-1)
+        return factor(torch.baddbmm(torch.diag_embed(own), across.transpose(1, 2), across, alpha=-1), own)
 
     def remove(
         self, rows: Tensor, weight: Float[Tensor, "inputs outputs"]
@@ -105,7 +133,8 @@ class FewRowsInverse:
             W of those that stay, after; and tr(W_R' P_RR^-1 W_R), what it costs twice.
         """
         gone, left = self.across[:, rows], self.across[:, ~rows]
-        lower = torch.linalg.cholesky(torch.addmm((1 / self.own[rows]).diag(), gone.T, gone, alpha=-1))
+        own = 1 / self.own[rows]
+        lower = factor(torch.addmm(own.diag(), gone.T, gone, alpha=-1), own)
         solved = torch.cholesky_solve(weight[rows], lower)
         cost = float((weight[rows] * solved).sum())
         weight = weight[~rows].addmm_(left.T, gone @ solved)
