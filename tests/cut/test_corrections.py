@@ -13,6 +13,7 @@ import pytest
 import torch
 from nets_folding import FOLDED, FOLDING, WIDTH, Checkpointed, InHelper, InLoop, InMethod
 from torch import nn
+from torchvision.models.vision_transformer import VisionTransformer
 
 import secateur as sc
 from secateur.capture import tracer
@@ -124,6 +125,30 @@ def test_a_scripted_model_computes_the_same(kind):
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(result.model)
     require_equal(scripted(inputs(5)), result.model(inputs(5)))
+
+
+def test_a_scripted_vision_transformer_computes_the_same():
+    model = VisionTransformer(32, 8, 1, 2, 32, 48, num_classes=5)
+    nn.init.normal_(model.heads[0].weight)
+    x = torch.randn(2, 3, 32, 32)
+    result = sc.prune(model.eval(), x, ratio=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(result.model)
+    require_equal(scripted(x), result.model(x))
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_encoder_layers_stay_off_the_fused_attention(times):
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    model = nn.Sequential(nn.Linear(3, 16), layer, nn.Linear(16, 2)).eval()
+    x = torch.randn(2, 5, 3)
+    for _ in range(times):
+        model = sc.prune(model, x, channels={"1.self_attn#2": 0.5}).model
+    assert len(model[1].self_attn._forward_hooks) == 1
+    with torch.no_grad():
+        fast = model(x)
+    require_equal(fast, model(x.clone().requires_grad_()))
 
 
 def test_the_source_shows_what_was_replaced():

@@ -99,8 +99,6 @@ def correct(module: nn.Module, corrections: Sequence[Correction]) -> None:
         for name, number in correction.numbers.items():
             setattr(module, name, number)
         _follow_class(module, correction.place.method)
-    if isinstance(module, nn.MultiheadAttention):
-        module.register_forward_hook(keep_off_fast_path)
 
 
 def _follow_class(module: nn.Module, method: str) -> None:
@@ -110,8 +108,26 @@ def _follow_class(module: nn.Module, method: str) -> None:
             module.__dict__[name] = getattr(type(module), method).__get__(module)
 
 
-def keep_off_fast_path(*_: Any) -> None:
-    """Do nothing, as a hook: the fused attention computes head widths itself, hooked modules excepted."""
+def keep_off_fast_path(model: nn.Module) -> None:
+    """Keep encoder layers with corrected attention from the fused one, which computes head widths itself.
+
+    Layers with hooked parts do not take it. Attention elsewhere has no hook, as `torch.jit.script` compiles
+    hooks.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.TransformerEncoderLayer):
+            for part in layer.children():
+                is_known = _nothing in part._forward_hooks.values()
+                if isinstance(part, nn.MultiheadAttention) and _is_corrected(part) and not is_known:
+                    part.register_forward_hook(_nothing)
+
+
+def _is_corrected(module: nn.Module) -> bool:
+    return hasattr(type(module), "_pruned_from")
+
+
+def _nothing(*_: Any) -> None:
+    """Do nothing, as a hook."""
 
 
 _CLASSES: WeakValueDictionary[tuple[type, tuple[Correction, ...]], Any] = WeakValueDictionary()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture.copies import copy_module
-from secateur.cut.corrections import Correction, correct
+from secateur.cut.corrections import Correction, correct, keep_off_fast_path
 from secateur.cut.linked import linked
 from secateur.cut.shorten import renumber
 from secateur.graph.keep import Mask
@@ -77,6 +77,7 @@ def slice_model(
             set_field(module, path.split("."), value)
     for name, changes in (corrections or {}).items():
         correct(result.get_submodule(name), changes)
+    keep_off_fast_path(result)
     return result
 
 
