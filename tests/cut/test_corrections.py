@@ -127,11 +127,12 @@ def test_a_scripted_model_computes_the_same(kind):
     require_equal(scripted(inputs(5)), result.model(inputs(5)))
 
 
-def test_a_scripted_vision_transformer_computes_the_same():
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_a_scripted_vision_transformer_computes_the_same(scope):
     model = VisionTransformer(32, 8, 1, 2, 32, 48, num_classes=5)
     nn.init.normal_(model.heads[0].weight)
     x = torch.randn(2, 3, 32, 32)
-    result = sc.prune(model.eval(), x, ratio=0.5)
+    result = sc.prune(model.eval(), x, ratio=0.5, scope=scope)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(result.model)

@@ -27,15 +27,9 @@ def opened(func: Any) -> Callable[..., Any] | None:
     """
     if func not in _OPENED:
         return None
+    blind = {**func.__globals__, "has_torch_function": lambda _: False}
     twin = types.FunctionType(
-        func.__code__, inner_globals(func), func.__name__, func.__defaults__, func.__closure__
+        func.__code__, blind, func.__name__, func.__defaults__, func.__closure__
     )
     twin.__kwdefaults__ = func.__kwdefaults__
     return twin
-
-
-def inner_globals(function: types.FunctionType) -> dict[str, Any]:
-    """The globals of a function; for one that is opened, without its look for function modes."""
-    if all(function.__code__ is not known.__code__ for known in _OPENED):
-        return function.__globals__
-    return {**function.__globals__, "has_torch_function": lambda _: False}

@@ -20,7 +20,6 @@ from typing import Any
 from torch import nn
 
 from secateur.capture.leaves import FxLeaf, leaf_if_wrapped
-from secateur.capture.opened import inner_globals
 from secateur.capture.places import CodePlace, method_of
 from secateur.capture.source import Source, SourceMissingError, SourceSpot, find_function, resolve, source_of
 
@@ -163,6 +162,11 @@ def _free_name(nodes: Sequence[ast.AST]) -> str:
     return name
 
 
+_NEVER = ("torch.backends.mha.get_fastpath_enabled", "has_torch_function")
+"""Questions of PyTorch's code that are answered no: fused attention computes the width of a head itself, and
+what takes over a whole call sees none of the edits in it."""
+
+
 class _Replacing(ast.NodeTransformer):
     """Replaces expressions, the innermost first; several items of one expression at once."""
 
@@ -172,8 +176,8 @@ class _Replacing(ast.NodeTransformer):
     def visit(self, node: ast.AST) -> ast.AST:
         edits = self.changes.get(node, ())
         super().generic_visit(node)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.backends.mha.get_fastpath_enabled":
-            return ast.Constant(False)  # fused attention computes the width of a head itself
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in _NEVER:
+            return ast.Constant(False)
         if not edits or not isinstance(node, ast.expr):
             return node
         if edits[0].place.item is None:
@@ -242,7 +246,7 @@ def _compiled(function: FunctionType, tree: ast.FunctionDef, name: str) -> Funct
     old = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
     made = FunctionType(
         found,
-        inner_globals(function),
+        function.__globals__,
         name,
         function.__defaults__,
         tuple(old[cell] for cell in found.co_freevars),
