@@ -5,8 +5,8 @@ would take: all weights of a removed unit. A unit is a neuron of the feed-forwar
 and `up_proj`, a column of `down_proj`) or a key-value head with the query heads that read it.
 
 References:
-    An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language Models", AAAI 2024, section 3,
-    and its baseline Wanda-sp. https://arxiv.org/abs/2312.11983
+    An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language Models", AAAI 2024, section
+    3, and its baseline Wanda-sp. https://arxiv.org/abs/2312.11983
     Ashkboos et al., "SliceGPT: Compress Large Language Models by Deleting Rows and Columns", ICLR 2024.
     https://arxiv.org/abs/2401.15024
 """
@@ -132,7 +132,9 @@ def sliced(model: nn.Module, data: Tensor, remove: int) -> nn.Module:
     inner: Any = model.model
     second = torch.zeros((model.config.hidden_size,) * 2, dtype=torch.float64)
     for row in data:
-        for state in inner(input_ids=row[None], use_cache=False, output_hidden_states=True).hidden_states[:-1]:
+        for state in inner(input_ids=row[None], use_cache=False, output_hidden_states=True).hidden_states[
+            :-1
+        ]:
             one = state[0].double()
             one = one / one.square().mean(1, keepdim=True).sqrt()
             second += one.T @ one

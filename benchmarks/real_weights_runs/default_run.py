@@ -24,12 +24,14 @@ TOGETHER = 4
 
 Methods = dict[str, Callable[[nn.Module, Any, float, Sequence[Any]], nn.Module]]
 METHODS: Methods = {
-    "l2, global, then absorb and refit": lambda model, example, left, data: sc.recover(
-        sc.prune(model, example, macs=left, criterion="l2", scope="global", check=False), data, STEPS
-    ).model,
-    "default with data": lambda model, example, left, data: sc.prune(
-        model, example, macs=left, data=data, check=False
-    ).model,
+    "l2, global, then absorb and refit": lambda model, example, left, data: (
+        sc.recover(
+            sc.prune(model, example, macs=left, criterion="l2", scope="global", check=False), data, STEPS
+        ).model
+    ),
+    "default with data": lambda model, example, left, data: (
+        sc.prune(model, example, macs=left, data=data, check=False).model
+    ),
 }
 
 

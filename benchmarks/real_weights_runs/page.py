@@ -454,7 +454,5 @@ def default(found: dict[str, list[Row]]) -> list[str]:
             "16 other sentences. CPU seconds are those of choosing and recovery."
         ),
         *table(["MACs left", "method", "kept", "new", "AP", "CPU s"], detector),
-        *table(
-            ["MACs left", "method", "Pearson", "Spearman", "same answer", "neighbour", "CPU s"], encoder
-        ),
+        *table(["MACs left", "method", "Pearson", "Spearman", "same answer", "neighbour", "CPU s"], encoder),
     ]

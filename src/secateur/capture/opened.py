@@ -28,8 +28,6 @@ def opened(func: Any) -> Callable[..., Any] | None:
     if func not in _OPENED:
         return None
     blind = {**func.__globals__, "has_torch_function": lambda _: False}
-    twin = types.FunctionType(
-        func.__code__, blind, func.__name__, func.__defaults__, func.__closure__
-    )
+    twin = types.FunctionType(func.__code__, blind, func.__name__, func.__defaults__, func.__closure__)
     twin.__kwdefaults__ = func.__kwdefaults__
     return twin

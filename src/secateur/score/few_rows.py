@@ -21,7 +21,9 @@ _DAMPINGS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
 
 
 def factor(
-    square: Float[Tensor, "*batch n n"], scale: Float[Tensor, "*batch n"], dampings: Sequence[float] = _DAMPINGS
+    square: Float[Tensor, "*batch n n"],
+    scale: Float[Tensor, "*batch n"],
+    dampings: Sequence[float] = _DAMPINGS,
 ) -> Float[Tensor, "*batch n n"]:
     """The Cholesky factor of symmetric matrices, damped by as little as does.
 
@@ -38,7 +40,9 @@ def factor(
         tensor(True)
     """
     for damping in dampings[:-1]:
-        lower, failed = torch.linalg.cholesky_ex(square + (damping * scale).diag_embed() if damping else square)
+        lower, failed = torch.linalg.cholesky_ex(
+            square + (damping * scale).diag_embed() if damping else square
+        )
         if not bool(failed.any()):
             return lower
     return torch.linalg.cholesky(square + (dampings[-1] * scale).diag_embed())
