@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from real_weights_runs.default_page import default
 from real_weights_runs.default_run import run_default
 from real_weights_runs.detection_run import run_detection
 from real_weights_runs.encoder_run import run_encoder
@@ -75,11 +76,12 @@ def main() -> None:
     if missing:
         print(f"no page: {', '.join(missing)} not run", file=sys.stderr)
         return
+    page = markdown(results, default(results["default"]))
     if options.markdown:
         picture = options.markdown.with_name("real-weights.jpg")
         atomic_write(picture, draw(cache))
-        atomic_write(options.markdown, markdown(results).encode())
-    print(markdown(results))
+        atomic_write(options.markdown, page.encode())
+    print(page)
 
 
 if __name__ == "__main__":

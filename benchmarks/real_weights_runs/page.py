@@ -10,8 +10,8 @@ SHOWN = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 KEY = ("budget", "value", "criterion", "scope", "protect")
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The whole page."""
+def markdown(results: dict[str, Any], extra: Sequence[str]) -> str:
+    """The whole page, with a chapter more."""
     facts = results["machine"]
     lines = [
         "# Real trained weights",
@@ -29,7 +29,7 @@ def markdown(results: dict[str, Any]) -> str:
         ),
         *detection(results["yolo"]),
         *sentences(results["minilm"]),
-        *default(results["default"]),
+        *extra,
         "## Made by",
         "",
         f"    {results['command']}",
@@ -418,41 +418,4 @@ def _encoder_verdict(found: Row, sweep: Sequence[Row]) -> list[str]:
             "same ratio, "
             "and leaves more MACs: it cuts MLP widths before heads."
         ),
-    ]
-
-
-def default(found: dict[str, list[Row]]) -> list[str]:
-    """The chapter on the default with data."""
-    detector = [
-        [
-            f"{row['left']:.0%}",
-            row["method"],
-            f"{row['kept']} of {row['of']}",
-            str(row["new"]),
-            number(row["average_precision"]),
-            str(row["cpu_seconds"]),
-        ]
-        for row in found["yolo"]
-    ]
-    encoder = [
-        [
-            f"{row['left']:.0%}",
-            row["method"],
-            *(number(row[key], 3) for key in ("pearson", "spearman")),
-            *(f"{row[key]:.0%}" for key in ("same_answer", "paraphrases_found")),
-            str(row["cpu_seconds"]),
-        ]
-        for row in found["minilm"]
-    ]
-    return [
-        "## With data, at the same MACs",
-        "",
-        *prose(
-            "`sc.prune(model, x, macs=..., data=...)` as it is, beside `l2` over all groups with the same "
-            "recovery by the same data; no labels, no training. The detector learns from half of the photos, "
-            "their crops and mirror images, and is judged on the other half, both ways; the encoder from the "
-            "16 other sentences. CPU seconds are those of choosing and recovery."
-        ),
-        *table(["MACs left", "method", "kept", "new", "AP", "CPU s"], detector),
-        *table(["MACs left", "method", "Pearson", "Spearman", "same answer", "neighbour", "CPU s"], encoder),
     ]
