@@ -17,6 +17,8 @@ from secateur.asking import Ask, Filled, PlanWords, Words, takes
 from secateur.capture.batches import Samples, batches
 from secateur.capture.layouts import layout_note
 from secateur.capture.meta import is_on_meta, require_values
+from secateur.capture.outside import outside_held
+from secateur.capture.switches import garbage_waits
 from secateur.capture.unwrap import unwrap, warn_of_compiled
 from secateur.configs.uniform import uniform
 from secateur.costs import Cost, cost_of
@@ -98,9 +100,16 @@ def prune(
     if ask.check:
         require_values(model)
     groups, attempt = _settle(model, example_inputs, ask.named(model), samples=samples)
+    result = _result_of(model, example_inputs, groups, attempt)
+    return recover_result(result, data, steps) if steps else result
+
+
+@garbage_waits()
+def _result_of(model: nn.Module, example_inputs: Any, groups: Groups, attempt: Attempt) -> Result:
+    """What a settled attempt amounts to."""
     # What was recorded has all its buffers on the meta device; the model's own may have values.
     cut = attempt.plan.apply(model) if is_on_meta(model) else attempt.model
-    result = Result(
+    return Result(
         model=cut,
         plan=_remembered(cut, attempt.plan),
         verdict=attempt.verdict,
@@ -110,7 +119,6 @@ def prune(
         original=model,
         example_inputs=example_inputs,
     )
-    return recover_result(result, data, steps) if steps else result
 
 
 @takes(PlanWords)
@@ -189,7 +197,9 @@ def _settle(
 
     def on(substrate: str) -> tuple[Groups, Attempt]:
         sample = None if samples is None else next(iter(samples))
-        recorded = Recorded.of(model, example_inputs, substrate, ask.returns, sample)
+        with garbage_waits(), outside_held():
+            recorded = Recorded.of(model, example_inputs, substrate, ask.returns, sample)
+            recorded.look_around()
         return _settle_recorded(recorded, ask, stored, samples)
 
     return on_any_substrate(on)

@@ -182,6 +182,7 @@ class Settler:
         """The model as it is called otherwise than on the example."""
         return tuple(Served(*other) for other in self.recorded.others)
 
+    @garbage_waits()
     def _cut(self, groups: Groups, plan: Plan) -> Attempt:
         """Cut and compare the records, those of other calls as well."""
         kept = kept_by(plan, groups)

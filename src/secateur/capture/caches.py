@@ -12,7 +12,9 @@ import sys
 import traceback
 import weakref
 from collections.abc import Iterator, Sequence
+from inspect import Signature
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 from torch import Tensor
@@ -86,6 +88,7 @@ def _caches_of_modules() -> "Iterator[functools._lru_cache_wrapper[Any]]":
                     yield one
 
 
+@functools.lru_cache
 def _is_foreign(module: str) -> bool:
     """Whether a module belongs neither to PyTorch nor to Python itself; `typing` keeps hundreds of caches."""
     package = module.partition(".")[0]
@@ -94,6 +97,25 @@ def _is_foreign(module: str) -> bool:
 
 def _holds_tensors(cache: "functools._lru_cache_wrapper[Any]") -> bool:
     """Whether a tensor is among the cached results, or inside one of them."""
-    return cache.cache_info().currsize > 0 and any(
-        isinstance(leaf, Tensor) for leaf in tree_leaves(gc.get_referents(cache))
-    )
+    if not cache.cache_info().currsize:
+        return False
+    held = gc.get_referents(cache)
+    if _PLAIN.issuperset(map(type, held)):
+        return False
+    return any(isinstance(leaf, Tensor) for one in held if not _is_plain(one) for leaf in tree_leaves(one))
+
+
+_ENTRIES = [one for one in gc.get_referents(_is_foreign) if isinstance(one, type) and "elem" in one.__name__]
+"""The class of what the dict of a cache holds, beside which the cache itself names its results."""
+
+_PLAIN = frozenset(
+    (bool, int, float, complex, str, bytes, type(None), type, object, FunctionType, CodeType, Signature)
+).union(_ENTRIES)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is no tensor and holds none, as most that is cached, and the entries of a cache."""
+    if type(value) is dict or type(value) is tuple:
+        parts = value.values() if type(value) is dict else value
+        return _PLAIN.issuperset(map(type, parts)) or all(map(_is_plain, parts))
+    return type(value) in _PLAIN

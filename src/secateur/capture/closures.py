@@ -6,6 +6,7 @@ function gets a twin: the same code, whose closure, defaults and global names ho
 """
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +15,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.capture.walk import walk_modules
+
 _OWN_OF_MODULES = ("_parameters", "_buffers", "_modules")
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), type)
+_NOTHING = frozenset(_PLAIN)
+_CONTAINERS = frozenset((dict, OrderedDict, list, tuple, set))
 _MOST_OBJECTS = 10_000
 """So many objects are looked at on the way from a function to the model."""
 
@@ -66,9 +71,11 @@ def twins_of(model: nn.Module) -> list[Twin]:
     """
     targets = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     held: list[Any] = []
-    for module in model.modules():
+    for _, module in walk_modules(model):
         targets.add(id(module))
         for name, value in vars(module).items():
+            if type(value) in _NOTHING or (type(value) in _CONTAINERS and not value):
+                continue
             if isinstance(value, Tensor):
                 targets.add(id(value))
             elif name not in _OWN_OF_MODULES and _may_hold_functions(value):

@@ -12,10 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._C._dynamo import eval_frame as _eval_frame
 from torch._subclasses.fake_tensor import FakeTensorConverter, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _COMPILER = "torch._dynamo"
+
+_compiler_of_frames: Callable[[], Any] = getattr(_eval_frame, "get_eval_frame_callback", lambda: True)
+"""What looks at the frames of this thread now: None where nothing does that would have to be kept off."""
 
 
 class Mode(TorchDispatchMode):
@@ -38,7 +42,9 @@ def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (guarded if _COMPILER in sys.modules else function)(*args, **kwargs)
+        if _COMPILER in sys.modules and _compiler_of_frames() is not None:
+            return guarded(*args, **kwargs)
+        return function(*args, **kwargs)
 
     return call
 

@@ -5,31 +5,21 @@ and default arguments (see `capture/reach.py`) is saved before a run and put bac
 made of fake tensors, or in the precision of a proof, is not the user's.
 """
 
-import logging
 import random
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import chain
-from operator import is_
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.capture.caches import forget_tables
-from secateur.capture.reach import ALL, Slot, reach
-
-_DEPTH = 3
-_LONG = 10_000
-_SMALL = 65_536
-_NUMBERS = frozenset((bool, int, float, complex, str, bytes, type(None), type, FunctionType))
-_LEFT = (nn.Module, ModuleType, FunctionType, MethodType, BuiltinFunctionType, type, logging.Logger)
-_CLOSED = (int, float, complex, str, bytes, *_LEFT)
+from secateur.capture.reach import ALL, Reach, Slot, reach
+from secateur.capture.saves import HeldSaves, Place, Save
 
 
 @dataclass(frozen=True)
@@ -96,13 +86,15 @@ def outside_kept(model: nn.Module, seed: int = 0, *, constructs: bool = False) -
         >>> Cached.tables
         {}
     """
-    found = reach(model, constructs=constructs)
+    hold = _HOLD.get()
+    found = reach(model, constructs=constructs) if hold is None else hold.reach(model, constructs)
+    kept = None if hold is None else hold.kept(found)
     caches = [cache for held in found.caches.values() if (cache := held()) is not None]
     for cache in caches:
         forget_tables(cache)  # or the first run would find what later ones have to make
     switches = [one for name, one in _SWITCHES.items() if name in found.named]
     generators = [_GENERATORS[name] for name in sorted(found.draws)]
-    with _SAVED.over([*found.places.values(), *switches, *generators]) as changed:
+    with _SAVED.over([*found.places.values()], [*switches, *generators], kept) as changed:
         if "python" in found.draws:
             random.seed(seed)
         if "numpy" in found.draws:
@@ -114,139 +106,109 @@ def outside_kept(model: nn.Module, seed: int = 0, *, constructs: bool = False) -
                 forget_tables(cache)
 
 
-@dataclass
-class _Save:
-    """What a place held, and how many runs may change it now."""
-
-    place: Slot | _Switch
-    value: Any
-    contents: list[tuple[Any, Any]]
-    users: int = 0
-
-    def put_back(self) -> bool:
-        """Whether it had to be."""
-        value = self.place.read()
-        if isinstance(self.place, _Switch):
-            self.place.write(self.value)
-            return False
-        is_same = value is self.value or (self.place.name == ALL and value == self.value)
-        if not is_same:
-            self.place.write(self.value)
-        refilled = [_refill(held, copied) for held, copied in self.contents]
-        return any(refilled) or not is_same
-
-
 class _Saved:
     """The places that some run may change now; the last run puts them back."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.saves: dict[Hashable, _Save] = {}
+        self.saves: dict[Hashable, Save] = {}
+        self.begun = 0
 
     @contextmanager
-    def over(self, places: Sequence[Slot | _Switch]) -> Iterator[list[Any]]:
-        """Save places until all runs that may change them ended; yields what turns out to be changed."""
+    def over(
+        self, slots: Sequence[Slot], switches: Sequence[_Switch], kept: HeldSaves | None
+    ) -> Iterator[list[Any]]:
+        """Save places until all runs that may change them ended; yields what turns out to be changed.
+
+        Args:
+            slots: Places of the model's code.
+            switches: Those of the process.
+            kept: What was saved of the slots before, and takes what is saved now; None if no run follows.
+        """
         changed: list[Any] = []
         with self.lock:
-            for place in places:
-                key = place.key
-                if key not in self.saves:
-                    value = place.read()
-                    held = [] if type(value) in _NUMBERS else _contents(value, _DEPTH)
-                    self.saves[key] = _Save(place, value, held)
-                self.saves[key].users += 1
+            self.begun += 1
+            begun, is_alone = self.begun, not self.saves
+            if kept is not None and is_alone and kept.saves:
+                self.saves.update(kept.saves)  # with one user each
+            else:
+                self._save(slots)
+                if kept is not None and is_alone:
+                    kept.keep(dict(self.saves))
+            self._save(switches)
         try:
             yield changed
         finally:
             with self.lock:
-                # Last which names a class has: a run within another one may have met a name of that one's.
-                for place in sorted(places, key=lambda one: isinstance(one, Slot) and one.name == ALL):
-                    save = self.saves[place.key]
-                    save.users -= 1
-                    if not save.users and self.saves.pop(place.key).put_back():
-                        changed.append(place)
+                is_alone = is_alone and begun == self.begun
+                if kept is not None and is_alone and kept.is_current():
+                    for one in slots:
+                        del self.saves[one.key]
+                else:
+                    changed += self._put_back(slots)
+                    if kept is not None:
+                        kept.keep(kept.saves if is_alone else {})
+                self._put_back(switches)
+
+    def _save(self, places: Sequence[Place]) -> None:
+        for place in places:
+            save = self.saves.get(place.key)
+            if save is None:
+                save = self.saves[place.key] = Save.of(place)
+            save.users += 1
+
+    def _put_back(self, places: Sequence[Place]) -> list[Place]:
+        """Put back what no other run may change; the places that were changed."""
+        changed: list[Place] = []
+        # Last which names a class has: a run within another one may have met a name of that one's.
+        for place in sorted(places, key=lambda one: isinstance(one, Slot) and one.name == ALL):
+            save = self.saves[place.key]
+            save.users -= 1
+            if not save.users and self.saves.pop(place.key).put_back():
+                changed.append(place)
+        return changed
 
 
 _SAVED = _Saved()
 
 
-def _contents(value: Any, depth: int) -> list[tuple[Any, Any]]:
-    """The containers in a value, each beside a copy."""
-    found: list[tuple[Any, Any]] = []
-    _collect(value, depth, found)
-    return found
+class _Hold:
+    """What was found of models and saved of their surroundings, while several runs of them follow."""
+
+    def __init__(self) -> None:
+        self._reached: dict[tuple[int, bool], tuple[nn.Module, Reach]] = {}
+        self._kept: dict[int, HeldSaves] = {}
+
+    def reach(self, model: nn.Module, constructs: bool) -> Reach:
+        key = (id(model), constructs)
+        if key not in self._reached:
+            self._reached[key] = model, reach(model, constructs=constructs)
+        return self._reached[key][1]
+
+    def kept(self, found: Reach) -> HeldSaves:
+        return self._kept.setdefault(id(found), HeldSaves())
 
 
-def _collect(value: Any, depth: int, found: list[tuple[Any, Any]]) -> None:
-    """Add the containers in a value to those found; most values of most places hold none."""
-    if isinstance(value, Tensor):
-        if _is_small(value):
-            found.append((value, value.detach().clone()))
-        return
-    if depth == 0 or isinstance(value, _CLOSED):
-        return
-    if isinstance(value, tuple):
-        parts: Iterable[Any] = value
-    elif isinstance(value, (dict, list, set, deque)):
-        copied = _parts(value)
-        if len(copied) > _LONG:
-            return
-        found.append((value, copied))
-        parts = [part for _, part in copied] if isinstance(value, dict) else copied
-    else:
-        held = getattr(value, "__dict__", None)
-        if type(held) is dict:
-            _collect(held, depth, found)
-        return
-    for part in parts:
-        if type(part) not in _NUMBERS:
-            _collect(part, depth - 1, found)
+_HOLD: ContextVar[_Hold | None] = ContextVar("_HOLD", default=None)
 
 
-def _parts(container: Any) -> list[Any]:
-    """What is in a container, whatever its class makes of asking for it."""
-    if isinstance(container, dict):
-        return list(dict.items(container))
-    return list(next(kind for kind in (list, set, deque) if isinstance(container, kind)).__iter__(container))
+@contextmanager
+def outside_held() -> Iterator[None]:
+    """Keep what is saved around a model from one run to the next.
 
+    While this lasts, models are not given other classes or functions than they had at their first run, and
+    what is assigned around them between two runs counts as the next one's doing, as it does during a run.
 
-def _is_small(tensor: Tensor) -> bool:
-    return type(tensor) is Tensor and not tensor.is_meta and tensor.numel() <= _SMALL
-
-
-def _refill(held: Any, copied: Any) -> bool:
-    """Give a container its contents back; whether they were others."""
-    if isinstance(held, Tensor):
-        return rewrite(held, copied)
-    parts = _parts(held)
-    if len(parts) == len(copied) and (_is_identical(held, copied) or all(map(_is_same, parts, copied))):
-        return False
-    kind = next(kind for kind in (OrderedDict, dict, list, set, deque) if isinstance(held, kind))
-    kind.clear(held)
-    getattr(kind, "extend" if kind in (list, deque) else "update")(held, copied)
-    return True
-
-
-def rewrite(held: Tensor, copied: Tensor) -> bool:
-    """Give a tensor its numbers back, in its place; whether they were others."""
-    if held.is_meta or held.shape != copied.shape or held.dtype != copied.dtype:
-        held.data = copied
-    elif torch.equal(held, copied):
-        return False
-    else:
-        with torch.no_grad(), torch.autograd._unsafe_preserve_version_counter(held):
-            held.copy_(copied)
-    return True
-
-
-def _is_identical(held: Any, copied: list[Any]) -> bool:
-    """Whether a container of the length of its copy holds the very same things, looked at without Python."""
-    if isinstance(held, dict):
-        return all(map(is_, chain.from_iterable(dict.items(held)), chain.from_iterable(copied)))
-    return all(map(is_, _parts(held), copied))
-
-
-def _is_same(one: Any, two: Any) -> bool:
-    if isinstance(one, tuple) and isinstance(two, tuple) and len(one) == len(two):
-        return all(left is right for left, right in zip(one, two, strict=True))
-    return one is two
+    Example:
+        >>> with outside_held():
+        ...     for _ in range(2):
+        ...         with outside_kept(nn.Linear(2, 2)) as changed:
+        ...             pass
+        >>> changed
+        []
+    """
+    token = _HOLD.set(_HOLD.get() or _Hold())
+    try:
+        yield
+    finally:
+        _HOLD.reset(token)

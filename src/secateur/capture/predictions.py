@@ -16,6 +16,7 @@ from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
 
+from secateur.capture.fakes import faked
 from secateur.capture.strides import Sizes, is_dense, strides_of
 
 _ATEN = torch.ops.aten
@@ -84,7 +85,7 @@ def _made(shape: Sizes, tensors: Sequence[Tensor], *, contiguous: bool = True) -
     mode, device = known
     with no_dispatch():
         made = torch.empty(tuple(shape), dtype=tensors[0].dtype, device="meta")
-    return FakeTensor(mode, made, device)
+    return faked(mode, made, device)
 
 
 def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
@@ -119,7 +120,7 @@ def _combined(*operands: Any, **options: Any) -> Tensor | None:
         return None
     with no_dispatch():
         made = torch.empty_strided(shape, strides_of(shape, tensors), dtype=tensors[0].dtype, device="meta")
-    return FakeTensor(known[0], made, known[1])
+    return faked(known[0], made, known[1])
 
 
 def _written(x: Tensor, *operands: Any, **options: Any) -> Tensor | None:
@@ -334,7 +335,7 @@ def _grouped(x: Tensor, weight: Tensor, offs: Tensor | None = None, **options: A
     size, stride = (x.shape[0], weight.shape[2]), (-(-weight.shape[2] // 4) * 4, 1)
     with no_dispatch():
         made = torch.empty_strided(size, stride, dtype=torch.float32, device="meta")
-    return FakeTensor(known[0], made, known[1])
+    return faked(known[0], made, known[1])
 
 
 PREDICTIONS: dict[Any, Callable[..., Tensor | None]] = {

@@ -20,6 +20,7 @@ from weakref import ref
 from torch import nn
 
 from secateur.capture.closures import is_filled
+from secateur.capture.walk import walk_modules
 
 _FOREIGN = frozenset({"torch", "numpy", "secateur", "builtins"}) | sys.stdlib_module_names
 """Packages whose functions keep nothing of a model."""
@@ -76,6 +77,18 @@ class Slot:
         if isinstance(owner, FunctionType):
             return getattr(owner, name)
         return (owner if isinstance(owner, dict) else vars(owner)).get(name, MISSING)
+
+    def reader(self) -> Callable[[], Any]:
+        """What reads as `read` does, without Python; keeps the owner, raises ValueError at an empty cell."""
+        owner, name = self.owner(), self.name
+        if owner is None or name == ALL:
+            return self.read
+        if isinstance(name, int):
+            cell = owner.__closure__[name]
+            return partial(getattr, cell, "cell_contents") if is_filled(cell) else self.read
+        if isinstance(owner, FunctionType):
+            return partial(getattr, owner, name)
+        return partial((owner if isinstance(owner, dict) else vars(owner)).get, name, MISSING)
 
     def write(self, value: Any) -> None:
         """Hold another value there."""
@@ -143,7 +156,8 @@ def reach(model: nn.Module, *, constructs: bool = False) -> Reach:
         ['*', 'runs']
     """
     start: dict[int, Any] = {}
-    for module in model.modules():
+    held = [module for _, module in walk_modules(model)]
+    for module in held:
         start[id(type(module))] = type(module)
         for name, value in vars(module).items():
             if name not in _REGISTERED and type(value) not in _NUMBERS and not _is_empty(value):
@@ -155,7 +169,7 @@ def reach(model: nn.Module, *, constructs: bool = False) -> Reach:
     refs, found = _KNOWN.get(key, ((), Reach()))
     if refs and all(one() is not None for one in refs):
         return found
-    walk = _Walk({kind.__module__ for kind in map(type, model.modules())}, constructs)
+    walk = _Walk({kind.__module__ for kind in map(type, held)}, constructs)
     for one in start.values():
         walk.add(one)
     while len(_KNOWN) >= _KEPT:

@@ -39,11 +39,12 @@ from secateur.capture.operators import (
 )
 from secateur.capture.outside import outside_kept
 from secateur.capture.randomness import OwnNumbers, draw, is_seeded, seed_of
-from secateur.capture.shadow import attributes_of, own_inputs, shadow
+from secateur.capture.shadow import has_other_attributes, own_inputs, shadow
 from secateur.capture.shortcuts import is_constant, run, storages_written
 from secateur.capture.state import Counting, resolve
 from secateur.capture.switches import garbage_waits, recording_context
 from secateur.capture.unwrap import modules_in_python
+from secateur.capture.walk import walk_modules, walk_tensors
 from secateur.errors import CaptureError, RequestError, SecateurError
 from secateur.graph.node import Graph, Node, Ref, Value
 
@@ -175,7 +176,7 @@ def record(
         The record, partial if the model failed, and what it failed with.
     """
     start_afresh()
-    asked = _Asked(substrate, training, make or Recorder, state, moment or Moment())
+    asked = AskedRun(substrate, training, make or Recorder, state, moment or Moment())
     graph, failure, made = _record(model, example_inputs, asked)
     drop_frames(failure)
     forget(made)
@@ -196,8 +197,16 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What to record, as `record` explains it."""
+class AskedRun:
+    """What to record.
+
+    Attributes:
+        substrate: As for `record`, like all that follows.
+        training: In training mode.
+        make: Makes the recorder.
+        state: What the model returns for its next call only, or what counts.
+        moment: When in the life of the model.
+    """
 
     substrate: str
     training: bool
@@ -206,9 +215,54 @@ class _Asked:
     moment: Moment
 
 
+@dataclass(frozen=True, eq=False)
+class RecordedRun:
+    """A run that was recorded, as far as it came.
+
+    Attributes:
+        recorder: What recorded it.
+        held: The copy of the model that ran.
+        returned: What it returned, held until the record is closed: that is in use.
+        outputs: The tensors in that which count.
+        failure: What it failed with; None if it did not.
+        state: Names of what it returned for its next call only, or what counts.
+        changed: The places outside of the model that it changed.
+    """
+
+    recorder: "Recorder"
+    held: nn.Module
+    returned: Any
+    outputs: list[Tensor]
+    failure: Exception | None
+    state: Any
+    changed: list[Any]
+
+
 def _record(
-    model: nn.Module, example_inputs: Any, asked: _Asked
+    model: nn.Module, example_inputs: Any, asked: AskedRun
 ) -> tuple[Graph, Exception | None, list["ref[Tensor]"]]:
+    ran = run_recorded(model, example_inputs, asked)
+    recorder, state = ran.recorder, ran.state
+    known = () if state is None or isinstance(state, Counting) else state
+    has_changed = bool(ran.changed) or recorder.has_written or has_other_attributes(ran.held, model)
+    graph = replace(
+        recorder.finish(ran.outputs, asked.substrate, known),
+        seed=asked.moment.seed,
+        calls=asked.moment.calls,
+        leaves_traces=has_changed,
+        training=asked.training,
+    )
+    return graph, ran.failure, recorder.made
+
+
+def run_recorded(model: nn.Module, example_inputs: Any, asked: AskedRun) -> RecordedRun:
+    """Run a copy of a model under a recorder.
+
+    Args:
+        model: Any module.
+        example_inputs: As for `capture`.
+        asked: What to record.
+    """
     substrate, seed, state = asked.substrate, asked.moment.seed, asked.state
     fake = None if substrate == "real" else fake_mode()
     if substrate == "symbolic":
@@ -218,6 +272,7 @@ def _record(
     recorder = asked.make(held)
     recorder.seed = seed if fake is None else None
     outputs: list[Tensor] = []
+    output: Any = None
     failure: Exception | None = None
     with (
         outside_kept(model, seed) as changed,
@@ -237,16 +292,7 @@ def _record(
             outputs = require_tensors(output, state)
         except Exception as error:  # noqa: BLE001 - a foreign model may raise anything
             failure = error
-    known = () if state is None or isinstance(state, Counting) else state
-    has_changed = bool(changed) or recorder.has_written or attributes_of(held) != attributes_of(model)
-    graph = replace(
-        recorder.finish(outputs, substrate, known),
-        seed=seed,
-        calls=asked.moment.calls,
-        leaves_traces=has_changed,
-        training=asked.training,
-    )
-    return graph, failure, recorder.made
+    return RecordedRun(recorder, held, output, outputs, failure, state, changed)
 
 
 class Recorder(Mode):
@@ -275,13 +321,14 @@ class Recorder(Mode):
         self._looked_at = 0
         self.seed: int | None = None
         self.has_written = False
-        for kind, named in (
-            ("parameter", model.named_parameters(remove_duplicate=False)),
-            ("buffer", model.named_buffers(remove_duplicate=False)),
-        ):
-            for name, tensor in named:
-                known = self._index_of.get(id(tensor))
-                self.tensors[name] = self._add(tensor, kind) if known is None else known
+        for kind, name, tensor in walk_tensors(model):
+            known = self._index_of.get(id(tensor))
+            self.tensors[name] = self._add(tensor, kind) if known is None else known
+
+    @property
+    def count(self) -> int:
+        """How many operators were recorded."""
+        return len(self.nodes)
 
     def _add(self, tensor: Tensor, kind: str) -> int:
         self.values.append(Value(tuple(int(size) for size in tensor.shape), _text(tensor.dtype), kind))
@@ -372,7 +419,7 @@ class Recorder(Mode):
     def _drawn(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], seed: int) -> Any:
         """Run an operator on real tensors."""
         if is_seeded(func, args, kwargs):
-            return draw(func, args, kwargs, seed_of(seed, len(self.nodes)))
+            return draw(func, args, kwargs, seed_of(seed, self.count))
         return func(*args, **kwargs)
 
     def _alias(self, output: Any, args: Sequence[Any]) -> Any:
@@ -433,10 +480,7 @@ class Recorder(Mode):
             outputs=tuple(self._index_of[id(output)] for output in outputs if id(output) in self._index_of),
             substrate=substrate,
             state=frozenset(state),
-            module_types={
-                name: tuple(kind.__name__ for kind in type(module).__mro__)
-                for name, module in self.model.named_modules()
-            },
+            module_types={name: _names_of(type(module)) for name, module in walk_modules(self.model)},
             unused=self._unused(outputs),
         )
         self._alive.clear()
@@ -476,6 +520,11 @@ def held_elsewhere(tensors: Sequence[Tensor]) -> Iterator[int]:
     for at in range(len(tensors)):
         if sys.getrefcount(tensors[at]) - counts[id(tensors[at])] > fewest:
             yield at
+
+
+def _names_of(kind: type) -> tuple[str, ...]:
+    """The names of a class and of those that it is made of."""
+    return tuple([one.__name__ for one in kind.__mro__])
 
 
 def _memory(tensor: Tensor) -> tuple[Any, ...] | None:

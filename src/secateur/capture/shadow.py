@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
 
 from secateur.capture.copies import copy_module
+from secateur.capture.fakes import faked
 from secateur.capture.inputs import map_inputs
+from secateur.capture.walk import walk_modules
 
 
 def shadow(model: nn.Module, fake: FakeTensorMode | None = None) -> nn.Module:
@@ -66,7 +68,7 @@ def _faked(fake: FakeTensorMode, tensor: Tensor) -> Tensor:
         return made
     with no_dispatch():
         empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    return FakeTensor(fake, empty, tensor.device)
+    return faked(fake, empty, tensor.device)
 
 
 def own_inputs(inputs: Any, fake: FakeTensorMode | None) -> Any:
@@ -77,14 +79,24 @@ def own_inputs(inputs: Any, fake: FakeTensorMode | None) -> Any:
     return map_inputs(inputs, lambda leaf: copies.setdefault(id(leaf), leaf.detach().clone()))
 
 
-def attributes_of(model: nn.Module) -> list[Any]:
-    """What a run may change in modules: numbers, and whether something is there."""
-    return [
-        (name, _plain(value))
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if name != "training"
-    ]
+def has_other_attributes(model: nn.Module, other: nn.Module) -> bool:
+    """Whether modules hold other numbers or words than those of another model, or something beside them.
+
+    Args:
+        model: Any module.
+        other: A copy of it, perhaps after a run.
+    """
+    ours, theirs = ([vars(module) for _, module in walk_modules(one)] for one in (model, other))
+    return len(ours) != len(theirs) or any(map(_differs, ours, theirs))
+
+
+def _differs(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    if ours.keys() != theirs.keys():
+        return True
+    return any(
+        value is not other and name != "training" and _plain(value) != _plain(other)
+        for (name, value), other in zip(ours.items(), map(theirs.get, ours), strict=True)
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ tensor inside, so that the kernels for meta tensors tell the same sizes and stri
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manag
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
+from secateur.capture.answers import Question, is_answerable
+from secateur.capture.fakes import faked
 from secateur.capture.operators import is_mutable, operands
 from secateur.capture.predictions import PREDICTIONS, fake_of
 
@@ -48,6 +51,15 @@ _KERNELS = {
 } | {_ATEN.softmax.int}
 """Operators that make a new tensor, laid out on meta tensors as on any device if all are contiguous."""
 
+_SAME = {
+    _ATEN.batch_norm.default,
+    _ATEN.contiguous.default,
+    _ATEN.dropout.default,
+    _ATEN.to.dtype,
+    _ATEN.to.dtype_layout,
+}
+"""Operators that mostly hand back what they are given, or are given buffers, which are no fake tensors."""
+
 _DEVICE = torch.ops.prim.device.default
 """What PyTorch asks of a fake tensor wherever C++ needs its device."""
 
@@ -63,6 +75,23 @@ def run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
             return func(*args)
     if func is _DEVICE and isinstance(args[0], FakeTensor):
         return args[0].device
+    if not _is_answerable(func):
+        return _ask(func, args, kwargs)
+    question = Question(func, args, kwargs)
+    made = question.answer()
+    if made is None:
+        made = _ask(func, args, kwargs)
+        question.keep(func, made)
+    return made
+
+
+@cache
+def _is_answerable(func: Any) -> bool:
+    return func not in _VIEWS and func not in _SAME and is_answerable(func)
+
+
+def _ask(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Find what an operator makes of fake tensors."""
     predict = PREDICTIONS.get(func)
     is_known = predict is not None or func in _VIEWS or func in _KERNELS
     leaves = operands(func, args, kwargs) if is_known else []
@@ -129,11 +158,10 @@ def _on_meta(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     else:
         with no_dispatch():
             result = func(*tree_map_only(Tensor, _without_numbers, tuple(args)), **kwargs)
-
-    def wrap(made: Tensor) -> Tensor:
-        return made if isinstance(made, FakeTensor) else FakeTensor(mode, made, device)
-
-    return tree_map_only(Tensor, wrap, result)
+    if isinstance(result, Tensor):
+        return result if isinstance(result, FakeTensor) else faked(mode, result, device)
+    wrapped = [made if isinstance(made, FakeTensor) else faked(mode, made, device) for made in result]
+    return type(result)(wrapped)
 
 
 def _without_numbers(tensor: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from secateur.capture.copies import copy_module
+from secateur.capture.walk import walk_modules
 from secateur.errors import RequestError, UnwrapWarning
 
 _INNER = {
@@ -93,7 +94,7 @@ def _warn(text: str) -> None:
 
 def modules_in_python(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules of a model that run Python, by name: scripts take no hooks, and their numbers are fixed."""
-    for name, module in model.named_modules():
+    for name, module in walk_modules(model):
         if not isinstance(module, torch.jit.ScriptModule):
             yield name, module
 

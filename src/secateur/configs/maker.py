@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from secateur.architecture import tensor_shapes
-from secateur.capture.outside import outside_kept, rewrite
+from secateur.capture.outside import outside_kept
 from secateur.capture.randomness import OwnNumbers
+from secateur.capture.saves import rewrite
 from secateur.configs.records import Path, records_of
 from secateur.cut.shorten import put
 

@@ -5,7 +5,9 @@ from typing import Any
 
 from torch import nn
 
+from secateur.capture.outside import outside_held
 from secateur.capture.state import returned
+from secateur.capture.switches import garbage_waits
 from secateur.capture.unwrap import unwrap
 from secateur.coupling.groups import Groups
 from secateur.coupling.protect import Protected, protected_names
@@ -49,5 +51,6 @@ def couple(
         [('0', 8, None), ('0#2', 3, 'model input'), ('2', 4, 'model output')]
     """
     inner = unwrap(model)
-    recorded = Recorded.of(inner, example_inputs, state=returned(state, outputs))
-    return recorded.couple(protected_names(inner, protect), axes=axes)
+    with garbage_waits(), outside_held():
+        recorded = Recorded.of(inner, example_inputs, state=returned(state, outputs))
+        return recorded.couple(protected_names(inner, protect), axes=axes)

@@ -17,6 +17,7 @@ from secateur.capture.reach import reach
 from secateur.capture.recorder import record
 from secateur.capture.shadow import shadow
 from secateur.capture.state import Counting
+from secateur.capture.switches import garbage_waits
 from secateur.capture.variants import Variant, variants_of
 from secateur.capture.visible import find_visible
 from secateur.coupling.adapters import has_adapters, ranks_of
@@ -144,7 +145,7 @@ class Recorded:
         unread = unused_parameters(self.graph)
         if trained.failure is None and not unread and trains_alike(self.graph, trained.graph):
             return {}
-        groups = couple_graph(self.graph)
+        groups = self._alone
         found = wired_in(groups, trained.graph, "in training mode")
         unread -= used_parameters(trained.graph)
         if not unread:
@@ -160,20 +161,28 @@ class Recorded:
     @cached_property
     def elsewhere(self) -> Mapping[str, str]:
         """The groups that other paths treat otherwise, with the reason."""
-        groups = couple_graph(self.graph) if self.situations else None
         found: dict[str, str] = {}
         for situation, graph in self.situations:
-            assert groups is not None, "they were coupled"
-            found.update(wired_in(groups, graph, situation.words))
+            found.update(wired_in(self._alone, graph, situation.words))
         return found
+
+    @cached_property
+    def _alone(self) -> Groups:
+        """What the record by itself says; only to be read."""
+        return couple_graph(self.graph)
+
+    def look_around(self) -> None:
+        """Record now what is recorded beside the example before it is coupled, one run after the other."""
+        _ = self.training_only, self.elsewhere
 
     @cached_property
     def ranks(self) -> Mapping[str, str]:
         """The groups that are the rank of an adapter, with the reason."""
         named = self.model.named_parameters(remove_duplicate=False)
         frozen = {name for name, held in named if not held.requires_grad}
-        return ranks_of(couple_graph(self.graph), frozen) if has_adapters(self.graph, frozen) else {}
+        return ranks_of(self._alone, frozen) if has_adapters(self.graph, frozen) else {}
 
+    @garbage_waits()
     def couple(
         self,
         protect: Sequence[str] = (),

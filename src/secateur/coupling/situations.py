@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.capture.inputs import as_call, map_inputs
-from secateur.capture.reach import reach
+from secateur.capture.paths import path_of, record_path
+from secateur.capture.reach import Reach, reach
 from secateur.capture.recorder import Moment, Recorder, record
 from secateur.coupling.training import TrainingRecord
-from secateur.graph.node import Graph, Node, Ref
+from secateur.graph.node import Graph, Node
 
 _BATCHES = (1, 2, 3)
 _LARGEST = 256
@@ -79,18 +80,22 @@ def other_situations(
         ['at call 3']
     """
     known = {path_of(graph), path_of(trained.graph)}
-    lengths = _lengths(model, inputs)
+    code = reach(model)
     kinds = (
         _calls(model, inputs, graph),
-        _batches(model, inputs),
-        lengths,
-        _lucks(model, inputs, graph, trained),
+        _batches(code, inputs),
+        _lengths(code, inputs),
+        _lucks(code, inputs, graph, trained),
     )
     for tries in kinds:
         found = 0
-        for one in tries:
+        for at, one in enumerate(tries):
             kind = "real" if one.training else graph.substrate
             options: dict[str, Any] = {"training": one.training, "state": graph.state, "moment": one.moment}
+            if at:  # the first of a kind, such as a batch of one, takes a path of its own more often than not
+                path, failure = record_path(model, one.inputs, kind, **options)
+                if failure is not None or path in known:
+                    continue
             again, failure = record(model, one.inputs, kind, **options)
             if failure is not None or path_of(again) in known:
                 continue
@@ -99,17 +104,6 @@ def other_situations(
             found += 1
             if found == _PATHS:
                 break
-
-
-def path_of(graph: Graph) -> tuple[Any, ...]:
-    """The operators of a record, with the form of their arguments, without their numbers."""
-    return tuple(map(_form, graph.nodes))
-
-
-def _form(node: Node) -> Any:
-    return node.op, tuple(
-        len(arg) if isinstance(arg, tuple) else isinstance(arg, Ref) for arg in node.args.values()
-    )
 
 
 def _calls(model: nn.Module, inputs: Any, graph: Graph) -> Iterator[Situation]:
@@ -141,20 +135,20 @@ def _numbers_of(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if isinstance(value, (bool, int, float))}
 
 
-def _numbers_near(model: nn.Module) -> list[int]:
+def _numbers_near(code: Reach) -> list[int]:
     """The whole numbers with which the model's code compares, and those that follow them, the least first."""
-    near = {at for number in reach(model).compared for at in (number, number + 1)}
+    near = {at for number in code.compared for at in (number, number + 1)}
     return sorted(at for at in near if max(_BATCHES) < at <= _LARGEST)[:_NEAR]
 
 
-def _batches(model: nn.Module, inputs: Any) -> Iterator[Situation]:
+def _batches(code: Reach, inputs: Any) -> Iterator[Situation]:
     """Other numbers of samples, where code decides by sizes."""
-    if not reach(model).sizing or _has_lists(inputs):
+    if not code.sizing or _has_lists(inputs):
         return
     leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()]
     sizes = {len(leaf) for leaf in leaves}
     if len(sizes) == 1:
-        for count in dict.fromkeys((*_BATCHES, *_numbers_near(model))):
+        for count in dict.fromkeys((*_BATCHES, *_numbers_near(code))):
             if count not in sizes:
                 given = map_inputs(inputs, partial(_of_length, dim=0, count=count))
                 yield Situation(f"on a batch of {count}", given)
@@ -166,15 +160,15 @@ def _has_lists(inputs: Any) -> bool:
     return any(isinstance(arg, (list, tuple)) for arg in (*args, *kwargs.values()))
 
 
-def _lengths(model: nn.Module, inputs: Any) -> Iterator[Situation]:
+def _lengths(code: Reach, inputs: Any) -> Iterator[Situation]:
     """Other lengths of sequences, where code decides by sizes."""
-    if not reach(model).sizing or _has_lists(inputs):
+    if not code.sizing or _has_lists(inputs):
         return
     leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
     ranks = {(leaf.dim(), leaf.is_floating_point()) for leaf in leaves}
     sizes = {leaf.shape[1] for leaf in leaves if leaf.dim() > 1}
     if ranks in ({(3, True)}, {(2, False)}) and len(sizes) == 1:
-        for count in dict.fromkeys((1, *_numbers_near(model))):
+        for count in dict.fromkeys((1, *_numbers_near(code))):
             if count not in sizes:
                 given = map_inputs(inputs, partial(_of_length, dim=1, count=count))
                 yield Situation(f"on a length of {count}", given)
@@ -184,15 +178,16 @@ def _of_length(leaf: Tensor, dim: int, count: int) -> Tensor:
     if not leaf.dim():
         return leaf
     times = -(-count // leaf.shape[dim])
-    return leaf.repeat(*(times if at == dim else 1 for at in range(leaf.dim()))).narrow(dim, 0, count)
+    times_each = (times if at == dim else 1 for at in range(leaf.dim()))
+    return leaf.repeat(*times_each).narrow(dim, 0, count).contiguous().clone()  # with memory of its own
 
 
-def _lucks(model: nn.Module, inputs: Any, graph: Graph, trained: TrainingRecord) -> Iterator[Situation]:
+def _lucks(code: Reach, inputs: Any, graph: Graph, trained: TrainingRecord) -> Iterator[Situation]:
     """Other random numbers, for a model that draws; other inputs, for one that looks at numbers.
 
     On fake tensors no path depends on what an operator draws.
     """
-    own, looks = reach(model).draws & {"python", "numpy"}, graph.substrate == "real"
+    own, looks = code.draws & {"python", "numpy"}, graph.substrate == "real"
     if own or (looks and any(map(_draws, graph.nodes))):
         for seed in _SEEDS:
             yield Situation(f"with other random numbers (seed {seed})", inputs, Moment(seed=seed))

@@ -120,14 +120,15 @@ def _protect_unread(graph: Graph, findings: Findings) -> None:
     and what is taken now is a part of it: always in what no input takes part in, and in activations where as
     much is taken as the input is long. Channels that are left behind of channels may go: no input reads them.
     """
-    given = _axes_of(findings, graph.inputs)
+    held = _Held(findings)
+    given = held.by(graph.inputs)
     waiting: list[tuple[Node, set[Axis], set[Axis]]] = []
     read: set[Axis] = set()
     for node in graph.nodes:
         if traits_of(node) & (Trait.MOVES | Trait.REPEATS):
-            waiting.extend((node, *parts) for parts in _left_behind(graph, findings, node, given))
+            waiting.extend((node, *parts) for parts in _left_behind(graph, held, node, given))
         elif node.index not in graph.unused:
-            read |= _axes_of(findings, node.reads) - _axes_of(findings, node.makes)
+            read |= held.by(node.reads) - held.by(node.makes)
     for node, taken, left in waiting:
         for leaf in taken | left if left - read else ():
             if leaf.reason is None:
@@ -135,21 +136,35 @@ def _protect_unread(graph: Graph, findings: Findings) -> None:
 
 
 def _left_behind(
-    graph: Graph, findings: Findings, node: Node, given: set[Axis]
+    graph: Graph, axes: "_Held", node: Node, given: set[Axis]
 ) -> Iterator[tuple[set[Axis], set[Axis]]]:
     """What a call takes of each dim of a table, and what it leaves and might take for other inputs."""
     used = [value for value in node.makes if graph.readers[value] or value in graph.outputs]
-    handed_on = _axes_of(findings, used)
+    handed_on = axes.by(used)
     for value in node.reads:
-        for dim in findings.dims[value]:
-            held = set(leaves(dim))
+        for held in axes.of(value):
             taken, left = held & handed_on, held - handed_on
             if left and (value not in graph.from_inputs or (taken and taken <= given)):
                 yield taken, left
 
 
-def _axes_of(findings: Findings, values: Iterable[int]) -> set[Axis]:
-    return {leaf for value in values for dim in findings.dims[value] for leaf in leaves(dim)}
+class _Held:
+    """The axes that values hold, each found once; nothing is bound meanwhile."""
+
+    def __init__(self, findings: Findings) -> None:
+        self.dims = findings.dims
+        self.known: dict[int, list[set[Axis]]] = {}
+
+    def of(self, value: int) -> list[set[Axis]]:
+        """Dim by dim."""
+        found = self.known.get(value)
+        if found is None:
+            found = self.known[value] = [set(leaves(dim)) for dim in self.dims[value]]
+        return found
+
+    def by(self, values: Iterable[int]) -> set[Axis]:
+        """All together."""
+        return {leaf for value in values for held in self.of(value) for leaf in held}
 
 
 def _protect_unused(graph: Graph, findings: Findings) -> None:
@@ -158,7 +173,7 @@ def _protect_unused(graph: Graph, findings: Findings) -> None:
     The dims that those calls share with what is used go with it, as of a norm whose result is thrown away.
     """
     used = [node for node in graph.nodes if node.index not in graph.unused] if graph.unused else []
-    shared = _axes_of(findings, (value for node in used for value in (*node.reads, *node.makes)))
+    shared = _Held(findings).by({value for node in used for value in (*node.reads, *node.makes)})
     for value in graph.names:
         readers = graph.readers[value]
         if all(node.index in graph.unused for node in readers):

@@ -159,7 +159,8 @@ def axes_in(expr: Expr) -> Iterator[Axis]:
 
 def leaves(expr: Expr) -> list[Axis]:
     """List the unbound axes of an expression from the left, one entry an occurrence."""
-    return list(axes_in(resolve(expr)))
+    found = resolve(expr)
+    return [found] if isinstance(found, Axis) else list(axes_in(found))
 
 
 def resolve(expr: Expr) -> Expr:
