@@ -2,8 +2,8 @@
 
     logits[h, i, j] = scale * sum over d of  queries[h, i, d] * keys[h, j, d]
 
-They are computed by a matrix product of two activations, or inside a fused attention. A softmax over j does not
-see what is added to all logits of a row, so there all keys may be moved by one vector.
+They are computed by a matrix product of two activations, or inside a fused attention. A softmax over j does
+not see what is added to all logits of a row, so there all keys may be moved by one vector.
 """
 
 from collections.abc import Mapping

@@ -136,24 +136,34 @@ class Mixing:
 
 
 def turning(blocks: ChannelBlocks) -> Mixing | None:
-    """What commutes with any turn of pairs: a times one plus b times a quarter turn; single positions mix freely.
+    """What commutes with any turn of pairs: of each pair a times one plus b times a quarter turn.
+
+    Single positions mix freely.
 
     Returns:
-        None where positions do not go by pairs, or by themselves.
+        None where there are no pairs, or more than two positions go together.
+
+    Example:
+        >>> import numpy as np
+        >>> from secateur.graph.axes import total
+        >>> pair = Axis(2)
+        >>> both, kept = total(pair, pair), Kept({pair: np.array([True, False])})
+        >>> found = turning(blocks_of(both, both, kept))
+        >>> found.matrix(torch.tensor([2.0, 0.5])).tolist()
+        [[2.0, -0.5], [0.5, 2.0]]
     """
     pairs, singles = blocks.pairs, blocks.singles
     if not len(pairs) or 2 * len(pairs) + len(singles) != blocks.width:
         return None
     first, second = pairs.unbind(1)
-    entries = [(first, first, second, second, 1.0), (first, second, second, first, -1.0)]
+    one = two = singles
     if len(singles) ** 2 + 2 * len(pairs) <= _MOST_MIXED:
         one, two = (found.flatten() for found in torch.meshgrid(singles, singles, indexing="ij"))
-        entries.append((one, two, one, two, 0.0))
-    else:
-        entries.append((singles, singles, singles, singles, 0.0))
-    rows = torch.cat([torch.stack([one, three], 1) for one, _, three, _, _ in entries])
-    columns = torch.cat([torch.stack([two, four], 1) for _, two, _, four, _ in entries])
-    # The first entry of each unknown is it, with the sign of a turn; the second its partner.
-    signs = torch.cat([torch.tensor([[1.0, 1.0] if sign == 1 else [-1.0, 1.0] if sign else [1.0, 0.0]])
-                       .expand(len(one), 2) for one, _, _, _, sign in entries])
+    parts = [
+        ((first, first), (second, second), (1.0, 1.0)),
+        ((first, second), (second, first), (-1.0, 1.0)),
+        ((one, two), (one, two), (1.0, 0.0)),
+    ]
+    rows, columns = (torch.cat([torch.stack([a[at], b[at]], 1) for a, b, _ in parts]) for at in (0, 1))
+    signs = torch.cat([torch.tensor(sign).expand(len(a[0]), 2) for a, _, sign in parts])
     return Mixing(rows, columns, signs, blocks.width)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from secateur.coupling.layers import LayerCall
@@ -49,7 +48,9 @@ class HeadLayers:
         """A view of its bias; None if it has none."""
         return None if layer.bias is None else self.named[self.graph.names[layer.bias][0]].detach()
 
-    def replace_rows(self, layer: LayerCall, at: Tensor, matrix: Tensor, source: "HeadLayers", of: Tensor) -> None:
+    def replace_rows(
+        self, layer: LayerCall, at: Tensor, matrix: Tensor, source: "HeadLayers", of: Tensor
+    ) -> None:
         """Put in place of some outputs the sums of others, by the rows of a matrix: [outputs, sources]."""
         for there, here in (
             (self.weight(layer), source.weight(layer)),

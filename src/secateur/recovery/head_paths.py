@@ -38,7 +38,9 @@ class HeadPath:
         reader: The call that reads the end.
     """
 
-    def __init__(self, graph: Graph, layer: LayerCall, end: int, wanted: tuple[int, ...], reader: int) -> None:
+    def __init__(
+        self, graph: Graph, layer: LayerCall, end: int, wanted: tuple[int, ...], reader: int
+    ) -> None:
         self.graph, self.layer, self.end, self.reader = graph, layer, end, reader
         self.nodes = _before(graph, {end, *wanted}, layer.node.index)
         descended = {layer.output}
@@ -56,7 +58,9 @@ class HeadPath:
     def _reads(self, index: int, values: set[int]) -> bool:
         return not values.isdisjoint(self.graph.nodes[index].reads)
 
-    def run(self, replay: Replay, output: Tensor | None = None, *, with_exits: bool = False) -> dict[int, Tensor]:
+    def run(
+        self, replay: Replay, output: Tensor | None = None, *, with_exits: bool = False
+    ) -> dict[int, Tensor]:
         """Compute what arrives, in a replay that stands at the layer and goes on standing there.
 
         Args:
@@ -88,7 +92,9 @@ class HeadPath:
             if func._schema.is_mutable and node.op != "aten.detach_" and written not in known:
                 return f"{node.op} writes in place behind it"
         for index in self.exits:
-            missing = [value for value in self.graph.nodes[index].reads if not (value in known or value in replay)]
+            missing = [
+                value for value in self.graph.nodes[index].reads if not (value in known or value in replay)
+            ]
             if missing:
                 return f"its output is also read by {self.graph.nodes[index]}"
         return ""
@@ -160,7 +166,9 @@ class _Probe:
     def _leaves(self, value: int) -> bool:
         """Whether nothing on the path reads a value, such as a part that was split off."""
         graph = self.path.graph
-        return value != self.path.end and not any(node.index in self.path.path for node in graph.readers[value])
+        return value != self.path.end and not any(
+            node.index in self.path.path for node in graph.readers[value]
+        )
 
 
 def explore(
@@ -248,5 +256,3 @@ def _is_near(one: Tensor, other: Tensor, least: float) -> bool:
     return one.shape == other.shape and bool(
         (one - other).abs().max() <= least * other.abs().max().clamp_min(1e-30) if one.numel() else True
     )
-
-

@@ -6,9 +6,9 @@ a sample), find for each head
     min over M of  sum over its rows and all i, j of  (q_i M k_j - q'_i k'_j)^2  +  ridge |M - 1|^2
 
 Only second moments are held: A = Q'Q, B = K'K, G = Q'Q_d K_d'K and |Q_d K_d'|^2, for each row. The normal
-equations, sum of A M B = sum of G, are solved by conjugate gradients, with the inverse for the means of A and
-of B before them, made from two eigendecompositions: of one row that is the solution itself. Where M is bound to
-few entries (rotary positions), their equations are small enough to be written out.
+equations, sum of A M B = sum of G, are solved by conjugate gradients, with the inverse for the means of A
+and of B before them, made from two eigendecompositions: of one row that is the solution itself. Where M is
+bound to few entries (rotary positions), their equations are small enough to be written out.
 
 References:
     Hestenes and Stiefel, "Methods of conjugate gradients for solving linear systems", 1952, section 3.
@@ -23,9 +23,9 @@ from torch import Tensor
 
 from secateur.recovery.channel_blocks import Mixing
 
-_RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8, 1e-11)
+_RIDGES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8, 1e-11, 1e-14)
 """Of the mean of A times that of B; from the cautious to the daring, until no head gains by it."""
-_TURNS = 40
+_TURNS = 60
 _ENOUGH = 1e-14
 """Of the squares of the residual, of those there were: the solution is found."""
 _TINY = 1e-300
@@ -57,8 +57,12 @@ class LogitSums:
 
     def join(self, other: "LogitSums") -> "LogitSums":
         """The rows of both."""
-        pairs = ((self.query, other.query), (self.key, other.key), (self.wanted, other.wanted))
-        return LogitSums(*(torch.cat(pair, 1) for pair in pairs), self.size + other.size)
+        return LogitSums(
+            torch.cat([self.query, other.query], 1),
+            torch.cat([self.key, other.key], 1),
+            torch.cat([self.wanted, other.wanted], 1),
+            self.size + other.size,
+        )
 
     def some(self, heads: Tensor) -> "LogitSums":
         """The sums of some heads."""

@@ -1,6 +1,6 @@
 """Queries: a layer whose heads' queries are turned so that their products with the keys are as they were."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +10,7 @@ from secateur.capture.replay import Replay
 from secateur.coupling.layers import LayerCall
 from secateur.coupling.logits import LogitsCall, logits_call, logits_calls, width_of
 from secateur.errors import CaptureError
-from secateur.graph.axes import leaves
+from secateur.graph.axes import Axis, leaves
 from secateur.recovery.channel_blocks import ChannelBlocks, blocks_of, turning
 from secateur.recovery.head_layers import HeadLayers, judging, parted, percent
 from secateur.recovery.head_paths import HeadMap, HeadPath, Held, explore, maker_layers
@@ -70,7 +70,9 @@ class QueryJob:
         heads, count = int(helps.sum()), len(helps)
         how = "" if where.is_free else ", pairs turned and scaled"
         of = f"{heads} head{'s' * (heads != 1)}" + (f" of {count}" if heads < count else "")
-        told = f"error of the logits {before} -> {after}, {of}{how}, {used} samples, the judging ones not learned from"
+        told = (
+            f"error of the logits {before} -> {after} on what was not learned from, {of}{how}, {used} samples"
+        )
         is_exact = float(found.after.sum()) < _FEWEST**2 * float(found.size.sum())
         return Recovery("attention", self.layer.name, "exact" if is_exact else "approximate", told)
 
@@ -82,19 +84,23 @@ class QueryJob:
         return HeadPath(self.subject.groups.graph, self.layer, self.call.query, tuple(node.reads), node.index)
 
     def _explore(self, pairs: Sequence[Pair]) -> str:
-        """Find out which row is of which head, for batches of each size; why that cannot be, or nothing."""
+        """Find out which row is of which head, for batches of each form; why that cannot be, or nothing."""
         path = self._path()
         for pair in pairs:
-            count = self._operands(pair.cut, path.run(pair.cut))[0].shape[0] if not path.obstacle(pair.cut) else -1
-            if count not in self._maps:
-                self._maps[count] = explore(path, self.blocks, pair.cut, self._split, turning(self.blocks))
-            found = self._maps[count]
+            form = id(pair.cut.tape)
+            if form not in self._maps:
+                self._maps[form] = explore(path, self.blocks, pair.cut, self._split, turning(self.blocks))
+            found = self._maps[form]
             if isinstance(found, str):
                 return found
             sizes = found.rows.bincount(minlength=len(found.blocks))
-            if len(found.rows) != count or bool((sizes != sizes[0]).any()):
+            if bool((sizes != sizes[0]).any()):
                 return "its heads meet the keys unequally often"
-        kinds = {(tuple(one.blocks.tolist()), one.is_free) for one in self._maps.values() if isinstance(one, HeadMap)}
+        kinds = {
+            (tuple(one.blocks.tolist()), one.is_free)
+            for one in self._maps.values()
+            if isinstance(one, HeadMap)
+        }
         return "batches differ in what lies behind it" if len(kinds) > 1 else ""
 
     def _split(self, replay: Replay, held: Held) -> Tensor:
@@ -118,7 +124,8 @@ class QueryJob:
 
     def _sums(self, pairs: Sequence[Pair]) -> tuple[tuple[LogitSums, LogitSums] | str, int, int]:
         """The moments to learn from and those to judge by, the samples that are used, and those there are."""
-        path, parts = self._path(), ([], [])  # type: tuple[HeadPath, tuple[list[LogitSums], list[LogitSums]]]
+        path = self._path()
+        parts: tuple[list[LogitSums], list[LogitSums]] = ([], [])
         used = there = 0
         for pair, judges in zip(pairs, judging(pairs), strict=True):
             assert pair.dense is not None, "asked for"
@@ -127,7 +134,7 @@ class QueryJob:
             if [one.shape[:2] for one in cut] != [one.shape[:2] for one in dense]:
                 return "the dense model compares other positions", 0, 0
             _require_finite(self.call, (*cut, *dense), pair.number)
-            found = self._maps[len(cut[0])]
+            found = self._maps[id(pair.cut.tape)]
             assert isinstance(found, HeadMap), "explored"
             order = found.rows.argsort(stable=True).view(len(found.blocks), -1)
             most = self._most(order.shape[0], len(pairs))
@@ -151,7 +158,7 @@ class QueryJob:
 
 
 def _halves(operands: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]] | None:
-    """Samples to learn from and to judge by, or else positions of the queries: [heads, samples, positions, width]."""
+    """Samples to learn from and to judge by, or else queries: [heads, samples, positions, width]."""
     at = parted(operands[0].shape[1])
     if at is not None:
         return [one[:, :at] for one in operands], [one[:, at:] for one in operands]
@@ -211,18 +218,19 @@ def query_jobs(
 
 def _unknown(subject: Subject, layers: dict[int, LayerCall]) -> list[Recovery]:
     """Products of two activations over what lost positions that are no known ones."""
-    graph, found = subject.groups.graph, []
-    for index, axes in sorted(subject.groups.summed.items()):
-        node = graph.nodes[index]
+    graph, dims = subject.groups.graph, subject.groups.findings.dims
+    changed = set(subject.kept.changed)
+    found = []
+
+    def lost(values: Iterable[int]) -> Iterator[set[Axis]]:
+        return ({leaf for dim in dims[value] for leaf in leaves(dim)} & changed for value in values)
+
+    for node in graph.nodes:
         live = [value for value in node.reads if value in graph.from_inputs]
-        both = [
-            value
-            for value in live
-            if axes & {leaf for dim in subject.groups.findings.dims[value] for leaf in leaves(dim)}
-        ]
-        if index in layers or len(both) < 2 or not axes & set(subject.kept.changed):
+        if len(live) != 2 or node.index in layers or logits_call(graph, node) is not None:
             continue
-        if logits_call(graph, node) is None:
+        one, two = lost(live)
+        if one & two - set().union(*lost(node.makes)):
             why = f"{node.op} is no product of queries with keys that can be solved for"
             found.append(Recovery("attention", str(node), "left alone", why))
     return found

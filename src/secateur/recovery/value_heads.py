@@ -56,9 +56,14 @@ class ValueJob:
         if there is None:
             return self._left_alone("pass four samples or more: one judges what is learned")
         before, size = self._missing(path, pairs)
-        tensors = [self.layers.weight(self.layer), self.layers.bias(self.layer), self.layers.weight(self.behind)]
+        tensors = [
+            held(layer)
+            for layer in (self.layer, self.behind)
+            for held in (self.layers.weight, self.layers.bias)
+        ]
         saved = [(one, one.clone()) for one in tensors if one is not None]
         self._write(found, there)
+        self._level(path, pairs)
         after, _ = self._missing(path, pairs)
         was, now = percent(before, size), percent(after, size)
         if not after < before:
@@ -110,24 +115,43 @@ class ValueJob:
             total = made if total is None else total + made
         return total
 
-    def _missing(self, path: HeadPath, pairs: Sequence[Pair]) -> tuple[float, float]:
-        """The squares that the output of the layer behind misses where it is judged, and those there are."""
+    def _outputs(
+        self, path: HeadPath, pair: Pair, judges: bool | None, *, learn: bool
+    ) -> tuple[Tensor, Tensor]:
+        """What the layer behind puts out and should, [positions, outputs]: to learn from, or to judge by."""
+        assert pair.dense is not None, "asked for"
         dim = self.subject.groups.findings.dims[self.behind.output][-1]
         stays = torch.from_numpy(self.subject.kept.positions(dim))
+        now, wanted = (
+            one.results_of(self.behind.node.index, path.run(one))[0].double().flatten(0, -2)
+            for one in (pair.cut, pair.dense)
+        )
+        wanted = wanted[:, stays.to(wanted.device)]
+        at = len(now) if judges is False else parted(len(now)) if judges is None else 0
+        return (now[:at], wanted[:at]) if learn else (now[at:], wanted[at:])
+
+    def _missing(self, path: HeadPath, pairs: Sequence[Pair]) -> tuple[float, float]:
+        """The squares that the output of the layer behind misses where it is judged, and those there are."""
         missing = size = 0.0
         for pair, judges in zip(pairs, judging(pairs), strict=True):
-            if judges is False:
-                continue
-            assert pair.dense is not None, "asked for"
-            made = [
-                one.results_of(self.behind.node.index, path.run(one))[0].double() for one in (pair.cut, pair.dense)
-            ]
-            now, wanted = (one.reshape(-1, one.shape[-1]) for one in made)
-            wanted = wanted[:, stays.to(wanted.device)]
-            at = parted(len(now)) if judges is None else 0
-            missing += float((now[at:] - wanted[at:]).square().sum())
-            size += float(wanted[at:].square().sum())
+            if judges is not False:
+                now, wanted = self._outputs(path, pair, judges, learn=False)
+                missing += float((now - wanted).square().sum())
+                size += float(wanted.square().sum())
         return missing, size
+
+    def _level(self, path: HeadPath, pairs: Sequence[Pair]) -> None:
+        """Let the bias of the layer behind make up for what is missing on the mean; steps before may have."""
+        bias = self.layers.bias(self.behind)
+        if bias is None:
+            return
+        total, count = torch.zeros_like(bias, dtype=torch.float64), 0
+        for pair, judges in zip(pairs, judging(pairs), strict=True):
+            if not judges:
+                now, wanted = self._outputs(path, pair, judges, learn=True)
+                total += (wanted - now).sum(0).to(total)
+                count += len(now)
+        bias += (total / count).to(bias)
 
     def _write(self, found: HeadMap, moments: Tensor) -> None:
         """Put the truncated decomposition in place."""
@@ -157,7 +181,8 @@ def best_values(moments: Tensor, outer: Tensor, count: int) -> tuple[Tensor, Ten
         count: How many numbers.
 
     Returns:
-        What makes them of the values, [count, width], and what the weights are multiplied with, [width, count].
+        What makes them of the values, [count, width], and what the weights are multiplied with,
+        [width, count].
 
     Example:
         >>> outer = torch.tensor([[1.0, 1.0, 0.0], [2.0, 2.0, 0.0]]).double()
@@ -193,7 +218,7 @@ def value_jobs(
         layers: All layers by their calls.
     """
     graph, dims = subject.groups.graph, subject.groups.findings.dims
-    products = {node.index: found for node in graph.nodes if (found := logits_call(graph, node)) is not None}
+    products = {node.index: made for node in graph.nodes if (made := logits_call(graph, node)) is not None}
     jobs: list[ValueJob] = []
     notes: list[Recovery] = []
     for behind in layers.values():

@@ -209,7 +209,7 @@ class Consumers:
         """What a change of each layer's output counts, and of the queries of each product."""
         layers = {one.layer.node.index: one.layer for held in self._readers.values() for one in held}
         queries = watched_queries(self.groups, [one for held in self._products.values() for one in held])
-        return sensitivities(self.model, self.groups.graph, queries | layers, self.data)
+        return sensitivities(self.model, self.groups.graph, {**queries, **layers}, self.data)
 
     @cached_property
     def _logits(self) -> Mapping[int, LogitsMoments]:

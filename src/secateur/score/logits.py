@@ -8,7 +8,7 @@ are the second moments of what they are summed from, over all pairs (i, j) of a 
 serves them as it serves a layer. Each head is a consumer of its own, as each can be mended by itself
 (recovery step "attention"); one key that several query heads share has as many.
 
-What the square of a change of a logit counts is estimated from the gradient by the queries, which any autograd
+What the square of a change of a logit counts is estimated from the gradient by the queries, which autograd
 tells, fused or not: g_q = sum over j of g_ij k_j, and where the g_ij are taken for unrelated,
 
     sum over j of g_ij^2  =  |g_q|^2 / mean over j of |k_j|^2
@@ -112,7 +112,7 @@ def watched_queries(groups: Groups, readers: Sequence[LogitsReader]) -> dict[int
         maker = groups.graph.maker.get(reader.call.query)
         if maker is not None and len(maker.outputs) == 1:
             rank = len(groups.graph.values[reader.call.query].shape)
-            found[maker.index] = Watched(reader.call.query, tuple(range(1, rank - 2)) + (rank - 1,))
+            found[maker.index] = Watched(reader.call.query, (*range(1, rank - 2), rank - 1))
     return found
 
 
@@ -166,7 +166,7 @@ def logits_consumers(
 
 
 def _by_head(operand: Tensor) -> Tensor:
-    """As [samples, heads, positions, width]: the first of four dims or more counts the samples, or of three."""
+    """As [samples, heads, positions, width]: the first dim counts the samples, unless there are two."""
     if operand.dim() == 2:
         return operand[None, None]
     return operand[:, None] if operand.dim() == 3 else operand.flatten(1, -3)

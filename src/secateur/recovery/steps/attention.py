@@ -1,23 +1,26 @@
-r"""Attention: queries and values that lost a part of their width learn to make do with what is left.
+r"""Attention: queries and values that lost a part of their width make do with what is left.
 
-Queries and keys. What counts is their product. For each head a matrix M is found that brings the logits of the
-cut model nearest to those of the dense one, on the data (`logits_fit`), and folded into the layer that makes the
-queries: weight and bias of the head are multiplied with M'. The keys, which several heads may share, stay. Where
-only moves and scales lie between the layer and the product, M is any matrix; with rotary positions one that
-turns each pair and scales it, as others would not commute with them (`head_paths`). What a softmax does not
-see, a constant for each query, is not counted.
+Queries and keys. What counts is their product. For each head a matrix M is found that brings the logits of
+the cut model nearest to those of the dense one, on the data (`logits_fit`), and folded into the layer that
+makes the queries: weight and bias of the head are multiplied with M'. The keys, which several heads may
+share, stay. Where only moves and scales lie between the layer and the product, M is any matrix; with rotary
+positions one that turns each pair and scales it, as others would not commute with them (`head_paths`). What
+a softmax does not see, a constant for each query, is not counted.
 
-Values. A head's share of the output is W_O o with o = sum over j of p_j W_V x_j, and what acts on the values acts
-on o. With C the second moments of o in the dense model (of all query heads that share the values), the best k
-numbers to put in place of its e are
+Values. A head's share of the output is W_O o with o = sum over j of p_j W_V x_j, and what acts on the values
+acts on o. With C the second moments of o in the dense model (of all query heads that share the values), the
+best k numbers to put in place of its e are
 
     o -> V' C^-1/2 o,      W_O -> W_O C^1/2 V,      V: the k first eigenvectors of C^1/2 W_O' W_O C^1/2
 
 the truncated singular value decomposition of W_O C^1/2, stacked over these heads; the first factor is folded
 into the value layer. It needs a value layer whose input lost nothing, of which the dense weights are taken.
 
-Every change is judged on rows that nothing was learned from, by the logits or by the output of the layer behind
-the values. Where it brings them no nearer, the weights stay.
+Every change is judged on rows that nothing was learned from, by the logits or by the output of the layer
+behind the values. Where it brings them no nearer, the weights stay.
+
+Order. `refit` solves what lost inputs anew, for the dense output: before it, "attention" gives it better
+inputs; a query layer that lost inputs, too, must not be refitted after its queries were turned.
 """
 
 import torch
