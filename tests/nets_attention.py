@@ -12,7 +12,8 @@ class Attention(nn.Module):
         how: "fused", "matmul", "bmm" or "einsum".
         grouped: Two query heads share keys and values.
         bias: The layers have biases.
-        between: What lies between the queries and their product: "", "norm", "shift", "rotary".
+        between: What lies between the queries and their product: "", "norm", "shift", "rotary", "partly" (a
+            half of the positions is rotary).
         together: One layer makes queries, keys and values.
     """
 
@@ -34,10 +35,14 @@ class Attention(nn.Module):
         return x.unflatten(-1, (count, -1)).transpose(1, 2)
 
     def turned(self, x):
-        angles = torch.arange(x.shape[-2], dtype=x.dtype)[:, None] * self.turns
+        if self.between == "partly":
+            x, rest = x[..., :4], x[..., 4:]
+        turns = self.turns if self.between == "rotary" else self.turns[1:3]
+        angles = torch.arange(x.shape[-2], dtype=x.dtype)[:, None] * turns
         cos, sin = angles.cos(), angles.sin()
         one, two = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
-        return torch.cat([one * cos - two * sin, two * cos + one * sin], -1)
+        made = [one * cos - two * sin, two * cos + one * sin]
+        return torch.cat([*made, rest] if self.between == "partly" else made, -1)
 
     def forward(self, x):
         if hasattr(self, "make"):
@@ -52,7 +57,7 @@ class Attention(nn.Module):
             query = self.norm(query)
         if self.shift is not None:
             query = query + self.shift
-        if self.between == "rotary":
+        if self.between in ("rotary", "partly"):
             query, key = self.turned(query), self.turned(key)
         mixed = self.mixed(query, key, value)
         return self.out(mixed.transpose(1, 2).flatten(2))

@@ -100,6 +100,25 @@ def test_rotary_pairs_are_turned_and_scaled(how, grouped):
     assert missing(result, model, x) < 1e-5
 
 
+def test_what_is_not_rotary_mixes_freely_beside_what_is():
+    model = nets_attention.attending("matmul", between="partly")
+    part = model.attention
+    with torch.no_grad():  # of four free positions three say all
+        for layer in (part.query, part.key):
+            for at in range(4, 32, 8):
+                for held in (layer.weight, layer.bias):
+                    held[at + 3] = held[at] + held[at + 1] - 2 * held[at + 2]
+    groups = sc.couple(model, DATA[0], axes="widths")
+    sizes = {one.size: one.name for one in groups.prunable if "query" in one.name}
+    assert sorted(sizes) == [2, 4]
+    bare = sc.prune(model, DATA[0], axes="widths", channels={sizes[4]: 0.25}, criterion="l2")
+    result = sc.recover(bare, DATA, "attention")
+    assert told(result)["attention.query"].status == "exact"
+    assert "pairs turned and scaled" in told(result)["attention.query"].detail
+    x = torch.randn(3, 7, 12).double()
+    assert missing(result, model, x) < 1e-5 < 1e-3 < missing(bare, model, x)
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("words", [{}, {"grouped": True}, {"between": "rotary"}])
 def test_it_never_harms_what_it_is_judged_by(seed, words):
@@ -130,9 +149,6 @@ def test_norms_and_shifts_and_other_products_are_left_alone():
     }
     for between, reason in reasons.items():
         model = nets_attention.attending(between=between)
-        names = [one.name for one in sc.couple(model, DATA[0], axes="widths").prunable]
-        if not any("query" in name for name in names):
-            continue
         notes = told(recovered(model))
         assert notes["attention.query"].status == "left alone", between
         assert reason in notes["attention.query"].detail

@@ -20,7 +20,8 @@ Every change is judged on rows that nothing was learned from, by the logits or b
 behind the values. Where it brings them no nearer, the weights stay.
 
 Order. `refit` solves what lost inputs anew, for the dense output: before it, "attention" gives it better
-inputs; a query layer that lost inputs, too, must not be refitted after its queries were turned.
+inputs, but it needs more rows. A query layer that lost inputs, too, must not be refitted after its queries
+were turned: `refit` first there.
 """
 
 import torch
