@@ -180,7 +180,7 @@ def test_a_group_that_no_layer_reads_is_left_alone_with_the_reason():
             self.query, self.key, self.value = nn.Linear(8, 6), nn.Linear(8, 6), nn.Linear(8, 6)
 
         def forward(self, x):
-            weights = torch.softmax(self.query(x) @ self.key(x).transpose(1, 2), -1)
+            weights = torch.softmax(torch.einsum("bid,bjd->bij", self.query(x), self.key(x)), -1)
             return (weights @ self.value(x)).sum(-1)
 
     data = [torch.randn(4, 5, 8) for _ in range(4)]

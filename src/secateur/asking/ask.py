@@ -52,9 +52,9 @@ class Ask:
         protect: What must keep its shapes: patterns of module or parameter names, modules or parameters.
         axes: Where two axes multiply, such as heads and their width, what is cut: "heads" (whole blocks),
             "widths" (inside each block) or "both".
-        recover: Recovery steps to run after the check: "absorb", "refit", "blocks", "batch-norm". None,
-            with a named criterion or without data, and an empty list leave the kept weights bit-equal to the
-            original's.
+        recover: Recovery steps to run after the check: "absorb", "attention", "refit", "blocks",
+            "batch-norm". None, with a named criterion or without data, and an empty list leave the kept
+            weights bit-equal to the original's.
         check: Prove that the cut model computes what the masked one does.
         corrections: Correct numbers in the code of modules that no attribute can bring along; the modules are
             then of subclasses of their own. False protects what would need it, so that the cut model

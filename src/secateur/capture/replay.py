@@ -217,9 +217,13 @@ class Replay:
             index: The call; it may not write in place.
             instead: Tensors in place of values.
         """
+        found: Tensor = self.results_of(index, instead)[0]
+        return found
+
+    def results_of(self, index: int, instead: Mapping[int, Tensor] | None = None) -> list[Any]:
+        """As `call`, all results."""
         with recording_context():
-            found: Tensor = self._run(index, instead or {})[0]
-            return found
+            return self._run(index, instead or {})
 
     def _run(self, index: int, instead: Mapping[int, Tensor]) -> list[Any]:
         call = self.tape.calls[index]
@@ -235,10 +239,10 @@ class Replay:
                 "its path depends on numbers; protect that part",
             ) from error
 
-    def named(self, index: int) -> dict[str, Any]:
-        """Every argument of a call by its name in the operator's schema."""
+    def named(self, index: int, instead: Mapping[int, Tensor] | None = None) -> dict[str, Any]:
+        """Every argument of a call by its name in the operator's schema; `instead` as for `call`."""
         call = self.tape.calls[index]
-        args, kwargs = self._arguments(call, {})
+        args, kwargs = self._arguments(call, instead or {})
         return dict(schema_arguments(call.func, args, kwargs))
 
     def _arguments(self, call: TapeEntry, instead: Mapping[int, Tensor]) -> Any:

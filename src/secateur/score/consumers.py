@@ -1,5 +1,7 @@
 """Consumers: the layers that read a group, with the second moments of what flows into them.
 
+Products of queries with keys, which no layer makes, are in `logits`.
+
 One pass of the dense model over the data sums, for the layers of as many groups as fit into `MEMORY_BYTES`,
 the products of their inputs (patches, for a convolution): a piece in the type of the inputs, pieces in
 float64. Layers that read the same value, such as queries, keys and values, share the sums. Each batch gives
@@ -26,6 +28,14 @@ from secateur.graph.axes import Axis, axes_in, resolve
 from secateur.graph.keep import DimPlaces
 from secateur.score.elimination import WIDE, Consumer, InputMoments, shrinkage, shrunk
 from secateur.score.few_rows import FewRows
+from secateur.score.logits import (
+    LogitsMoments,
+    LogitsReader,
+    gather_logits,
+    logits_consumers,
+    logits_readers,
+    watched_queries,
+)
 from secateur.score.sensitivity import sensitivities
 
 MEMORY_BYTES = 2**31
@@ -191,24 +201,38 @@ class Consumers:
         readers = ConsumerFinder(groups)
         wanted = [group for group in groups.prunable if asked is None or group.name in asked]
         self._readers = {group.name: readers.of(group) for group in wanted}
+        self._products = logits_readers(groups, wanted)
         self._sums: dict[_Inputs, _Sums] = {}
 
     @cached_property
     def _sensitivities(self) -> Mapping[int, Tensor]:
-        """What a change of each layer's output counts."""
+        """What a change of each layer's output counts, and of the queries of each product."""
         layers = {one.layer.node.index: one.layer for held in self._readers.values() for one in held}
-        return sensitivities(self.model, self.groups.graph, layers, self.data)
+        queries = watched_queries(self.groups, [one for held in self._products.values() for one in held])
+        return sensitivities(self.model, self.groups.graph, {**queries, **layers}, self.data)
+
+    @cached_property
+    def _logits(self) -> Mapping[int, LogitsMoments]:
+        """The second moments of all products of queries with keys that are asked for."""
+        calls = {one.at: one.call for held in self._products.values() for one in held}
+        return gather_logits(self.model, self.groups, list(calls.values()), self.data)
 
     def has(self, group: Group) -> bool:
-        """Whether a layer reads the group."""
-        return bool(self._readers[group.name])
+        """Whether a layer or a product of queries with keys reads the group."""
+        return bool(self._readers[group.name] or self._products[group.name])
 
     def of(self, group: Group) -> list[Consumer]:
-        """The layers that read a group; a pass over the data is made for it and those that come after it."""
+        """What reads a group; a pass over the data is made for it and those that come after it."""
         readers = self._readers[group.name]
         if any(_inputs(self.groups, reader.layer) not in self._sums for reader in readers):
             self._sums = _gather(self.model, self.groups, self._next(group), self.data)
-        return [made for reader in readers for made in self._consumers(reader)]
+        found = [made for reader in readers for made in self._consumers(reader)]
+        return found + [made for product in self._products[group.name] for made in self._heads(product)]
+
+    def _heads(self, product: LogitsReader) -> list[Consumer]:
+        maker = self.groups.graph.maker.get(product.call.query)
+        gradients = None if maker is None else self._sensitivities.get(maker.index)
+        return logits_consumers(product, self._logits[product.at], gradients)
 
     def _next(self, group: Group) -> list[LayerCall]:
         """The layers of this pass: of the group, and of the next ones while they fit."""

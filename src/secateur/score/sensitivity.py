@@ -18,7 +18,8 @@ References:
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -34,15 +35,31 @@ from secateur.errors import NoEffectWarning, PathError
 from secateur.graph.node import Graph
 
 
+@dataclass(frozen=True)
+class Watched:
+    """The one output of a call that is no layer.
+
+    Attributes:
+        output: The value that it makes.
+        channels: The dims that count its channels; over the others the mean is taken.
+    """
+
+    output: int
+    channels: tuple[int, ...]
+
+
+_Places: TypeAlias = Mapping[int, LayerCall | Watched]
+
+
 def sensitivities(
-    model: nn.Module, graph: Graph, layers: Mapping[int, LayerCall], data: Samples, seed: int = 0
+    model: nn.Module, graph: Graph, layers: _Places, data: Samples, seed: int = 0
 ) -> dict[int, Tensor]:
     """What the square of a change of each output of each layer counts.
 
     Args:
         model: The recorded model, with values; not changed.
         graph: Its record.
-        layers: Calls of layers, by node.
+        layers: Calls of layers, or others that are watched, by node.
         data: Batches; labels are not looked at.
         seed: Of the random signs.
 
@@ -99,7 +116,7 @@ def _spreads(model: nn.Module, graph: Graph, data: Samples) -> dict[int, float]:
 
 
 def _gradients(
-    replay: Replay, layers: Mapping[int, LayerCall], loss_of: Callable[[Mapping[int, Tensor]], Tensor]
+    replay: Replay, layers: _Places, loss_of: Callable[[Mapping[int, Tensor]], Tensor]
 ) -> dict[int, Tensor] | str:
     """The gradients of one batch by the layers' outputs: [rows, outputs]; or why there are none."""
     replay.tensors = {value: tensor.detach() for value, tensor in replay.tensors.items()}
@@ -117,7 +134,7 @@ def _gradients(
     }
 
 
-def _run(replay: Replay, layers: Mapping[int, LayerCall]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+def _run(replay: Replay, layers: _Places) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
     """Run to the end: the layers' outputs by call, and those of the model, by value, that depend on them."""
     graph = replay.tape.graph
     watched: dict[int, Tensor] = {}
@@ -141,5 +158,7 @@ def _signed(output: Tensor, draw: torch.Generator) -> Tensor:
     return (signs * output).sum()
 
 
-def _as_rows(gradient: Tensor, layer: LayerCall) -> Tensor:
-    return gradient.movedim(layer.channels_at, -1).reshape(-1, gradient.shape[layer.channels_at])
+def _as_rows(gradient: Tensor, layer: LayerCall | Watched) -> Tensor:
+    channels = (layer.channels_at,) if isinstance(layer, LayerCall) else layer.channels
+    moved = gradient.movedim(channels, tuple(range(-len(channels), 0)))
+    return moved.flatten(-len(channels)).flatten(0, -2)
