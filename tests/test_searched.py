@@ -1,6 +1,7 @@
 """`prune(search=..., depth=...)`: widths and blocks that are judged by what the network puts out."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -234,10 +235,18 @@ def test_depth_is_never_worse_than_widths_by_its_own_measure():
     model, data = residual(), batches()
     result = sc.prune(model, X, params=0.3, data=data, depth=True)
     told = result.plan.account.notes[0]
-    shares = [float(part.split(" %")[0].split()[-1]) for part in told.split("; ")[1:]]
+    shares = [float(share) for share in re.findall(r"([0-9.]+) %", told)]
     taken = sc.prune(model, X, params=0.3, data=data[:6])
     assert shares[0] == pytest.approx(100 * error_on(model, taken, data[6:]), rel=0.01)
     assert min(shares) <= shares[0]
+
+
+def test_a_budget_that_widths_alone_cannot_meet_is_met_by_blocks_and_says_so():
+    result = sc.prune(residual(), X, macs=0.36, data=batches(), depth=True, min_keep=0.75)
+    assert result.after.macs <= 0.36 * result.before.macs
+    assert re.search(r"not with all blocks: macs=0\.36 allows", result.plan.account.notes[0])
+    with pytest.raises(RequestError, match="fits no module and no parameter"):
+        sc.prune(residual(), X, macs=0.36, data=batches(), depth=True, protect="nonsense")
 
 
 def test_protected_blocks_stay():

@@ -131,23 +131,25 @@ class _Joint:
         self.compared, self.cut_widths, self.say = compared, cut_widths, say
         self.steps = plain_steps(ask)
         self.protect = protected_names(model, ask.protect)
-        self.groups = couple(model, example_inputs, state=ask.state, outputs=ask.outputs)
+        self.groups = couple(model, example_inputs, self.protect, ask.axes, ask.state, ask.outputs)
         self.whole = _meter(ask, self.groups).at({})
         self.target = ask.budget.target(self.whole)
 
     def best(self) -> Result:
         self.say(f"depth: {len(self.ranked)} blocks that may go, {self.ranked[0].name} the cheapest")
         tried: list[_Tried] = []
-        refused: list[RequestError] = []
+        refused: dict[tuple[str, ...], RequestError] = {}
         names: tuple[str, ...] | None = ()
         while names is not None:
             begun = time.perf_counter()
             try:
                 one, is_last = self._try(names, min((held.error for held in tried), default=inf))
             except RequestError as error:  # widths alone may not meet the budget
-                refused.append(error)
+                refused[names] = error
                 one, is_last = None, False
             except (CutError, CheckError) as error:  # each block can go, but not all of these
+                if not names:
+                    raise
                 self.say(f"depth: not without {', '.join(names)}: {error.what}")
                 break
             if one is not None:
@@ -158,8 +160,9 @@ class _Joint:
                 )
             names = None if is_last else self._with_next(names)
         if not tried:
-            raise refused[0]
-        return self._told(min(tried, key=lambda held: held.error), tried)
+            raise next(iter(refused.values()))
+        said = [*map(_in_words, tried), *(f"not {_which(held)}: {why.what}" for held, why in refused.items())]
+        return self._told(min(tried, key=lambda held: held.error), "; ".join(said))
 
     def _try(self, names: tuple[str, ...], best: float) -> tuple[_Tried | None, bool]:
         """Drop some blocks and meet the rest by widths; None if it cannot win, and whether more cannot."""
@@ -271,12 +274,12 @@ class _Joint:
             ranked.append(RankedBlock(name, judged.error(model), self.whole - left))
         return ranked
 
-    def _told(self, best: _Tried, tried: Sequence[_Tried]) -> Result:
+    def _told(self, best: _Tried, said: str) -> Result:
         """The best result, whose plan says what was tried."""
         result, ask, dropped = best.result, self.ask, best.dropped
-        plan, said = result.plan, "; ".join(map(_in_words, tried))
+        plan = result.plan
         count = f"{len(best.names)} block{'s' if len(best.names) > 1 else ''}" if best.names else "no block"
-        note = f"depth tried: {count} dropped; output error on {self.compared.held.words} {said}"
+        note = f"depth tried: {count} dropped; output error on {self.compared.held.words}: {said}"
         account = plan.account
         if account is None or dropped is result:
             account = Account(
@@ -319,9 +322,12 @@ def _meter(ask: Filled, groups: Groups) -> CostMeter:
     return meter
 
 
+def _which(names: Sequence[str]) -> str:
+    return f"without {', '.join(names)}" if names else "with all blocks"
+
+
 def _in_words(one: _Tried) -> str:
-    which = f"without {', '.join(one.names)}" if one.names else "with all blocks"
-    return f"{which} {100 * one.error:.3g} %"
+    return f"{_which(one.names)} {100 * one.error:.3g} %"
 
 
 def _both(first: Verdict | None, second: Verdict | None) -> Verdict | None:
