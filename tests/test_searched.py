@@ -74,7 +74,7 @@ def test_searched_widths_meet_the_budget_and_are_told_of():
     assert result.verdict.exact
     assert searched.tried == 12
     assert 0 < searched.after <= searched.before
-    assert searched.judged_on == "2 batches that the choice did not see"
+    assert searched.judged_on == "4 parts of the data, each recovered by the others"
     assert str(searched) in str(result)
     assert str(searched) in str(sc.explain(result.plan))
     assert result.plan.requested.options["search"] == 12
@@ -91,18 +91,24 @@ def test_other_widths_than_the_scope_chose_say_so():
     assert "search" in {group.decided for group in sc.explain(result).groups}
 
 
-def test_the_error_that_is_told_is_that_of_the_network_recovered_by_the_other_batches():
+def by_parts(model, data, keep, **words):
+    """The output error of widths by each quarter of eight batches, recovered by the others, and by all."""
+    found = []
+    for at in (6, 4, 2, 0):
+        rest = [*data[:at], *data[at + 2 :]]
+        again = sc.prune(model, X, keep=keep, data=rest, **words)
+        found.append(error_on(model, again, data[at : at + 2]))
+    return found, (sum(error**2 for error in found) / 4) ** 0.5
+
+
+def test_the_errors_that_are_told_are_those_of_networks_recovered_by_the_other_batches():
     model, data = plain(), batches()
     result = sc.prune(model, X, macs=0.4, data=data, search=12)
-    again = sc.prune(model, X, keep=dict(result.plan.keep), data=data[:6], recover=["absorb", "refit"])
-    assert error_on(model, again, data[6:]) == pytest.approx(result.plan.account.searched.after, rel=1e-4)
-
-
-def test_the_start_is_what_the_scope_chooses_by_the_same_batches():
-    model, data = plain(), batches()
-    searched = sc.prune(model, X, macs=0.4, data=data, search=1).plan.account.searched
-    start = sc.prune(model, X, macs=0.4, data=data[:6])
-    assert error_on(model, start, data[6:]) == pytest.approx(searched.before, rel=1e-4)
+    searched = result.plan.account.searched
+    start = sc.prune(model, X, macs=0.4, data=data[:6], recover=[])
+    for one, told in ((result, searched.after), (start, searched.before)):
+        _, error = by_parts(model, data, dict(one.plan.keep), recover=["absorb", "refit"])
+        assert error == pytest.approx(told, rel=1e-4)
 
 
 def test_a_search_is_repeated_by_its_seed():
@@ -142,7 +148,8 @@ def test_planted_widths_are_found_where_the_criterion_misleads_between_groups():
 def test_without_a_recovery_the_cut_network_itself_is_judged():
     model, data = plain(), batches()
     result = sc.prune(model, X, macs=0.5, criterion="l2", data=data, search=8)
-    assert error_on(model, result, data[6:]) == pytest.approx(result.plan.account.searched.after, rel=1e-5)
+    _, error = by_parts(model, data, dict(result.plan.keep), recover=[])
+    assert error == pytest.approx(result.plan.account.searched.after, rel=1e-5)
     for name, tensor in result.model.state_dict().items():
         masks = [torch.from_numpy(mask) for mask in result.plan.masks(name)]
         whole = model.state_dict()[name]
@@ -165,6 +172,11 @@ def test_batches_that_judge_are_no_batches_to_choose_by(count, fit):
     assert judged.isdisjoint(map(id, compared.fit)) == (count > 1)
     assert len(compared.some(1.0)) == fit
     assert len(compared.some(0.25)) == max(1, round(fit / 4))
+    assert len(compared.parts) == min(count, 4)
+    for others, held in compared.parts if count > 1 else ():
+        assert {id(one) for one in held.batches}.isdisjoint(map(id, others))
+        assert len(others) + len(held.batches) == count
+    assert len({number for _, held in compared.parts for number in held.numbers}) == count
 
 
 def test_a_generator_of_labelled_batches_does():

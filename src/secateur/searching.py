@@ -8,6 +8,7 @@ as long as training.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from typing import Any
 
@@ -39,11 +40,15 @@ class Compared:
         data: All batches as they were given.
         inputs: All batches, inputs of the model's form.
         held: What the candidates are judged on.
+        dense: The dense model.
+        state: What it returns for its next call only.
     """
 
     data: Sequence[Any]
     inputs: Sequence[Any]
     held: HeldOut
+    dense: nn.Module
+    state: Any
 
     @classmethod
     def of(cls, model: nn.Module, example_inputs: Any, data: Iterable[Any], state: Any) -> "Compared":
@@ -58,7 +63,7 @@ class Compared:
         given = list(Samples(data, model, example_inputs).data)
         inputs = batches(given, model, example_inputs)
         assert inputs is not None, "there is data"
-        return cls(given, inputs, HeldOut.of(model, inputs, state))
+        return cls(given, inputs, HeldOut.of(model, inputs, state), model, state)
 
     @property
     def fit(self) -> Sequence[Any]:
@@ -70,9 +75,32 @@ class Compared:
         """The same batches as they were given, with their labels."""
         return self.data[: HeldOut.split(len(self.data))]
 
-    def some(self, share: float) -> Sequence[Any]:
+    @cached_property
+    def parts(self) -> tuple[tuple[Sequence[Any], HeldOut], ...]:
+        """The data in quarters from the end: for each the inputs of all others, and itself to judge by.
+
+        The first is what the choice does not see. There are fewer of less than four batches, and one of one.
+        """
+        inputs, size = self.inputs, len(self.held.batches)
+        found = [(self.fit, self.held)]
+        for end in range(len(inputs) - size, size - 1, -size)[:3]:
+            numbers = range(end - size, end)
+            judged = [inputs[number] for number in numbers]
+            others = [*inputs[: end - size], *inputs[end:]]
+            found.append((others, HeldOut.on(self.dense, judged, numbers, "", self.state)))
+        return tuple(found)
+
+    @property
+    def words(self) -> str:
+        """What all parts together are, in words."""
+        count = len(self.parts)
+        if count == 1:
+            return self.held.words
+        return f"{count} parts of the data, each recovered by the others"
+
+    def some(self, share: float, part: int = 0) -> Sequence[Any]:
         """A share of the inputs to fit by, at least one batch, evenly from all of them."""
-        fit = self.fit
+        fit = self.parts[part][0] if part else self.fit
         count = max(1, round(share * len(fit)))
         return [fit[at] for at in np.linspace(0, len(fit) - 1, count).round().astype(int)]
 
@@ -168,13 +196,12 @@ class WidthSearch:
             self.offer.choice.wanted,
             self._judge,
             tries=self.ask.search,
+            parts=len(self.compared.parts),
             seed=self.ask.seed,
             say=say,
         )
         for one in ranked:
-            found = Searched(
-                tried=tried, before=start.error, after=one.error, judged_on=self.compared.held.words
-            )
+            found = Searched(tried=tried, before=start.error, after=one.error, judged_on=self.compared.words)
             plan = self.plan_of(self.offer.selection(one.kept, found))
             if one is start:
                 break
@@ -184,7 +211,7 @@ class WidthSearch:
         made = chosen.plan.model_copy(update={"account": plan.account})
         return Attempt(made, chosen.model, chosen.graph, chosen.verdict)
 
-    def _judge(self, kept: Sequence[int], share: float) -> float:
+    def _judge(self, kept: Sequence[int], share: float, part: int) -> float:
         """The output error of the network that is cut and recovered so; infinite if it cannot be cut so."""
         settler = Settler(
             self.recorded,
@@ -207,7 +234,7 @@ class WidthSearch:
                 example_inputs=self.recorded.inputs,
                 groups=self.groups,
                 kept=kept_by(attempt.plan, self.groups),
-                data=self.compared.some(share),
+                data=self.compared.some(share, part),
             )
             cut = recover(subject, steps)[0]
-        return self.compared.held.error(cut)
+        return self.compared.parts[part][1].error(cut)

@@ -34,7 +34,9 @@ def _search(found, judge, **options):
 
 def _near(goal):
     """A judge that likes some widths best, however much data there is."""
-    return lambda kept, share: sum((one - two) ** 2 for one, two in zip(kept, goal, strict=True)) ** 0.5
+    return lambda kept, share, part=0: (
+        sum((one - two) ** 2 for one, two in zip(kept, goal, strict=True)) ** 0.5
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -43,7 +45,7 @@ def _near(goal):
 def test_every_candidate_meets_the_budget_the_floors_and_the_steps(seed, round_to, budget):
     found, judged = _offer(Budget.of(**budget), round_to, min_keep=0.25), []
 
-    def judge(kept, share):
+    def judge(kept, share, part=0):
         judged.append(kept)
         return float(len(judged))
 
@@ -59,7 +61,7 @@ def test_every_candidate_meets_the_budget_the_floors_and_the_steps(seed, round_t
 
 def test_no_candidate_leaves_room_for_one_channel_more():
     found, judged = _offer(), []
-    _search(found, lambda kept, share: judged.append(kept) or 1.0, tries=20)
+    _search(found, lambda kept, share, part=0: judged.append(kept) or 1.0, tries=20)
     for kept in judged[1:]:
         found.widths.cost_of(kept)
         for at, count in enumerate(kept):
@@ -91,7 +93,7 @@ def test_what_is_returned_was_judged_with_all_the_data():
     found = _offer()
     right, wrong = _near((8, 36, 16)), _near((24, 12, 16))
 
-    def judge(kept, share):
+    def judge(kept, share, part=0):
         return right(kept, share) if share == 1 else wrong(kept, share)
 
     ranked, start, _ = _search(found, judge, tries=24)
@@ -101,9 +103,13 @@ def test_what_is_returned_was_judged_with_all_the_data():
 
 def test_the_cost_is_what_the_module_says():
     found, shares, judged = _offer(), [], []
-    _search(found, lambda kept, share: shares.append(share) or judged.append(kept) or 1.0, tries=24)
-    assert sum(shares) <= 24 / 2 + 6
+    _search(found, lambda kept, share, part=0: shares.append(share) or judged.append(kept) or 1.0, tries=24)
+    assert sum(shares) <= 24 / 2 + 7
     assert len(judged) <= 24 + 9
+    found, more = _offer(), []
+    judge = _near((7, 36, 16))
+    _search(found, lambda kept, share, part: more.append(share) or judge(kept, share), tries=24, parts=4)
+    assert sum(more) <= 24 / 2 + 16
     assert sorted(set(shares)) == [0.25, 0.5, 1.0]
     assert len(set(judged)) == 25, "no widths are tried twice, but for parents in a new round"
 
@@ -113,7 +119,7 @@ def test_it_depends_on_the_seed_alone():
         found, judged = _offer(), []
         _search(
             found,
-            lambda kept, share: judged.append(kept) or _near((7, 36, 16))(kept, share),
+            lambda kept, share, part=0: judged.append(kept) or _near((7, 36, 16))(kept, share),
             tries=12,
             seed=seed,
         )
@@ -125,7 +131,7 @@ def test_it_depends_on_the_seed_alone():
 
 def test_where_there_are_no_other_widths_none_is_tried():
     found = _offer(Budget.of(macs=1.0))
-    ranked, start, tried = _search(found, lambda kept, share: 1.0, tries=8)
+    ranked, start, tried = _search(found, lambda kept, share, part=0: 1.0, tries=8)
     assert (ranked, tried) == ([start], 0)
     assert start.kept == (24, 40, 16)
 
@@ -133,7 +139,7 @@ def test_where_there_are_no_other_widths_none_is_tried():
 def test_one_is_enough_and_candidates_that_cannot_be_cut_are_passed_over():
     found, first = _offer(), []
 
-    def judge(kept, share):
+    def judge(kept, share, part=0):
         first.append(kept)
         return 1.0 if kept == first[0] else float("inf")
 
@@ -143,8 +149,20 @@ def test_one_is_enough_and_candidates_that_cannot_be_cut_are_passed_over():
 
 def test_it_tells_how_far_it_is():
     lines = []
-    _search(_offer(), lambda kept, share: 1.0, tries=12, say=lines.append)
+    _search(_offer(), lambda kept, share, part=0: 1.0, tries=12, say=lines.append)
     assert len(lines) == 3
     assert lines[0].startswith(
         "search: round 1 of 3, 6 widths, output error 1 so far (at the start 1), about"
     )
+
+
+def test_the_luckiest_by_the_first_part_is_not_taken_where_the_others_disagree():
+    found = _offer()
+    lucky, right = _near((7, 36, 16)), _near(found.kept)
+
+    def judge(kept, share, part):
+        return 0.1 * lucky(kept, share) if part == 0 else right(kept, share) + 1
+
+    ranked, start, _ = _search(found, judge, tries=24, parts=4)
+    assert ranked == [start]
+    assert start.error == pytest.approx(((0.1 * lucky(start.kept, 1)) ** 2 / 4 + 0.75) ** 0.5)

@@ -57,10 +57,11 @@ class Ask:
             original's.
         search: How many other widths that meet the same budget to try, such as 24; None tries none. Each is
             judged by the output error of the network that is cut and recovered so, on the last quarter of
-            the batches of data, which the choice then does not see (of one batch, on that). What is returned
-            is never worse there than the widths of the scope. N widths take about N/2 + 6 recoveries.
+            the batches of data, which the choice then does not see (of one batch, on that); the best two once
+            more on each other quarter, recovered by the rest. What is returned is never worse by all of these
+            than the widths of the scope. N widths take about N/2 + 16 recoveries.
         depth: Let whole residual blocks go, too, as `drop_blocks` does, where that leaves a smaller output
-            error on the same batches: those that cost least error for what they save of the budget are
+            error on that last quarter: those that cost least error for what they save of the budget are
             dropped, and widths meet the rest of it.
         check: Prove that the cut model computes what the masked one does.
         corrections: Correct numbers in the code of modules that no attribute can bring along; the modules are
