@@ -227,8 +227,12 @@ def test_blocks_and_channels_go_in_one_plan_that_is_proven_saved_and_trained(tmp
 
 def test_the_errors_that_are_told_are_against_the_dense_model():
     model, data = residual(), batches()
+    nn.init.normal_(model[2].down.weight, std=0.05)  # nearly idle: without it the outputs are others
     result = sc.prune(model, X, macs=0.55, data=data, depth=True)
+    assert result.plan.chain[0].dropped == ("2",)
+    assert [one.step for one in result.errors] == ["refit", "absorb", "refit"]
     assert result.errors[-1].after == pytest.approx(error_on(model, result, data[-1:]), rel=1e-4)
+    assert result.errors[-1].after != pytest.approx(error_on(result.original, result, data[-1:]), rel=1e-2)
 
 
 def test_where_no_block_can_go_cheaply_all_stay():
