@@ -158,4 +158,4 @@ def _account_lines(account: Account) -> list[str]:
         f"{budget.show(account.wanted)} {budget.unit} asked ({account.reached / account.wanted:.1%}); the "
         f"uncut model has {budget.show(account.whole)}"
     ]
-    return [*lines, *account.notes]
+    return [*lines, *account.lines]

@@ -25,14 +25,17 @@ from secateur.costs import Cost, cost_of
 from secateur.coupling import Groups, Recorded, couple_graph, on_any_substrate
 from secateur.coupling.model import couple
 from secateur.coupling.protect import protected_names
-from secateur.errors import EmptyCutError, NoEffectWarning
+from secateur.depth.drop import Dropped
+from secateur.depth.joint import prune_jointly
+from secateur.errors import EmptyCutError, NoEffectWarning, RequestError
 from secateur.plans.memory import remember
 from secateur.plans.plan import Account, Plan, make_plan
 from secateur.recovery import choose as choose_steps
 from secateur.result import Result, recover_result
 from secateur.score import Criterion, Scores, require_data, score
 from secateur.score.criterion import Scorer, as_criterion
-from secateur.select import Budget, Selection, select
+from secateur.searching import Compared, WidthSearch, require_comparable
+from secateur.select import Budget, Offer, Selection, offer
 from secateur.select.targets import aimed
 from secateur.settle import Attempt, Settler
 from secateur.timing import Timing, Tries
@@ -89,19 +92,42 @@ def prune(
     ask = Ask.of(ask, **words).filled(has_data=data is not None)
     model = unwrap(model)
     require_data(ask.criterion, data is not None)
+    require_comparable(ask, model, has_data=data is not None)
     if isinstance(data, Iterator):
         data = list(data)  # criterion and recovery both read it
-    samples = None if data is None else Samples(data, model, example_inputs)
     steps = None
     if ask.recover:  # what makes no sense is better refused before the work than after
         steps = choose_steps(ask.recover, has_data=data is not None)
-        data = batches(data, model, example_inputs)
     warn_of_compiled(model)
     if ask.check:
         require_values(model)
-    groups, attempt = _settle(model, example_inputs, ask.named(model), samples=samples)
-    result = _result_of(model, example_inputs, groups, attempt)
-    return recover_result(result, data, steps) if steps else result
+    ask = ask.named(model)
+    compared = None
+    if data is not None and (ask.search is not None or ask.depth):
+        state = couple(model, example_inputs, state=ask.state, outputs=ask.outputs).graph.state
+        compared = Compared.of(model, example_inputs, data, state)
+        data = compared.data
+    inputs = batches(data, model, example_inputs) if steps else None
+    if compared is not None and ask.depth:
+        kept = compared
+
+        def cut_widths(inner: nn.Module, inner_ask: Filled) -> Result:
+            return _cut(inner, example_inputs, inner_ask, kept.data, kept)
+
+        result = prune_jointly(model, example_inputs, ask, kept, cut_widths)
+    else:
+        result = _cut(model, example_inputs, ask, data, compared)
+    return recover_result(result, inputs, steps) if steps and not isinstance(result, Dropped) else result
+
+
+def _cut(
+    model: nn.Module, example_inputs: Any, ask: Filled, data: Iterable[Any] | None, compared: Compared | None
+) -> Result:
+    """Prune a model, and leave its weights as they are."""
+    seen = data if compared is None else compared.seen
+    samples = None if seen is None else Samples(seen, model, example_inputs)
+    groups, attempt = _settle(model, example_inputs, ask, samples=samples, compared=compared)
+    return _result_of(model, example_inputs, groups, attempt)
 
 
 @garbage_waits()
@@ -164,10 +190,13 @@ def plan_model(
         plan for Sequential: ratio=0.5, 50.0% of the channels removed
           0: 8 -> 4
     """
-    for word in words.keys() & {"check", "recover"}:
+    for word in words.keys() & {"check", "recover", "search", "depth"}:
         raise TypeError(f"plan() got an unexpected keyword argument '{word}'")
     model = unwrap(model)
     ask = replace(Ask.of(ask, **words), check=False).filled(has_data=data is not None)
+    if ask.search is not None or ask.depth:
+        word = "depth" if ask.search is None else "search"
+        raise RequestError(f"{word} was asked for, which cuts models", do="take the plan of sc.prune(...)")
     stored = None if weights is None else joined_experts(open_shards(weights), tensor_shapes(model))
     require_data(ask.criterion, data is not None)
     samples = None if data is None else Samples(data, model, example_inputs)
@@ -192,6 +221,7 @@ def _settle(
     *,
     stored: Mapping[str, Tensor] | None = None,
     samples: Samples | None = None,
+    compared: Compared | None = None,
 ) -> tuple[Groups, Attempt]:
     """Couple, score, select and cut, until the cut is right."""
 
@@ -200,7 +230,7 @@ def _settle(
         with garbage_waits(), outside_held():
             recorded = Recorded.of(model, example_inputs, substrate, ask.returns, sample)
             recorded.look_around()
-        return _settle_recorded(recorded, ask, stored, samples)
+        return _settle_recorded(recorded, ask, stored, samples, compared)
 
     return on_any_substrate(on)
 
@@ -210,6 +240,7 @@ def _settle_recorded(
     ask: Filled,
     stored: Mapping[str, Tensor] | None,
     samples: Samples | None,
+    compared: Compared | None,
 ) -> tuple[Groups, Attempt]:
     model, vetoes = recorded.model, dict[str, str]()
     budget, wanted = ask.budget, tuple(ask.budget.parts)
@@ -228,7 +259,7 @@ def _settle_recorded(
                 continue
             groups = shared.groups
         groups = aimed(groups, ask.target)
-        selection = budget.exactly(groups)
+        selection, offered = budget.exactly(groups), None
         if selection is None:
             scores = score(
                 model,
@@ -240,24 +271,32 @@ def _settle_recorded(
                 known=scores,
                 asked_of=budget.asks_of,
             )
-            selection = _select(groups, scores, ask, timing)
+            offered = _offer(groups, scores, ask, timing)
+            selection = offered.selection()
         _require_effect(groups, selection, budget)
-        plan = make_plan(
-            model,
-            groups,
-            selection.keep,
-            requested=ask.request,
-            reasons=selection.reasons,
-            why=selection.why,
-            account=_noted(selection.account, model, ask.criterion),
-        )
-        attempt = settler.settle(groups, plan)
+        plan_of = partial(_plan_of, model, groups, ask)
+        attempt = settler.settle(groups, plan_of(selection))
         if attempt.vetoes:
             vetoes.update(attempt.vetoes)
+        elif compared is not None and ask.search is not None and offered is not None:
+            search = WidthSearch(recorded, groups, offered, ask, compared, plan_of, settler)
+            return groups, search.best(attempt)
         elif tries is None:
             return groups, attempt
         elif (found := tries.add(groups, attempt)) is not None:
             return found
+
+
+def _plan_of(model: nn.Module, groups: Groups, ask: Filled, selection: Selection) -> Plan:
+    return make_plan(
+        model,
+        groups,
+        selection.keep,
+        requested=ask.request,
+        reasons=selection.reasons,
+        why=selection.why,
+        account=_noted(selection.account, model, ask.criterion),
+    )
 
 
 def _noted(account: Account | None, model: nn.Module, criterion: str | Scorer | Criterion) -> Account | None:
@@ -268,9 +307,9 @@ def _noted(account: Account | None, model: nn.Module, criterion: str | Scorer | 
     return account.model_copy(update={"notes": (*account.notes, note)})
 
 
-def _select(groups: Groups, scores: Scores, ask: Filled, timing: Timing | None) -> Selection:
+def _offer(groups: Groups, scores: Scores, ask: Filled, timing: Timing | None) -> Offer:
     choose = partial(
-        select, groups, scores, ask.budget, scope=ask.scope, min_keep=ask.floors, round_to=ask.round_to
+        offer, groups, scores, ask.budget, scope=ask.scope, min_keep=ask.floors, round_to=ask.round_to
     )
     if timing is None:
         return choose()

@@ -43,10 +43,12 @@ class Result:
         before: Cost of the original.
         after: Cost of the cut model.
         groups: The groups of the original, for questions of why.
-        original: The uncut model as it was given, for `recover`.
+        original: The uncut model as it was given, for `recover`; with `depth`, without the dropped blocks.
         example_inputs: The inputs it was recorded on.
         recovered: What each recovery step did to each layer.
         errors: With data, the output error before and after each recovery step.
+        dense: What these are errors against where `original` lacks blocks: the model as it was given. None
+            elsewhere.
     """
 
     model: nn.Module = field(repr=False)
@@ -59,6 +61,7 @@ class Result:
     example_inputs: Any = field(repr=False)
     recovered: tuple[Recovery, ...] = ()
     errors: tuple[Recovered, ...] = ()
+    dense: nn.Module | None = field(default=None, repr=False)
 
     @property
     def unchanged_integers(self) -> tuple[str, ...]:
@@ -80,7 +83,7 @@ class Result:
             printed(self.table()),
             f"asked {self.plan.requested}; removed {self.plan.achieved:.1%} of the channels",
             f"groups that could be cut: {len(self.plan.groups)}, left alone: {len(self.plan.reasons)}",
-            *(self.plan.account.notes if self.plan.account else ()),
+            *(self.plan.account.lines if self.plan.account else ()),
             f"check: {self.verdict or 'not asked for'}",
             *map(str, self.recovered),
             *([recovery_table(self.errors)] if self.errors else ()),
@@ -184,6 +187,7 @@ def recover_result(
         memory_bytes=memory_bytes,
         seconds=seconds,
         say=say,
+        dense=result.dense,
     )
 
     def on(substrate: str) -> tuple[nn.Module, tuple[Recovery, ...], tuple[Recovered, ...]]:

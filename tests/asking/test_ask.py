@@ -47,7 +47,12 @@ def widths(result):
 def test_the_words_are_the_budgets_and_the_fields_of_ask():
     options = {field.name for field in fields(Ask)} - {"budget"}
     assert set(Words.__annotations__) == options | set(budgets) == set(explained())
-    assert set(Words.__annotations__) - set(PlanWords.__annotations__) == {"recover", "check"}
+    assert set(Words.__annotations__) - set(PlanWords.__annotations__) == {
+        "recover",
+        "search",
+        "depth",
+        "check",
+    }
 
 
 @pytest.mark.parametrize(("function", "words"), [(sc.prune, Words), (sc.plan, PlanWords)])
@@ -69,7 +74,7 @@ def test_unknown_words_are_refused_as_python_does(function):
         function(net(), X, raito=0.5)
 
 
-@pytest.mark.parametrize("word", [{"check": True}, {"recover": "refit"}])
+@pytest.mark.parametrize("word", [{"check": True}, {"recover": "refit"}, {"search": 8}, {"depth": True}])
 def test_a_plan_has_no_words_for_what_comes_after(word):
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{next(iter(word))}'"):
         sc.plan(net(), X, ratio=0.5, **word)

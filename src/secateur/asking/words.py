@@ -50,6 +50,8 @@ class Words(PlanWords, total=False):
     """All words of a request."""
 
     recover: str | Sequence[str] | None
+    search: int | None
+    depth: bool
     check: bool
 
 

@@ -90,6 +90,11 @@ def _names_of(item: Any, named: Mapping[int, str], model: str, word: str) -> lis
     return [named[id(part)] for part in parts if any(True for _ in part.parameters())]
 
 
+def tensors_fitting(graph: Graph, patterns: Sequence[str]) -> tuple[str, ...]:
+    """The tensors whose names, or the modules around them, fit one of some patterns."""
+    return tuple(name for name in graph.tensors if any(_fits(name, pattern) for pattern in patterns))
+
+
 def protect_by_name(graph: Graph, findings: Findings, patterns: Sequence[str]) -> None:
     """Protect all dims of the tensors whose names, or the modules around them, fit a pattern.
 

@@ -155,7 +155,7 @@ def check_dropped(model: nn.Module, example_inputs: Any, plan: Plan, seed: int =
 
 
 def _check_on(model: nn.Module, example_inputs: Any, substrate: str, plan: Plan, seed: int) -> Verdict:
-    dropper = _Dropper(model, example_inputs, substrate, check=True, seed=seed)
+    dropper = Dropper(model, example_inputs, substrate, check=True, seed=seed)
     found = dropper.found
     for name in plan.dropped:
         if name not in found.droppable:
@@ -179,7 +179,7 @@ class _Request:
 
 
 def _drop_on(model: nn.Module, example_inputs: Any, substrate: str, asked: _Request) -> Dropped:
-    dropper = _Dropper(model, example_inputs, substrate, check=asked.check, seed=asked.seed)
+    dropper = Dropper(model, example_inputs, substrate, check=asked.check, seed=asked.seed)
     chosen = _choose(dropper.found, asked.blocks, asked.protect)
     wanted = _wanted(asked, chosen)
     scores = score_blocks(model, dropper.groups, chosen, asked.criterion, asked.seed)
@@ -311,7 +311,7 @@ _TRIES = 4
 """How many times two models that draw in training may differ."""
 
 
-class _Dropper:
+class Dropper:
     """Drops choices of blocks from one model and tells what is wrong with the result."""
 
     def __init__(

@@ -77,6 +77,10 @@ class Recipe:
         if asked.budget.not_in_steps:
             what = f"{asked.budget} cannot be asked for in steps"
             raise RequestError(what, [asked.budget.not_in_steps], "ask for ratio, macs, params or bytes")
+        if asked.search is not None or asked.depth:
+            word = "depth" if asked.search is None else "search"
+            do = "leave it out: the training between the cuts decides more"
+            raise RequestError(f"{word} is for one cut, not for several with training between", do=do)
         if asked.budget.asks_for_nothing:
             raise RequestError(f"{asked.budget} asks for nothing", do="ask for less than the model has")
         for name, value in (("finetune", finetune), ("steps", steps), ("schedule", schedule), ("ask", asked)):

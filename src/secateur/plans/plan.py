@@ -27,11 +27,11 @@ from secateur.graph.axes import Axis, Expr, Product, axis, leaves, product, reso
 from secateur.graph.keep import Kept, Mask, count, keep_mask
 from secateur.plans.consistency import require_consistent
 from secateur.plans.memory import recalled, remember
-from secateur.plans.parts import Account, Factors, Frozen, PlanGroup, Spec, Terms, Why
+from secateur.plans.parts import Account, Factors, Frozen, PlanGroup, Searched, Spec, Terms, Why
 
 # fmt: off
 __all__ = [
-    "Account", "Factors", "Plan", "PlanGroup", "Request", "Spec", "Terms", "Why", "fingerprint",
+    "Account", "Factors", "Plan", "PlanGroup", "Request", "Searched", "Spec", "Terms", "Why", "fingerprint",
     "identity_plan", "make_plan", "tensor_shapes", "tied_names", "unsaved_names",
 ]
 # fmt: on

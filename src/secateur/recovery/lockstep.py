@@ -6,13 +6,14 @@ flows between two layers: the live activations of all batches, a few tensors for
 more than the limit, fewer batches are used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from secateur.capture.batches import naming_batch
-from secateur.capture.replay import Replay, Tapes
+from secateur.capture.replay import Replay, Tape, Tapes
 from secateur.capture.shadow import shadow
 from secateur.recovery.step import Subject
 
@@ -45,7 +46,14 @@ class Lockstep:
     note: str = ""
 
 
-def start(subject: Subject, cut: nn.Module, stops: Sequence[int], *, with_dense: bool) -> Lockstep:
+def start(
+    subject: Subject,
+    cut: nn.Module,
+    stops: Sequence[int],
+    *,
+    with_dense: bool,
+    replay: Callable[[Tape, nn.Module, Any], Replay] = Replay,
+) -> Lockstep:
     """Make the replays of all batches, at the first call.
 
     Args:
@@ -53,6 +61,7 @@ def start(subject: Subject, cut: nn.Module, stops: Sequence[int], *, with_dense:
         cut: The cut model that the step changes on the way.
         stops: The calls before which the step will stop.
         with_dense: Run the original, too.
+        replay: How the cut model is run.
 
     Raises:
         PathError: A batch takes another path than the example inputs.
@@ -75,8 +84,8 @@ def start(subject: Subject, cut: nn.Module, stops: Sequence[int], *, with_dense:
             return Lockstep(tuple(pairs), note or _note(len(pairs), len(batches), limit))
         if is_over:
             note = _note_of_first(len(batches), limit)
-        runs = [Replay(tape, model, batch) for tape, model in zip(found, models, strict=True)]
-        pairs.append(Pair(number, *runs))
+        dense = [Replay(tape, model, batch) for tape, model in zip(found[1:], models[1:], strict=True)]
+        pairs.append(Pair(number, replay(found[0], cut, batch), *dense))
     return Lockstep(tuple(pairs), note)
 
 

@@ -50,6 +50,7 @@ class Subject:
             more uses fewer batches and says so.
         seconds: What a step that learns may take; one that would need longer takes fewer steps and says so.
         say: Told what will take long, before it begins.
+        dense: What output errors are against, where the uncut model is less than that; None where it is not.
     """
 
     original: nn.Module
@@ -62,6 +63,12 @@ class Subject:
     memory_bytes: int = MEMORY_BYTES
     seconds: float = SECONDS
     say: Callable[[str], None] = say_on_terminal
+    dense: nn.Module | None = None
+
+    @property
+    def reference(self) -> nn.Module:
+        """What output errors are against."""
+        return self.original if self.dense is None else self.dense
 
 
 Status: TypeAlias = Literal["exact", "approximate", "left alone", "limit"]
@@ -132,11 +139,13 @@ class RecoveryStep:
         run: From a subject to a new model, and what was done to each layer.
         needs_data: It cannot do without batches.
         needs_fresh: It adds to what is there, so that nothing may have recovered or trained the model before.
+        is_learned: It takes gradients, and as long as some training.
     """
 
     run: "Run"
     needs_data: bool
     needs_fresh: bool = False
+    is_learned: bool = False
 
 
 Run: TypeAlias = Callable[[Subject], tuple[nn.Module, list[Recovery]]]
@@ -150,17 +159,20 @@ Not "batch-norm": after `refit` the statistics of the dense model fit, and other
 """
 
 
-def step(name: str, *, needs_data: bool = False, needs_fresh: bool = False) -> Callable[[Run], Run]:
+def step(
+    name: str, *, needs_data: bool = False, needs_fresh: bool = False, is_learned: bool = False
+) -> Callable[[Run], Run]:
     """Register a recovery step.
 
     Args:
         name: The word that users choose it by.
         needs_data: It cannot do without batches.
         needs_fresh: It is for a fresh cut, which nothing has recovered or trained.
+        is_learned: It takes gradients, and as long as some training.
     """
 
     def register(run: Run) -> Run:
-        steps.add(name, RecoveryStep(run, needs_data, needs_fresh))
+        steps.add(name, RecoveryStep(run, needs_data, needs_fresh, is_learned))
         return run
 
     return register
@@ -268,7 +280,7 @@ class _Judge:
         self.samples_from = "the last batch, which no step saw" if self.is_held else "the last batch"
         self.batch, self.number = subject.data[-1], len(subject.data) - 1
         self.state = subject.groups.graph.state
-        self.dense = outputs_of(subject.original, self.batch, self.number, self.state)
+        self.dense = outputs_of(subject.reference, self.batch, self.number, self.state)
         self.error = self._of(subject.cut)
 
     def _of(self, cut: nn.Module) -> float:

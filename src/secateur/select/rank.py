@@ -8,19 +8,87 @@ exactly the asked number goes.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from secateur.costs.budgeted import Gauge
 from secateur.coupling import Groups
 from secateur.errors import RequestError
-from secateur.plans.parts import Account
+from secateur.plans.parts import Account, Searched
 from secateur.score import Scores
 from secateur.select.budget import Budget
-from secateur.select.choice import Selection
+from secateur.select.choice import Choice, Selection
 from secateur.select.floors import LEAST, Floors, MinKeep, require_fit
 from secateur.select.meet import NEAR
 from secateur.select.units import Unit, units_of
 from secateur.select.why import explain_widths
 from secateur.select.widths import Widths
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """What a scope and a budget have chosen, and the widths that there would be beside it.
+
+    Attributes:
+        budget: What was asked for.
+        widths: Kept counts and their cost.
+        choice: How many channels of each unit go.
+        reasons: Why the other groups are left alone.
+        criterion: What scored the channels.
+        scope: How channels of different groups compare.
+    """
+
+    budget: Budget
+    widths: Widths
+    choice: Choice
+    reasons: Mapping[str, str]
+    criterion: str
+    scope: str
+
+    @property
+    def kept(self) -> list[int]:
+        """Channels that each unit keeps by the choice, rounded."""
+        return self.widths.kept(self.choice.removed)
+
+    def selection(self, kept: Sequence[int] | None = None, searched: Searched | None = None) -> Selection:
+        """What stays of each group.
+
+        Args:
+            kept: Channels that each unit keeps; None for those that were chosen.
+            searched: What the search that found them has brought.
+        """
+        widths, choice = self.widths, self.choice
+        units = widths.units
+        if kept is None or list(kept) == self.kept:
+            kept = self.kept
+        else:
+            gone = [unit.size - count for unit, count in zip(units, kept, strict=True)]
+            choice = Choice(gone, choice.wanted, "search")
+        reached = widths.cost_of(kept)
+        note = _difference(self.budget, reached, choice.wanted)
+        floored = [
+            name
+            for unit, left in zip(units, choice.removed, strict=True)
+            if unit.size - left <= unit.floor < unit.size
+            for name in unit.names
+        ]
+        return Selection(
+            keep=widths.indices(kept),
+            reasons=self.reasons,
+            floored=tuple(floored),
+            wanted=choice.wanted,
+            reached=reached,
+            why=explain_widths(widths, choice, kept),
+            account=Account(
+                kind=self.budget.kind,
+                whole=widths.cost_of([unit.size for unit in units]),
+                wanted=choice.wanted,
+                reached=reached,
+                criterion=self.criterion,
+                scope=self.scope,
+                notes=(note,) if note else (),
+                searched=searched,
+            ),
+        )
 
 
 def select(
@@ -47,6 +115,26 @@ def select(
     Raises:
         RequestError: The scope is unknown, a number is out of range, or nothing can be pruned.
     """
+    return offer(
+        groups, scores, budget, scope=scope, min_keep=min_keep, round_to=round_to, gauge=gauge
+    ).selection()
+
+
+def offer(
+    groups: Groups,
+    scores: Scores,
+    budget: Budget,
+    *,
+    scope: str,
+    min_keep: MinKeep | Floors,
+    round_to: int,
+    gauge: Gauge | None = None,
+) -> Offer:
+    """Choose how many channels of each unit go, as `select`, with the widths that there would be beside.
+
+    Raises:
+        RequestError: As `select`.
+    """
     floors = Floors.of(min_keep).capped(budget.at_most)
     reasons = {group.name: group.reason for group in groups if group.reason} | dict(scores.skipped)
     units = units_of(groups, scores, floors)
@@ -62,33 +150,7 @@ def select(
     require_fit(budget.parts, "channels", groups, free)
     require_fit(floors.by_pattern, "min_keep", groups, free)
     widths = Widths(groups, units, round_to, gauge.meter if gauge else budget.meter(groups))
-    choice = budget.choose(widths, scope, gauge)
-    kept = widths.kept(choice.removed)
-    reached = widths.cost_of(kept)
-    note = _difference(budget, reached, choice.wanted)
-    floored = [
-        name
-        for unit, left in zip(units, choice.removed, strict=True)
-        if unit.size - left <= unit.floor < unit.size
-        for name in unit.names
-    ]
-    return Selection(
-        keep=widths.indices(kept),
-        reasons=reasons,
-        floored=tuple(floored),
-        wanted=choice.wanted,
-        reached=reached,
-        why=explain_widths(widths, choice, kept),
-        account=Account(
-            kind=budget.kind,
-            whole=widths.cost_of([unit.size for unit in units]),
-            wanted=choice.wanted,
-            reached=reached,
-            criterion=scores.criterion,
-            scope=scope,
-            notes=(note,) if note else (),
-        ),
-    )
+    return Offer(budget, widths, budget.choose(widths, scope, gauge), reasons, scores.criterion, scope)
 
 
 def _left_out(

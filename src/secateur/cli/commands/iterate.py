@@ -53,7 +53,7 @@ def iterate(
     model: ModelOptions,
     save: Save,
     steps: IterateOptions,
-    asked: Annotated[dict[str, Any], Like(AskOptions, "latency_ms", "keep")],
+    asked: Annotated[dict[str, Any], Like(AskOptions, "latency_ms", "keep", "search", "depth")],
     scoring: CriterionOptions,
     config: Annotated[
         FitConfig,

@@ -56,7 +56,7 @@ _FOLDS = 4
 _Tensors = Mapping[int, Tensor]
 
 
-@step("blocks", needs_data=True)
+@step("blocks", needs_data=True, is_learned=True)
 @torch.no_grad()
 def blocks(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
     """Let each block that the cut reaches learn to put out what the dense block did.

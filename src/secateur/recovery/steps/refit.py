@@ -26,16 +26,17 @@ References:
     (least squares on sampled patches) and 3.3 (residual branches). https://arxiv.org/abs/1707.06168
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, prod
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from secateur.capture.copies import copy_module
+from secateur.capture.replay import Replay, Tape
 from secateur.coupling.layers import LayerCall, layer_of
 from secateur.coupling.patches import Patches, weight_change
 from secateur.errors import CaptureError
@@ -79,27 +80,8 @@ def refit(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
         CaptureError: A layer reads or should put out NaN or infinity.
     """
     cut = copy_module(subject.cut)
-    run = _Refit(subject, cut)
-    layers = [layer for layer in run.layers if has_lost(subject, layer)]
-    notes = [
-        Recovery("refit", layer.name, "left alone", reason)
-        for layer in layers
-        if (reason := run.obstacle(layer))
-    ]
-    notes += [Recovery("refit", name, "left alone", why) for name, why in unknown_layers(subject)]
-    layers = [layer for layer in layers if not run.obstacle(layer)]
-    if not layers:
-        return cut, notes
-    lockstep = start(subject, cut, [layer.node.index for layer in layers], with_dense=True)
-    if lockstep.note:
-        notes.append(Recovery("refit", "data", "limit", lockstep.note))
-    for layer in layers:
-        for pair in lockstep.pairs:
-            assert pair.dense is not None, "asked for above"
-            pair.cut.advance(layer.node.index)
-            pair.dense.advance(layer.node.index + 1)
-        run.refit(layer, lockstep.pairs)
-    return cut, [*notes, *(done.told() for done in run.done.values())]
+    unknown = [Recovery("refit", name, "left alone", why) for name, why in unknown_layers(subject)]
+    return cut, LayerRefit(subject, cut).run(unknown=unknown)
 
 
 @dataclass
@@ -160,8 +142,13 @@ class _Done:
         return Recovery("refit", self.layer, "exact" if is_exact else "approximate", ", ".join(parts))
 
 
-class _Refit:
-    """Refits layers of a cut model in place, in depth order."""
+class LayerRefit:
+    """Refits layers of a cut model in place, in depth order.
+
+    Args:
+        subject: The cut model and where it comes from.
+        cut: The copy of the cut model that is changed.
+    """
 
     def __init__(self, subject: Subject, cut: nn.Module) -> None:
         self.subject = subject
@@ -174,6 +161,46 @@ class _Refit:
         self.sums: dict[int, tuple[Sums, Sums]] = {}
         self.done: dict[int, _Done] = {}
 
+    def run(
+        self,
+        replay: Callable[[Tape, nn.Module, Any], Replay] = Replay,
+        unknown: Sequence[Recovery] = (),
+    ) -> list[Recovery]:
+        """Refit all layers that read less than they did.
+
+        Args:
+            replay: How the cut model is run.
+            unknown: What is to be told of what is no layer.
+
+        Returns:
+            What was done to each.
+        """
+        layers = [layer for layer in self.layers if self.reads_less(layer)]
+        notes = [
+            Recovery("refit", layer.name, "left alone", reason)
+            for layer in layers
+            if (reason := self.obstacle(layer))
+        ]
+        notes += unknown
+        layers = [layer for layer in layers if not self.obstacle(layer)]
+        if not layers:
+            return notes
+        stops = [layer.node.index for layer in layers]
+        lockstep = start(self.subject, self.cut, stops, with_dense=True, replay=replay)
+        if lockstep.note:
+            notes.append(Recovery("refit", "data", "limit", lockstep.note))
+        for layer in layers:
+            for pair in lockstep.pairs:
+                assert pair.dense is not None, "asked for above"
+                pair.cut.advance(layer.node.index)
+                pair.dense.advance(layer.node.index + 1)
+            self.refit(layer, lockstep.pairs)
+        return [*notes, *(done.told() for done in self.done.values())]
+
+    def reads_less(self, layer: LayerCall) -> bool:
+        """Whether what a layer reads is less than it was, so that it is refitted."""
+        return has_lost(self.subject, layer)
+
     @cached_property
     def calls(self) -> Mapping[int, list[LayerCall]]:
         """The calls of each weight."""
@@ -183,6 +210,7 @@ class _Refit:
         return calls
 
     def weight_of(self, layer: LayerCall) -> Tensor:
+        """The weight of a layer of the cut model."""
         return self.named[self.graph.names[layer.weight][0]]
 
     def obstacle(self, layer: LayerCall) -> str:
@@ -197,7 +225,7 @@ class _Refit:
         others = [node for value in held for node in self.graph.readers[value] if node.index not in own]
         if others:
             return f"its weight is also used by {others[0]}"
-        if any(not has_lost(self.subject, call) for call in calls):
+        if any(not self.reads_less(call) for call in calls):
             return "it is also called on an input that lost nothing"
         blocks = self._blocks(layer)
         if blocks > _MOST_BLOCKS:
