@@ -26,7 +26,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,26 @@ RESULTS = Path("benchmarks/results/equal_compute.json")
 PAGE = Path("docs/benchmarks/equal-compute.md")
 CRITERIA = ("l2", "lamp", "taylor")
 RATES = (0.01, 0.003)
+BLOCKS = "secateur, and blocks"
 NEAR = 0.02
 """How far from the MACs asked for a peer may end."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a cell is measured with.
+
+    Attributes:
+        batches: To choose and recover by.
+        tune: Images of our epoch.
+        test: Images to judge by.
+        seed: Of everything that is drawn.
+    """
+
+    batches: Batches
+    tune: int
+    test: Images
+    seed: int
 
 
 def cpu(run: Callable[[], Any]) -> tuple[Any, float]:
@@ -71,11 +89,20 @@ def network(name: str, seed: int, data: Splits, epochs: int, cache: Path) -> nn.
     return sc.load(folder, model).eval()
 
 
-def ours(model: nn.Module, example: Tensor, left: float, batches: Batches) -> nn.Module:
-    """Our default."""
+def ours(model: nn.Module, example: Tensor, left: float, batches: Batches, *, blocks: bool) -> nn.Module:
+    """Our default; with blocks that are learned from the dense ones behind it, if so."""
     images = [one for one, _ in batches]
-    result = sc.prune(model, example, macs=left, data=images)
-    return result.model
+    steps = {"recover": ["absorb", "refit", "blocks"]} if blocks else {}
+    return sc.prune(model, example, macs=left, data=images, **steps).model
+
+
+def our_cell(
+    model: nn.Module, example: Tensor, left: float, tune: Splits, asked: Setting, *, blocks: bool
+) -> dict[str, Any]:
+    """Our row, with budgets of its own."""
+    made, spent = cpu(lambda: ours(model, example, left, asked.batches, blocks=blocks))
+    epoch = asked.tune / images_per_second(made, tune)
+    return cell(made, spent, (spent, spent + epoch), tune, asked.test, asked.seed)
 
 
 def peer(model: nn.Module, example: Tensor, left: float, batches: Batches, name: str, scope: str) -> Any:
@@ -175,16 +202,18 @@ def measure(asked: argparse.Namespace) -> None:
             model = network(name, seed, data, 5, asked.cache)
             tune = replace(data, validation=some(data.validation or data.test, 2_000))
             batches = labelled(data.train, asked.images, seed)
+            setting = Setting(batches, asked.tune, test, seed)
             dense = evaluate(model, test, threads=1).accuracy
             for removed in asked.removed:
                 key = {"model": name, "seed": seed, "removed": removed}
                 first = row_of(key | {"method": "secateur"})
                 if first is None:
-                    cut, spent = cpu(lambda: ours(model, example, 1 - removed, batches))  # noqa: B023
-                    epoch = asked.tune / images_per_second(cut, tune)
-                    found = cell(cut, spent, (spent, spent + epoch), tune, test, seed)
+                    found = our_cell(model, example, 1 - removed, tune, setting, blocks=False)
                     add(key | {"method": "secateur"}, {"dense": dense, **found})
                     first = rows[-1]
+                if row_of(key | {"method": BLOCKS}) is None:
+                    found = our_cell(model, example, 1 - removed, tune, setting, blocks=True)
+                    add(key | {"method": BLOCKS}, {"dense": dense, **found})
                 budgets = (first["untrained_budget"], first["trained_budget"])
                 for method in CRITERIA:
                     for scope in ("global", "local"):
@@ -205,7 +234,7 @@ def page(known: dict[str, Any]) -> str:
     for key in sorted({(row["model"], row["removed"], row["seed"]) for row in rows}):
         cells = [row for row in rows if (row["model"], row["removed"], row["seed"]) == key]
         us = next(row for row in cells if row["method"] == "secateur")
-        peers = [row for row in cells if row is not us and "failed" not in row]
+        peers = [row for row in cells if "secateur" not in row["method"] and "failed" not in row]
         if not peers:
             continue
         for budget in ("untrained", "trained"):
@@ -216,7 +245,7 @@ def page(known: dict[str, Any]) -> str:
             lines.append(
                 (
                     ahead,
-                    f"| {key[0]} | {key[1]:.0%} | {words} | {us[f'{budget}_budget']:.1f} | "
+                    f"| {key[0]} | {key[1]:.0%} | {key[2]} | {words} | {us[f'{budget}_budget']:.1f} | "
                     f"{100 * us['dense']:.2f} | {100 * us[budget]:.2f} | {below:+.2f} | "
                     f"{100 * best[budget]:.2f} | {best['method'].split(' ', 1)[1]} | {ahead:+.2f} |",
                 )
@@ -227,7 +256,8 @@ def page(known: dict[str, Any]) -> str:
         if "failed" in row
     ]
     every = [
-        f"| {row['model']} | {row['removed']:.0%} | {row['method']} | {100 * row['start']:.2f} | "
+        f"| {row['model']} | {row['removed']:.0%} | {row['seed']} | {row['method']} | "
+        f"{100 * row['start']:.2f} | "
         f"{100 * row['untrained']:.2f} | {row['untrained_images']:,} | {100 * row['trained']:.2f} | "
         f"{row['trained_images']:,} | {row['trained_rate']:g} | {row['chosen_seconds']:.1f} |"
         for row in rows
@@ -244,20 +274,25 @@ globally and locally). Everybody has the same CPU seconds: what ours takes to ch
 peer may spend on fine-tuning, and with training ours has an epoch of {settings["tune"]:,} images more
 and a peer the rest of the same seconds. Everybody tunes at two rates ({rates}) and keeps the best by
 2,000 validation images, the start included. Accuracy in % on {settings["test"]:,} test images; the best
-peer of each line is chosen by these, in its favour. One seed; pairs differ by about 0.4 by chance.
-Losses first."""
+peer of each line is chosen by these, in its favour. Pairs differ by about 0.4 by chance.
+Losses first. Rows of "{BLOCKS}" learn block by block from the dense network behind the refit,
+without labels (`recover=["absorb", "refit", "blocks"]`); their budgets are their own, and no peer
+is compared at them."""
     first = (
-        "| network | MACs removed | budget | CPU s | dense | ours | to dense | best peer | which | ahead |"
+        "| network | MACs removed | seed | budget | CPU s | dense | ours | to dense "
+        "| best peer | which | ahead |"
     )
     second = (
-        "| network | MACs removed | method | after the cut | no training of ours | images | with training "
-        "| images | rate | choosing, CPU s |"
+        "| network | MACs removed | seed | method | after the cut | no training of ours | images "
+        "| with training | images | rate | choosing, CPU s |"
     )
     parts = [
         head,
-        "\n".join([first, "|---|--:|---|--:|--:|--:|--:|--:|---|--:|", *(line for _, line in sorted(lines))]),
+        "\n".join(
+            [first, "|---|--:|--:|---|--:|--:|--:|--:|--:|---|--:|", *(line for _, line in sorted(lines))]
+        ),
         "## All cells",
-        "\n".join([second, "|---|--:|---|--:|--:|--:|--:|--:|--:|--:|", *every]),
+        "\n".join([second, "|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|", *every]),
         *(["Failed:", "\n".join(failed)] if failed else []),
         f"torch {settings['torch']}, one thread.",
         f"    OMP_NUM_THREADS=1 {settings['command']} --data-dir FOLDER",
