@@ -92,8 +92,8 @@ def network(name: str, seed: int, data: Splits, epochs: int, cache: Path) -> nn.
 def ours(model: nn.Module, example: Tensor, left: float, batches: Batches, *, blocks: bool) -> nn.Module:
     """Our default; with blocks that are learned from the dense ones behind it, if so."""
     images = [one for one, _ in batches]
-    steps = {"recover": ["absorb", "refit", "blocks"]} if blocks else {}
-    return sc.prune(model, example, macs=left, data=images, **steps).model
+    steps = ["absorb", "refit", "blocks"] if blocks else None
+    return sc.prune(model, example, macs=left, data=images, recover=steps).model
 
 
 def our_cell(
