@@ -31,6 +31,14 @@ def test_with_data_alone_what_remains_after_the_refit_decides_and_is_recovered(n
     assert all(map(torch.equal, made.model.state_dict().values(), same.model.state_dict().values()))
 
 
+@pytest.mark.parametrize("axes", ["widths", "both"])
+def test_where_heads_may_lose_width_attention_is_made_up_for(axes):
+    filled = sc.Ask.of(macs=0.5, axes=axes).filled(has_data=True)
+    assert filled.recover == ("absorb", "attention", "refit")
+    assert sc.Ask.of(macs=0.5, axes=axes, recover=["refit"]).filled(has_data=True).recover == ["refit"]
+    assert sc.Ask.of(macs=0.5, axes=axes).filled(has_data=False).recover is None
+
+
 def test_what_is_named_is_kept(net):
     plain = sc.prune(net, X[:1], macs=0.5, data=DATA, recover=[])
     assert plain.plan.account.criterion == "after-refit"

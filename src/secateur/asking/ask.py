@@ -35,7 +35,8 @@ class Ask:
         criterion: A registered name such as "l2", "bn-scale", "activation-mean", "taylor" or "jacobian"; what
             `secateur.criterion` returns for a name with options; or a callable from a group's view to scores.
             None takes what suits the data: "after-refit" where there is some, with the scope "curves" and
-            the recovery "absorb", "refit" unless they are named; else "l2".
+            the recovery "absorb", "refit" (with "attention" between them where `axes` lets heads lose
+            width) unless they are named; else "l2".
         scope: How channels compare: "global", "local", "isomorphic" or "curves"; None is "global" for a
             named criterion.
         round_to: Kept counts are rounded up to a multiple of this; 8 suits most hardware.
@@ -157,7 +158,11 @@ class Ask:
             'l2'
         """
         words = {field.name: getattr(self, field.name) for field in fields(self)}
-        usual = _WITH_DATA if has_data and self.criterion is None else _WITHOUT
+        usual = dict(_WITH_DATA if has_data and self.criterion is None else _WITHOUT)
+        if (
+            "recover" in usual and self.axes != "heads"
+        ):  # heads may lose width, which only this step makes up for
+            usual["recover"] = ("absorb", "attention", "refit")
         return Filled(**words | {name: value for name, value in usual.items() if words[name] is None})
 
     @property
