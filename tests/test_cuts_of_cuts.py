@@ -11,7 +11,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import CheckpointError, RequestError
-from secateur.plans.plan import identity_plan
+from secateur.plans.making import identity_plan
 
 X = torch.zeros(2, 3, 8, 8)
 

@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import secateur as sc
+from secateur.architecture import tensor_shapes
 from secateur.asking import Ask
 from secateur.capture import capture
 from secateur.coupling import couple_graph
 from secateur.cut import Followed
 from secateur.errors import CheckpointError, RequestError
 from secateur.graph.origin import Field
-from secateur.plans.plan import Request, identity_plan, make_plan, tensor_shapes
+from secateur.plans.making import identity_plan, make_plan
+from secateur.plans.plan import Request
 
 X = torch.randn(2, 3, 6, 6)
 

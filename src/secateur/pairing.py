@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from secateur.architecture import fingerprint, tensor_shapes
 from secateur.capture.unwrap import unwrap
 from secateur.costs import cost_of
 from secateur.coupling import Groups
@@ -12,7 +13,7 @@ from secateur.errors import RequestError
 from secateur.graph.axes import Axis
 from secateur.graph.keep import DimPlaces, Mask
 from secateur.pipeline import couple, measure, plan_model
-from secateur.plans.plan import Plan, fingerprint, tensor_shapes
+from secateur.plans.plan import Plan
 from secateur.result import Result
 
 

@@ -28,8 +28,9 @@ from secateur.coupling.protect import protected_names
 from secateur.depth.drop import Dropped
 from secateur.depth.joint import prune_jointly
 from secateur.errors import EmptyCutError, NoEffectWarning, RequestError
+from secateur.plans.making import make_plan
 from secateur.plans.memory import remember
-from secateur.plans.plan import Account, Plan, make_plan
+from secateur.plans.plan import Account, Plan
 from secateur.recovery import choose as choose_steps
 from secateur.result import Result, recover_result
 from secateur.score import Criterion, Scores, require_data, score

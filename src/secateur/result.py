@@ -20,7 +20,8 @@ from secateur.errors import RequestError
 from secateur.mask.hook import is_masked
 from secateur.mask.state import remove
 from secateur.plans.altered import plan_as_it_is
-from secateur.plans.plan import Plan, identity_plan
+from secateur.plans.making import identity_plan
+from secateur.plans.plan import Plan
 from secateur.proof import Verdict, kept_by
 from secateur.recovery import MEMORY_BYTES, SECONDS, Recovered, Recovery, Subject, say_on_terminal
 from secateur.recovery import choose as choose_steps

@@ -17,7 +17,7 @@ import secateur as sc
 from secateur.capture import capture
 from secateur.coupling import couple_graph
 from secateur.errors import PathError
-from secateur.plans.plan import make_plan
+from secateur.plans.making import make_plan
 from secateur.proof import verification, verify
 from secateur.proof.comparison import measure
 from secateur.proof.drawing import randomised

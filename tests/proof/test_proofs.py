@@ -18,7 +18,8 @@ from secateur.errors import CutError, RequestError
 from secateur.graph.axes import product, resolve
 from secateur.graph.keep import Kept
 from secateur.graph.unify import factor
-from secateur.plans.plan import PlanGroup, make_plan
+from secateur.plans.making import make_plan
+from secateur.plans.plan import PlanGroup
 from secateur.proof import Verdict, compare_records, kept_by, verify
 from secateur.proof.drawing import randomised
 

@@ -26,7 +26,7 @@ from subject_samples import (
 import secateur as sc
 from secateur.errors import CheckpointError, RequestError
 from secateur.iterative.rows import Iterated
-from secateur.plans.plan import identity_plan
+from secateur.plans.making import identity_plan
 from secateur.reports import subjects
 from secateur.reports.content import ModelRow, Report, VerdictRow
 from secateur.reports.formats import formats, write_report

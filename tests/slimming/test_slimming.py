@@ -14,7 +14,7 @@ from secateur.domains.classification import load
 from secateur.errors import NoEffectWarning, RequestError
 from secateur.penalise import penalties
 from secateur.penalise.scales import prunable_scales
-from secateur.plans.plan import identity_plan
+from secateur.plans.making import identity_plan
 from secateur.recovery import Recovered, Recovery
 from secateur.slimming import run as slimming
 from secateur.slimming.notes import absorbed_note, cliff_note, refit_note

@@ -13,7 +13,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import CheckpointError, SecateurError, SourceError
-from secateur.plans.plan import identity_plan
+from secateur.plans.making import identity_plan
 from secateur.sources import build, open_model
 from secateur.write.checkpoint import read_state, save_model
 from secateur.write.shards import INDEX, open_shards

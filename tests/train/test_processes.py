@@ -13,7 +13,7 @@ from secateur.domains.darknet.fit import fit_detector
 from secateur.domains.darknet.recipe import DetectorFitConfig as DetectorRecipe
 from secateur.errors import RequestError
 from secateur.iterative import Recipe, iterate
-from secateur.plans.plan import identity_plan
+from secateur.plans.making import identity_plan
 from secateur.slimming import SlimConfig, slim
 from secateur.train import FitConfig, fit
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import CheckpointError, SecateurError
-from secateur.plans.plan import identity_plan
+from secateur.plans.making import identity_plan
 from secateur.write import checkpoint
 from secateur.write.checkpoint import load_state, read_state, save_model
 from secateur.zoo import models

@@ -18,7 +18,7 @@ from torch import nn
 import secateur as sc
 from secateur.depth.drop import drop_blocks
 from secateur.errors import CheckpointError, RequestError, SecateurError
-from secateur.plans.plan import identity_plan
+from secateur.plans.making import identity_plan
 from secateur.write.shards import INDEX, Shards, StoredTensor, open_shards, write_shard
 from secateur.write.stream import pack
 

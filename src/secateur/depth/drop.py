@@ -29,8 +29,9 @@ from secateur.depth.rank import score_blocks
 from secateur.depth.wiring import read_otherwise
 from secateur.errors import CheckError, CutError, NoEffectWarning, RequestError
 from secateur.graph.node import Graph
+from secateur.plans.making import identity_plan
 from secateur.plans.memory import remember
-from secateur.plans.plan import Plan, Request, identity_plan
+from secateur.plans.plan import Plan, Request
 from secateur.proof import Verdict
 from secateur.proof.draws import draws
 from secateur.result import Result, cost_table

@@ -27,7 +27,8 @@ from secateur.errors import EmptyCutError, NoEffectWarning, RequestError
 from secateur.iterative.recipe import Recipe
 from secateur.iterative.rows import ROWS, Iterated, StageRow
 from secateur.pipeline import couple, prune
-from secateur.plans.plan import Plan, identity_plan
+from secateur.plans.making import identity_plan
+from secateur.plans.plan import Plan
 from secateur.recovery import choose as choose_steps
 from secateur.result import Result, recover_result
 from secateur.score import require_data

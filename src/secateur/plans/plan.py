@@ -7,7 +7,7 @@ integer (a dim or factor that stays whole), or a product or sum of expressions:
     {"product": ["features.28", 49]}      {"sum": ["layer1.0", 64]}
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -15,15 +15,14 @@ import numpy as np
 from pydantic import JsonValue, ValidationError, ValidationInfo, model_validator
 from torch import nn
 
-from secateur.architecture import fingerprint, tensor_shapes, tied_names, unsaved_names
+from secateur.architecture import tensor_shapes
 from secateur.asking.request import Request
 from secateur.capture.unwrap import unwrap
-from secateur.coupling import Groups
-from secateur.cut import Correction, Followed, attributes_of, slice_model
+from secateur.cut import Correction, Followed, slice_model
 from secateur.cut.shorten import renamed
 from secateur.cut.skip import CallForm, drop
 from secateur.errors import CheckpointError, RequestError, prefix_hint
-from secateur.graph.axes import Axis, Expr, Product, axis, leaves, product, resolve, total
+from secateur.graph.axes import Axis, Expr, axis, product, total
 from secateur.graph.keep import Kept, Mask, count, keep_mask
 from secateur.plans.consistency import require_consistent
 from secateur.plans.memory import recalled, remember
@@ -31,8 +30,7 @@ from secateur.plans.parts import Account, Factors, Frozen, PlanGroup, Searched, 
 
 # fmt: off
 __all__ = [
-    "Account", "Factors", "Plan", "PlanGroup", "Request", "Searched", "Spec", "Terms", "Why", "fingerprint",
-    "identity_plan", "make_plan", "tensor_shapes", "tied_names", "unsaved_names",
+    "Account", "Factors", "Plan", "PlanGroup", "Request", "Searched", "Spec", "Terms", "Why",
 ]
 # fmt: on
 
@@ -432,99 +430,3 @@ class Plan(Frozen):
         lines += [f"  {name}: dropped" for name in self.dropped]
         lines += [f"  {group.name}: {group.size} -> {len(group.keep)}" for group in self.groups]
         return "\n".join(lines)
-
-
-def make_plan(
-    model: nn.Module,
-    groups: Groups,
-    keep: Mapping[str, Sequence[int]],
-    *,
-    requested: Request = Request(),  # noqa: B008 - it is frozen
-    reasons: Mapping[str, str] | None = None,
-    why: Mapping[str, Why] | None = None,
-    account: Account | None = None,
-) -> Plan:
-    """Write down a choice of kept positions so that it can be applied without the groups.
-
-    Args:
-        model: The uncut model.
-        groups: Its groups.
-        keep: Indices to keep by group; groups not named stay whole.
-        requested: What was asked for.
-        reasons: Why other groups were left alone.
-        why: Why each group has its width.
-        account: How the budget was met.
-    """
-    cut = {name for name, indices in keep.items() if len(indices) < groups[name].size}
-    axes = {groups[name].axis: name for name in cut}
-    tensors = {
-        name: tuple(_spec(dim, axes) for dim in groups.dims(name))
-        for name in groups.graph.tensors
-        if any(leaf in axes for dim in groups.dims(name) for leaf in leaves(dim))
-    }
-    attributes: dict[str, dict[str, Spec | tuple[Spec, ...]]] = {}
-    for module, sizes in attributes_of(groups.graph, groups.findings).items():
-        for attribute, expr in sizes.items():
-            exprs = expr if isinstance(expr, tuple) else (expr,)
-            if any(leaf in axes for part in exprs for leaf in leaves(part)):
-                specs = tuple(_spec(part, axes) for part in exprs)
-                attributes.setdefault(module, {})[attribute] = specs if isinstance(expr, tuple) else specs[0]
-    sizes_before = sum(groups[name].size for name in keep)
-    kept = sum(len(indices) for indices in keep.values())
-    shapes = tensor_shapes(model)
-    return Plan(
-        model=type(model).__name__,
-        params=sum(parameter.numel() for parameter in model.parameters()),
-        fingerprint=fingerprint(shapes),
-        shapes=shapes,
-        groups=tuple(
-            PlanGroup(
-                name=name,
-                size=groups[name].size,
-                keep=tuple(sorted(int(index) for index in indices)),
-                members=tuple(map(str, groups[name].members)),
-                why=(why or {}).get(name),
-            )
-            for name, indices in keep.items()
-        ),
-        tensors=tensors,
-        attributes=attributes,
-        requested=requested,
-        achieved=1 - kept / sizes_before if sizes_before else 0.0,
-        reasons=dict(reasons or {}),
-        account=account,
-        ties=tied_names(model),
-        unsaved=unsaved_names(model),
-    )
-
-
-def identity_plan(
-    model: nn.Module, source: str, source_arguments: Mapping[str, str | int | float | bool]
-) -> Plan:
-    """The plan of an uncut model: nothing is removed."""
-    shapes = tensor_shapes(model)
-    return Plan(
-        model=type(model).__name__,
-        params=sum(parameter.numel() for parameter in model.parameters()),
-        fingerprint=fingerprint(shapes),
-        shapes=shapes,
-        groups=(),
-        tensors={},
-        attributes={},
-        requested=Request(kind="nothing"),
-        source=source,
-        source_arguments=dict(source_arguments),
-        ties=tied_names(model),
-        unsaved=unsaved_names(model),
-    )
-
-
-def _spec(expr: Expr, axes: Mapping[Axis, str]) -> Spec:
-    expr = resolve(expr)
-    if not any(leaf in axes for leaf in leaves(expr)):
-        return expr.size
-    if isinstance(expr, Axis):
-        return axes[expr]
-    parts = expr.factors if isinstance(expr, Product) else expr.terms
-    specs = tuple(_spec(part, axes) for part in parts)
-    return Factors(product=specs) if isinstance(expr, Product) else Terms(sum=specs)

@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 from torch import nn
 
 from secateur.errors import CheckpointError, RequestError, SourceError
-from secateur.plans.plan import Plan, identity_plan
+from secateur.plans.making import identity_plan
+from secateur.plans.plan import Plan
 from secateur.sources.registry import Arguments, Built, call_factory, sources
 from secateur.user_code import from_file, imports_from, is_file_word
 from secateur.write.checkpoint import PLAN, load_model, load_plan

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
+from secateur.architecture import fingerprint, tensor_shapes
 from secateur.errors import RequestError
 from secateur.graph.keep import Mask
-from secateur.plans.plan import Plan, fingerprint, tensor_shapes
+from secateur.plans.plan import Plan
 
 _FIRST = (
     nn.Conv1d,

@@ -101,7 +101,7 @@ def told(plan: Plan) -> str:
     """What a plan makes, in some words.
 
     Example:
-        >>> from secateur.plans.plan import identity_plan
+        >>> from secateur.plans.making import identity_plan
         >>> told(identity_plan(nn.Linear(2, 3), "", {}))
         'Linear, uncut, of 9 parameters'
     """
