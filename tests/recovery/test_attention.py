@@ -3,7 +3,7 @@
 import copy
 import re
 
-import nets_attention
+import attending_nets
 import pytest
 import torch
 from torch import nn
@@ -48,13 +48,13 @@ LAYOUTS = {
 @pytest.mark.parametrize("how", ["fused", "matmul", "bmm"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_has_the_rank_is_restored(how, layout):
-    model = nets_attention.attending(how, **LAYOUTS[layout])
+    model = attending_nets.attending(how, **LAYOUTS[layout])
     part = model.attention
     if hasattr(part, "make"):
-        nets_attention.of_rank(part.make, 8, 6)
+        attending_nets.of_rank(part.make, 8, 6)
     else:
         for layer in (part.query, part.key, part.value):
-            nets_attention.of_rank(layer, 8, 6)
+            attending_nets.of_rank(layer, 8, 6)
     before = copy.deepcopy(model.state_dict())
     bare = cut(model)
     result = sc.recover(bare, DATA, "attention")
@@ -80,7 +80,7 @@ def twin_pairs(model):
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("how", ["fused", "matmul"])
 def test_rotary_pairs_are_turned_and_scaled(how, grouped):
-    model = twin_pairs(nets_attention.attending(how, grouped=grouped, between="rotary"))
+    model = twin_pairs(attending_nets.attending(how, grouped=grouped, between="rotary"))
     groups = sc.couple(model, DATA[0], axes="widths")
     pairs = next(one for one in groups.prunable if one.size == 4)
     bare = sc.prune(model, DATA[0], axes="widths", channels={pairs.name: 0.25}, criterion="random", seed=0)
@@ -101,7 +101,7 @@ def test_rotary_pairs_are_turned_and_scaled(how, grouped):
 
 
 def test_what_is_not_rotary_mixes_freely_beside_what_is():
-    model = nets_attention.attending("matmul", between="partly")
+    model = attending_nets.attending("matmul", between="partly")
     part = model.attention
     with torch.no_grad():  # of four free positions three say all
         for layer in (part.query, part.key):
@@ -122,7 +122,7 @@ def test_what_is_not_rotary_mixes_freely_beside_what_is():
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("words", [{}, {"grouped": True}, {"between": "rotary"}])
 def test_it_never_harms_what_it_is_judged_by(seed, words):
-    model = nets_attention.attending(seed=seed, **words)
+    model = attending_nets.attending(seed=seed, **words)
     changed = [one for one in recovered(model).recovered if one.status != "left alone"]
     figures = [re.search(r"([\d.e-]+) % -> ([\d.e-]+) %", one.detail).groups() for one in changed]
     assert figures
@@ -130,7 +130,7 @@ def test_it_never_harms_what_it_is_judged_by(seed, words):
 
 
 def test_queries_of_nothing_stay_as_they_are():
-    model = nets_attention.attending()
+    model = attending_nets.attending()
     with torch.no_grad():
         for layer in (model.attention.query, model.attention.key):
             for held in (layer.weight, layer.bias):
@@ -148,16 +148,16 @@ def test_norms_and_shifts_and_other_products_are_left_alone():
         "shift": "something is added to it behind",
     }
     for between, reason in reasons.items():
-        model = nets_attention.attending(between=between)
+        model = attending_nets.attending(between=between)
         notes = told(recovered(model))
         assert notes["attention.query"].status == "left alone", between
         assert reason in notes["attention.query"].detail
-    notes = recovered(nets_attention.attending("einsum")).recovered
+    notes = recovered(attending_nets.attending("einsum")).recovered
     assert any("einsum is no product of queries with keys" in one.detail for one in notes)
 
 
 def test_it_needs_data_and_something_to_judge_by():
-    bare = cut(nets_attention.attending())
+    bare = cut(attending_nets.attending())
     with pytest.raises(RequestError, match="needs data"):
         sc.recover(bare, steps="attention")
     notes = told(sc.recover(bare, [DATA[0][:1, :2]], "attention"))
@@ -176,7 +176,7 @@ def test_values_whose_layer_lost_inputs_are_left_alone():
     class Behind(nn.Module):
         def __init__(self):
             super().__init__()
-            self.stem, self.rest = nn.Linear(5, 12), nets_attention.Attention()
+            self.stem, self.rest = nn.Linear(5, 12), attending_nets.Attention()
 
         def forward(self, x):
             return self.rest(self.stem(x).relu())
@@ -206,10 +206,10 @@ def test_torchs_own_attention_offers_no_widths():
 
 
 def test_the_result_is_saved_and_loaded(tmp_path):
-    model = nets_attention.attending(grouped=True)
+    model = attending_nets.attending(grouped=True)
     result = recovered(model, ["attention", "refit"])
     sc.save(result, tmp_path / "cut")
-    loaded = sc.load(tmp_path / "cut", nets_attention.attending(grouped=True, seed=5))
+    loaded = sc.load(tmp_path / "cut", attending_nets.attending(grouped=True, seed=5))
     assert torch.equal(loaded(DATA[0]), result.model(DATA[0]))
     assert [one.step for one in result.errors] == ["attention", "refit"]
     assert result.errors[-1].after < result.errors[0].before
@@ -238,10 +238,10 @@ def test_bert_and_llama(implementation):
 
 @pytest.mark.parametrize("how", ["fused", "matmul"])
 def test_constants_that_were_absorbed_before_do_not_count_twice(how):
-    model = nets_attention.attending(how)
+    model = attending_nets.attending(how)
     part = model.attention
     for layer in (part.query, part.key, part.value):
-        nets_attention.of_rank(layer, 8, 6)
+        attending_nets.of_rank(layer, 8, 6)
     result = recovered(model, ["absorb", "attention"])
     assert not torch.equal(cut(model).model.attention.out.bias, result.model.attention.out.bias)
     assert told(result)["attention.value"].status == "exact"

@@ -184,7 +184,7 @@ STAGES = {
     "secateur.pipeline.couple_graph": "couple",
     "secateur.coupling.solve.leaves": "in the middle of coupling",
     "secateur.pipeline.score": "score",
-    "secateur.pipeline.select": "select",
+    "secateur.pipeline.offer": "select",
     "secateur.pipeline.make_plan": "plan",
     "secateur.plans.plan.slice_model": "cut",
     "secateur.cut.slicing.slice_tensor": "in the middle of a cut",

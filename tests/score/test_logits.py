@@ -2,7 +2,7 @@
 
 import itertools
 
-import nets_attention
+import attending_nets
 import pytest
 import torch
 
@@ -34,7 +34,7 @@ def operands(model, x):
 
 @pytest.mark.parametrize("words", [{}, {"grouped": True}, {"between": "rotary"}])
 def test_the_error_is_that_of_the_logits_with_each_coordinate_scaled(words):
-    model = nets_attention.attending(**words)
+    model = attending_nets.attending(**words)
     consumers = found(model)
     assert len(consumers) == 4
     for head, consumer in enumerate(consumers):
@@ -52,7 +52,7 @@ def test_the_error_is_that_of_the_logits_with_each_coordinate_scaled(words):
 
 
 def test_fused_and_written_out_are_alike():
-    one, two = (found(nets_attention.attending(how)) for how in ("fused", "matmul"))
+    one, two = (found(attending_nets.attending(how)) for how in ("fused", "matmul"))
     for first, second in zip(one, two, strict=True):
         ratio = float(first.counts / second.counts * 0.4**2)  # other random signs
         assert 0.5 < ratio < 2
@@ -60,7 +60,7 @@ def test_fused_and_written_out_are_alike():
 
 
 def test_the_order_is_that_of_brute_force():
-    model = nets_attention.attending()
+    model = attending_nets.attending()
     consumers = found(model)
 
     def left(kept):
@@ -84,7 +84,7 @@ def test_the_order_is_that_of_brute_force():
 
 @pytest.mark.parametrize("how", ["fused", "matmul"])
 def test_what_is_nothing_goes_first_and_by_default(how):
-    model = nets_attention.attending(how)
+    model = attending_nets.attending(how)
     with torch.no_grad():
         for held in (model.attention.query.weight, model.attention.query.bias):
             held.view(4, 8, -1)[:, [2, 5]] = 0
@@ -95,7 +95,7 @@ def test_what_is_nothing_goes_first_and_by_default(how):
 
 def test_the_price_is_what_a_change_of_the_logits_costs():
     """Where the outputs are linear in the logits, and these are unrelated, the estimate is near the truth."""
-    model = nets_attention.attending("matmul")
+    model = attending_nets.attending("matmul")
     data = list(torch.randn(8, 64, 7, 12, generator=torch.Generator().manual_seed(2)).double())
     consumers = found(model, data)
     outputs = []
