@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # which PyTorch imports at some first use; sympy adds a filter of warnings then
 from torch import nn
 from zoo import names_of
 from zoo_models import FAMILIES
