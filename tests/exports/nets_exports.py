@@ -128,6 +128,24 @@ class Language(nn.Module):
         return {"logits": self.head(self.blocks(x)), "hidden": x}
 
 
+@torch.fx.wrap
+def fold(y):
+    """A helper that symbolic tracing does not look into, as torchvision's Swin has."""
+    folded = y.shape[1] // 4
+    return torch.cat([-y[:, :folded], y[:, folded:]], 1).relu()
+
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 5, 1)
+        with torch.no_grad():
+            self.enter.weight[:8] *= 9  # what is folded stays: a quarter of what is left is another number
+
+    def forward(self, x):
+        return self.leave(fold(self.enter(x)))
+
+
 class Baked(nn.Module):
     """Scales by a number that Python computes from a size: a trace keeps the one of its example."""
 
@@ -156,6 +174,7 @@ NETS = {
     "corrected": (Corrected, torch.zeros(1, 3, 32, 32)),
     "shifted": (Shifted, torch.zeros(2, 4, 3, 16, 16)),
     "language": (Language, TOKENS),
+    "wrapped": (Wrapped, torch.zeros(1, 3, 16, 16)),
 }
 
 

@@ -17,7 +17,7 @@ from secateur.exports.format import formats
 from secateur.plans.memory import forget
 
 FILES = {"onnx": "cut.onnx", "pt2": "cut.pt2", "torchscript": "cut.torchscript", "state-dict": "cut"}
-CORRECTED = ("corrected", "shifted", "language")
+CORRECTED = ("corrected", "shifted", "language", "wrapped")
 _RESULTS = {}
 
 

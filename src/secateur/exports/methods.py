@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.capture.leaves import FxLeaf
 from secateur.capture.source import functions_in
 from secateur.cut.corrections import PREFIX
 from secateur.errors import ExportError
@@ -82,6 +83,7 @@ class Methods:
     def _entry(self, key: str, held: Any, kind: type) -> str:
         """A method as Python: a call of the function that makes it, and where the one is that it replaces."""
         was = ""
+        held = held.method if isinstance(held, FxLeaf) else held
         if inspect.getattr_static(kind, key, None) is None:
             was = _place(held, sys.modules[kind.__module__])
         inner = inspect.unwrap(held) if isinstance(held, FunctionType) else None

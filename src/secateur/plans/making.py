@@ -1,6 +1,7 @@
 """Plans are made: of a choice of kept positions, and of nothing for an uncut model."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -50,12 +51,8 @@ def make_plan(
                 attributes.setdefault(module, {})[attribute] = specs if isinstance(expr, tuple) else specs[0]
     sizes_before = sum(groups[name].size for name in keep)
     kept = sum(len(indices) for indices in keep.values())
-    shapes = tensor_shapes(model)
     return Plan(
-        model=type(model).__name__,
-        params=sum(parameter.numel() for parameter in model.parameters()),
-        fingerprint=fingerprint(shapes),
-        shapes=shapes,
+        **_of_architecture(model),
         groups=tuple(
             PlanGroup(
                 name=name,
@@ -72,8 +69,6 @@ def make_plan(
         achieved=1 - kept / sizes_before if sizes_before else 0.0,
         reasons=dict(reasons or {}),
         account=account,
-        ties=tied_names(model),
-        unsaved=unsaved_names(model),
     )
 
 
@@ -81,21 +76,28 @@ def identity_plan(
     model: nn.Module, source: str, source_arguments: Mapping[str, str | int | float | bool]
 ) -> Plan:
     """The plan of an uncut model: nothing is removed."""
-    shapes = tensor_shapes(model)
     return Plan(
-        model=type(model).__name__,
-        params=sum(parameter.numel() for parameter in model.parameters()),
-        fingerprint=fingerprint(shapes),
-        shapes=shapes,
+        **_of_architecture(model),
         groups=(),
         tensors={},
         attributes={},
         requested=Request(kind="nothing"),
         source=source,
         source_arguments=dict(source_arguments),
-        ties=tied_names(model),
-        unsaved=unsaved_names(model),
     )
+
+
+def _of_architecture(model: nn.Module) -> dict[str, Any]:
+    """What a plan says of the architecture that it is for."""
+    shapes = tensor_shapes(model)
+    return {
+        "model": type(model).__name__,
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "fingerprint": fingerprint(shapes),
+        "shapes": shapes,
+        "ties": tied_names(model),
+        "unsaved": unsaved_names(model),
+    }
 
 
 def _spec(expr: Expr, axes: Mapping[Axis, str]) -> Spec:

@@ -40,12 +40,17 @@ def factor(
         tensor(True)
     """
     for damping in dampings[:-1]:
-        lower, failed = torch.linalg.cholesky_ex(
-            square + (damping * scale).diag_embed() if damping else square
-        )
+        lower, failed = torch.linalg.cholesky_ex(_damped(square, damping * scale) if damping else square)
         if not bool(failed.any()):
             return lower
-    return torch.linalg.cholesky(square + (dampings[-1] * scale).diag_embed())
+    return torch.linalg.cholesky(_damped(square, dampings[-1] * scale))
+
+
+def _damped(square: Tensor, damping: Tensor) -> Tensor:
+    """With something added to the diagonal: one copy, as the matrices of wide layers are large."""
+    made = square.clone()
+    made.diagonal(dim1=-2, dim2=-1).add_(damping)
+    return made
 
 
 @dataclass(frozen=True, eq=False)
