@@ -227,9 +227,8 @@ def measure(asked: argparse.Namespace) -> None:
                             add(one, {"failed": f"{type(error).__name__}: {error}".partition("\n")[0]})
 
 
-def page(known: dict[str, Any]) -> str:
-    """The table, losses first."""
-    settings, rows = known["settings"], known["rows"]
+def compared(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each cell and budget: ours beside the best peer, losses first."""
     lines: list[tuple[float, str]] = []
     for key in sorted({(row["model"], row["removed"], row["seed"]) for row in rows}):
         cells = [row for row in rows if (row["model"], row["removed"], row["seed"]) == key]
@@ -250,6 +249,12 @@ def page(known: dict[str, Any]) -> str:
                     f"{100 * best[budget]:.2f} | {best['method'].split(' ', 1)[1]} | {ahead:+.2f} |",
                 )
             )
+    return [line for _, line in sorted(lines)]
+
+
+def page(known: dict[str, Any]) -> str:
+    """The table, losses first."""
+    settings, rows = known["settings"], known["rows"]
     failed = [
         f"* {row['model']}, {row['removed']:.0%}, {row['method']}: {row['failed']}"
         for row in rows
@@ -288,9 +293,7 @@ is compared at them."""
     )
     parts = [
         head,
-        "\n".join(
-            [first, "|---|--:|--:|---|--:|--:|--:|--:|--:|---|--:|", *(line for _, line in sorted(lines))]
-        ),
+        "\n".join([first, "|---|--:|--:|---|--:|--:|--:|--:|--:|---|--:|", *compared(rows)]),
         "## All cells",
         "\n".join([second, "|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|", *every]),
         *(["Failed:", "\n".join(failed)] if failed else []),
