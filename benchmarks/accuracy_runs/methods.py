@@ -15,6 +15,7 @@ Its `OBDCImportance` is missing: its own preparation crashes in 1.6.1 on network
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,6 +34,21 @@ Prepare = Callable[[Any, Batches], None]
 
 NEAR = 0.05
 """How far from the MACs asked for a peer may end, as a share of the dense model's."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a criterion of Torch-Pruning is driven.
+
+    Attributes:
+        is_global: One ranking for all groups, isomorphic ones alone where there is attention.
+        steps: So many cuts, each after a look at the network that the last one left.
+        round_to: Widths are multiples of this; None for any, or for whole heads.
+    """
+
+    is_global: bool = True
+    steps: int = 1
+    round_to: int | None = None
 
 
 def nothing(pruner: Any, batches: Batches) -> None:
@@ -118,7 +134,7 @@ def cut_by_peer(
     ratio: float,
     importance: Any,
     prepare: Callable[[Any], None],
-    is_global: bool = True,
+    way: Way = Way(),
 ) -> None:
     """Cut by one ratio, in place."""
     attentions = [module for module in pruned.modules() if isinstance(module, nn.MultiheadAttention)]
@@ -127,19 +143,21 @@ def cut_by_peer(
         pruned,
         example,
         importance=importance,
-        global_pruning=is_global,
-        isomorphic=is_global and bool(attentions),
+        global_pruning=way.is_global,
+        isomorphic=way.is_global and bool(attentions),
         pruning_ratio=ratio,
+        iterative_steps=way.steps,
         max_pruning_ratio=0.9,
         ignored_layers=[last, *[attention.out_proj for attention in attentions]],
-        round_to=attentions[0].num_heads if attentions else None,
+        round_to=way.round_to or (attentions[0].num_heads if attentions else None),
         in_channel_groups={},  # its defaults are shared by all pruners of a process
         out_channel_groups={},
         num_heads={},
     )
-    prepare(pruner)
-    pruner.step()
-    pruned.zero_grad()
-    for module in pruned.modules():
-        if hasattr(module, "hidden_dim") and hasattr(module, "conv_proj"):
-            module.hidden_dim = module.conv_proj.out_channels
+    for _ in range(way.steps):
+        prepare(pruner)
+        pruner.step()
+        pruned.zero_grad()
+        for module in pruned.modules():
+            if hasattr(module, "hidden_dim") and hasattr(module, "conv_proj"):
+                module.hidden_dim = module.conv_proj.out_channels
