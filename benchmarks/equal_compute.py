@@ -12,8 +12,8 @@ Everybody tunes by one cosine epoch over as many images as fit into what is left
 network, measured on a few steps; several rounds over the images where there are fewer), at each of two
 rates, keeping the best by 2,000 validation images, the start included. The other rate is free for all.
 Peers are Torch-Pruning's criteria, each driven in four ways: ranked globally and locally, globally in five
-steps (each after a look at what the last one left), and globally with widths that are multiples of 8. Labels are the peers' and the tuning's:
-ours chooses and recovers without.
+steps (each after a look at what the last one left), and globally with widths that are multiples of 8.
+Labels are the peers' and the tuning's: ours chooses and recovers without.
 
     OMP_NUM_THREADS=1 python benchmarks/equal_compute.py --data-dir FOLDER     # resumes
     OMP_NUM_THREADS=1 python benchmarks/equal_compute.py --page                # the page only
@@ -282,9 +282,10 @@ def page(known: dict[str, Any]) -> str:
 
 Our default, `sc.prune(model, x, macs=..., data=...)` on {settings["images"]} images without labels,
 beside the best of twelve of Torch-Pruning {settings["torch_pruning"]} (l2, lamp and taylor, ranked
-globally, locally, globally in five steps, and globally with widths that are multiples of 8). Everybody has the same CPU seconds: what ours takes to choose and recover a
-peer may spend on fine-tuning, and with training ours has an epoch of {settings["tune"]:,} images more
-and a peer the rest of the same seconds. Everybody tunes at two rates ({rates}) and keeps the best by
+globally, locally, globally in five steps, and globally with widths that are multiples of 8).
+Everybody has the same CPU seconds: what ours takes to choose and recover a peer may
+spend on fine-tuning, and with training ours has an epoch of {settings["tune"]:,} images more and
+a peer the rest of the same seconds. Everybody tunes at two rates ({rates}) and keeps the best by
 2,000 validation images, the start included. Accuracy in % on {settings["test"]:,} test images; the best
 peer of each line is chosen by these, in its favour. Pairs differ by about 0.4 by chance.
 Losses first. Rows of "{BLOCKS}" learn block by block from the dense network behind the refit,

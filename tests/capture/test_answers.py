@@ -9,7 +9,7 @@ from secateur.capture import answers
 from secateur.capture.fakes import faked
 from secateur.capture.modes import fake_mode
 from secateur.capture.paths import path_of, record_path
-from secateur.capture.recorder import Moment, record
+from secateur.capture.recording import Moment, record
 from secateur.capture.shortcuts import run
 from secateur.capture.walk import walk_modules, walk_tensors
 

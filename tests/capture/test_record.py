@@ -13,7 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from secateur.capture import as_call, capture, cast_inputs, follow, output_tensors
-from secateur.capture.recorder import record
+from secateur.capture.recording import record
 from secateur.capture.shadow import shadow
 from secateur.capture.switches import recording_context
 from secateur.errors import CaptureError, RequestError

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
-from secateur.capture.recorder import capture
+from secateur.capture.recording import capture
 from secateur.capture.replay import Replay, record_tape
 from secateur.errors import PathError
 

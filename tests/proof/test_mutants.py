@@ -18,7 +18,7 @@ from secateur.capture import capture
 from secateur.coupling import couple_graph
 from secateur.errors import PathError
 from secateur.plans.making import make_plan
-from secateur.proof import verification, verify
+from secateur.proof import elsewhere, verify
 from secateur.proof.comparison import measure
 from secateur.proof.drawing import randomised
 from secateur.proof.passes import compare_outputs, run_pass
@@ -285,7 +285,7 @@ def test_a_pass_on_other_inputs_that_cannot_be_made_is_told_of(monkeypatch):
             raise PathError("another path")
         return run_pass(reference, model, cut, inputs, **options)
 
-    monkeypatch.setattr(verification, "run_pass", on_these)
+    monkeypatch.setattr(elsewhere, "run_pass", on_these)
     verdict = judged(nets.randomise(Table()), x, {"first": (1, 4, 5)})
     assert verdict.passed
     assert any("not proven on inputs of" in limit and "another path" in limit for limit in verdict.limits)

@@ -11,7 +11,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.capture import capture
-from secateur.capture.recorder import Moment, record
+from secateur.capture.recording import Moment, record
 from secateur.coupling import couple_graph
 from secateur.coupling.rule import rules
 from secateur.errors import CutError, RequestError

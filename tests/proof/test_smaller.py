@@ -12,7 +12,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.coupling import Recorded
-from secateur.proof import smaller, verification
+from secateur.proof import elsewhere, smaller, verification
 
 LARGE = torch.zeros(1, 3, 160, 160)
 
@@ -67,7 +67,8 @@ def sides(monkeypatch):
         seen.append(inputs.shape[-1])
         return right(reference, model, cut, inputs, **options)
 
-    monkeypatch.setattr(verification, "run_pass", looked_at)
+    for module in (verification, elsewhere):
+        monkeypatch.setattr(module, "run_pass", looked_at)
     return seen
 
 
@@ -156,7 +157,8 @@ def test_a_failure_on_smaller_images_counts_where_the_example_shows_none(monkeyp
                 cut.head.weight.mul_(1.5)
         return right(reference, original, cut, inputs, **options)
 
-    monkeypatch.setattr(verification, "run_pass", wrong)
+    for module in (verification, elsewhere):
+        monkeypatch.setattr(module, "run_pass", wrong)
     verdict = verified(model, result.model, LARGE, result.groups, result.plan)
     assert verdict.failure.startswith("on smaller images: masked and cut numbers differ")
     assert verdict.suspects

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.capture.recorder import capture
+from secateur.capture.recording import capture
 from secateur.errors import NoEffectWarning, RequestError
 from secateur.recovery.stretches import name_of, stretches
 

@@ -178,9 +178,9 @@ def test_the_callers_autocast_does_not_matter(unchanged):
 # Failures.
 
 STAGES = {
-    "secateur.capture.recorder.shadow": "capture",
+    "secateur.capture.recording.shadow": "capture",
     "secateur.capture.recorder.operator_name": "in the middle of a record",
-    "secateur.capture.recorder.require_tensors": "at the end of a record",
+    "secateur.capture.recording.require_tensors": "at the end of a record",
     "secateur.pipeline.couple_graph": "couple",
     "secateur.coupling.solve.leaves": "in the middle of coupling",
     "secateur.pipeline.score": "score",
@@ -194,7 +194,7 @@ STAGES = {
     "secateur.proof.lockstep.follow": "reference",
     "secateur.proof.comparison.measure": "in the middle of the proof",
     "secateur.proof.passes.output_tensors": "after the proof",
-    "secateur.proof.verification.randomised": "randomised parameters",
+    "secateur.proof.models.randomised": "randomised parameters",
     "secateur.pipeline.cost_of": "cost",
 }
 

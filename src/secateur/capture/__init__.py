@@ -2,7 +2,7 @@
 
 from secateur.capture.follower import Step, follow, observe
 from secateur.capture.inputs import as_call, cast_inputs, output_tensors
-from secateur.capture.recorder import capture, record
+from secateur.capture.recording import capture, record
 from secateur.capture.tracer import Site, Trace, trace
 
 __all__ = [

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from secateur.capture.recorder import Recorder, record
+from secateur.capture.recorder import Recorder
+from secateur.capture.recording import record
 from secateur.capture.unwrap import modules_in_python
 from secateur.graph.node import Graph, Ref
 

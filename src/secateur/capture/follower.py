@@ -134,7 +134,7 @@ def follow(
 
     Example:
         >>> import torch
-        >>> from secateur.capture.recorder import capture
+        >>> from secateur.capture.recording import capture
         >>> model, x = nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.zeros(1, 3)
         >>> seen = []
         >>> _ = follow(model, x, capture(model, x), lambda step: (seen.append(step.node.op), step.run())[1])
@@ -185,7 +185,7 @@ def observe(
 
     Example:
         >>> import torch
-        >>> from secateur.capture.recorder import capture
+        >>> from secateur.capture.recording import capture
         >>> model, x = nn.Linear(3, 2), torch.zeros(1, 3)
         >>> graph = capture(model, x)
         >>> def note(seen, step):

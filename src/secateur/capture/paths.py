@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from secateur.capture.caches import drop_frames, forget, start_afresh
 from secateur.capture.operators import is_recorded, operator_name, schema_arguments
-from secateur.capture.recorder import AskedRun, Moment, Recorder, run_recorded
+from secateur.capture.recorder import Recorder
+from secateur.capture.recording import AskedRun, Moment, run_recorded
 from secateur.capture.shortcuts import run
 from secateur.graph.node import Graph, Ref
 

@@ -79,7 +79,7 @@ def record_tape(model: nn.Module, inputs: Any, graph: Graph) -> Tape:
 
     Example:
         >>> import torch
-        >>> from secateur.capture.recorder import capture
+        >>> from secateur.capture.recording import capture
         >>> model, x = nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.ones(1, 3)
         >>> tape = record_tape(model, x, capture(model, x))
         >>> replay = Replay(tape, model, x)
@@ -100,7 +100,7 @@ class Tapes:
 
     Example:
         >>> import torch
-        >>> from secateur.capture.recorder import capture
+        >>> from secateur.capture.recording import capture
         >>> model = nn.Linear(3, 2)
         >>> tapes = Tapes(model, capture(model, torch.ones(1, 3)))
         >>> tapes.of(torch.ones(4, 3)) is tapes.of(torch.zeros(4, 3))

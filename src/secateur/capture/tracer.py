@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 from secateur.capture.opened import opened
 from secateur.capture.places import Argument, CodePlace, Stack, current_stack, locate, numbers_in
-from secateur.capture.recorder import Recorder, record
+from secateur.capture.recorder import Recorder
+from secateur.capture.recording import record
 from secateur.capture.source import SourceMissingError
 from secateur.capture.unwrap import modules_in_python
 from secateur.graph.node import Graph, Node, Path, literals_in

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from secateur.capture.inputs import output_tensors
-from secateur.capture.recorder import Recorder, record
+from secateur.capture.recorder import Recorder
+from secateur.capture.recording import record
 from secateur.graph.node import Graph
 
 

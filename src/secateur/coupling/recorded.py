@@ -14,7 +14,7 @@ from secateur.capture.batches import Sample
 from secateur.capture.foreign import WatchingRecorder, memory_of
 from secateur.capture.meta import placed
 from secateur.capture.reach import reach
-from secateur.capture.recorder import record
+from secateur.capture.recording import record
 from secateur.capture.shadow import shadow
 from secateur.capture.state import Counting
 from secateur.capture.switches import garbage_waits

@@ -16,7 +16,8 @@ from torch.utils import _pytree as pytree
 from secateur.capture.inputs import as_call, map_inputs
 from secateur.capture.paths import path_of, record_path
 from secateur.capture.reach import Reach, reach
-from secateur.capture.recorder import Moment, Recorder, record
+from secateur.capture.recorder import Recorder
+from secateur.capture.recording import Moment, record
 from secateur.coupling.training import TrainingRecord
 from secateur.graph.node import Graph, Node
 

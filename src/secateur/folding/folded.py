@@ -19,7 +19,7 @@ from secateur.folding.surgery import folded_tensors, without_norms
 from secateur.mask.hook import is_masked
 from secateur.mask.state import remove
 from secateur.proof import Verdict
-from secateur.proof.elsewhere import other_inputs, shapes_of
+from secateur.proof.inputs import other_inputs, shapes_of
 from secateur.result import Result
 
 

@@ -1,104 +1,170 @@
-"""Inputs of another size, and models that train otherwise than they run.
+"""Passes where the first ones did not run: other sizes, training mode, other calls and other paths."""
 
-A table of positions that was cut to the length of the example, a cache that was filled for its size, a
-number that a correction fixed: on the example they are right. So the proof runs both models again, as they
-are after the first pass, on inputs of another size where the model takes one: images smaller, sequences
-longer, one more sample. The same pass is in training mode where that computes something else.
-"""
-
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
+from torch import nn
 
-from secateur.capture.inputs import map_inputs
-from secateur.graph.node import Graph
-
-_SMALL = 64
-
-
-def trains_otherwise(graph: Graph) -> bool:
-    """Whether some operator of a record in eval mode is told so: batch statistics, dropout of more than none.
-
-    Args:
-        graph: A record in eval mode.
-    """
-    return any(
-        node.args.get(switch) is False and node.args.get("p", 1)
-        for node in graph.nodes
-        for switch in ("training", "train")
-    )
+from secateur.capture.copies import copy_module
+from secateur.capture.variants import Variant, variants_of
+from secateur.coupling.situations import Situation
+from secateur.coupling.training import trains_alike
+from secateur.errors import CaptureError, PathError
+from secateur.graph.keep import Kept
+from secateur.proof.drawing import drawn_inputs
+from secateur.proof.inputs import other_inputs, shapes_of, trains_otherwise
+from secateur.proof.lockstep import EntangledError
+from secateur.proof.models import Models
+from secateur.proof.passes import Pass, Reference, run_pass
 
 
-def other_inputs(example_inputs: Any, *, training: bool) -> Iterator[Any]:
-    """Yield inputs of other sizes that a model may take, the most different first.
+class Elsewhere:
+    """Runs both models where the first pass did not.
 
     Args:
-        example_inputs: A tensor, a tuple of positional inputs or a dict of keyword inputs.
-        training: They are for the training mode: the example itself will do, too, and a single sample comes
-            twice at last, as batch statistics need more than one number.
-
-    Example:
-        >>> [list(x.shape) for x in other_inputs(torch.zeros(1, 3, 224, 224), training=True)]
-        [[1, 3, 64, 64], [2, 3, 64, 64], [1, 3, 224, 224], [2, 3, 224, 224]]
-        >>> [list(x.shape) for x in other_inputs(torch.zeros(2, 10, dtype=torch.long), training=False)]
-        [[2, 11]]
+        models: Make the two models.
+        reference: How the original is run.
+        example_inputs: Inputs of both.
+        sides: The two models as the first pass left them; let go of when they are not needed.
+        limits: What could not be proven is added, as words.
+        in_turn: Run one after the other, for models that hold a lock.
     """
-    leaves = [leaf for leaf in pytree.tree_leaves(example_inputs) if isinstance(leaf, Tensor)]
-    sizes = _other_sizes(leaves)
-    is_single = bool(leaves) and all(leaf.dim() and len(leaf) == 1 for leaf in leaves)
-    for changed in ([sizes] if sizes else []) + ([{}] if training else []):
-        found = map_inputs(example_inputs, partial(resized, sizes=changed))
-        yield found
-        if is_single and training:
-            yield map_inputs(found, lambda leaf: torch.cat([leaf, leaf]))
 
+    def __init__(
+        self,
+        models: Models,
+        reference: Reference,
+        example_inputs: Any,
+        sides: tuple[nn.Module, nn.Module],
+        limits: list[str],
+        *,
+        in_turn: bool,
+    ) -> None:
+        self.models, self.reference, self.example_inputs = models, reference, example_inputs
+        self.first, self.limits, self.in_turn = sides, limits, in_turn
 
-def shapes_of(inputs: Any) -> str:
-    """The shapes of the tensors among some inputs, as words."""
-    shapes = [str(list(leaf.shape)) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    return f"shape {', '.join(shapes)}"
+    def passes(self) -> Iterator[Pass]:
+        """Passes on inputs of another size, in training mode if that differs, and on other paths."""
+        graph, recorded = self.reference.graph, self.reference.recorded
+        trained = None if recorded is None else recorded.trained
+        sides = self.first
+        del self.first
+        can_train = trained is None or trained.failure is None
+        trains = trains_otherwise(graph) and can_train
+        if trained is not None:
+            self.limits.extend(trained.limits())
+        given = iter(()) if trained is None else self._drawn(iter((trained.inputs,)), as_given=True)
+        if (
+            recorded is not None
+            and trained is not None
+            and can_train
+            and not trains
+            and not trains_alike(recorded.graph, trained.graph)
+        ):
+            tries = chain(self._drawn(other_inputs(self.example_inputs, training=True)), given)
+            yield from self._first(sides, tries, training=True)
+        tries = chain(
+            self._drawn(other_inputs(self.example_inputs, training=trains)), given if trains else ()
+        )
+        yield from self._first(sides, tries, training=trains)
+        for variant in [*variants_of(self.models.original, self.example_inputs)][-1:]:
+            yield from self._varied(sides, variant)
+        del sides
+        for situation, _ in () if recorded is None else recorded.situations:
+            yield from self._in(situation)
 
+    def _drawn(self, tries: Iterator[Any], *, as_given: bool = False) -> Iterator[Any]:
+        """Inputs with random numbers, then perhaps those that they hold: boxes of targets have an order."""
+        for inputs in tries:
+            yield drawn_inputs(inputs, self.models.seed + 1, self.models.dtype)
+            if as_given:
+                yield drawn_inputs(inputs, None, self.models.dtype)
 
-def _other_sizes(leaves: list[Tensor]) -> Mapping[int, int]:
-    """New sizes by old ones: of the pixels of an image, or else of the length of a sequence."""
-    for leaf in leaves:
-        if leaf.is_floating_point() and leaf.dim() in (4, 5):
-            return {size: _other(size) for size in leaf.shape[-2:]}
-    for leaf in leaves:
-        if leaf.dim() == (3 if leaf.is_floating_point() else 2):
-            return {leaf.shape[1]: leaf.shape[1] + 1}
-    return {}
+    def _first(
+        self, sides: tuple[nn.Module, nn.Module], tries: Iterator[Any], *, training: bool
+    ) -> Iterator[Pass]:
+        """A pass on the first inputs that the original takes; says so if a model trains on none."""
+        failure: Exception | None = None
+        for inputs in tries:
+            where = f"on inputs of {shapes_of(inputs)}" + " in training mode" * training
+            for kind in dict.fromkeys((self.reference.graph.substrate, "real")):
+                found, failure = self.reference.elsewhere(sides[0], inputs, training=training, substrate=kind)
+                if found is None:
+                    continue
+                sides[0].train(training), sides[1].train(training)
+                try:
+                    yield from self._beside(found, sides, inputs, where, may_be_other=kind != "real")
+                except PathError:  # numbers decide there
+                    sides = self.models.sides()
+                    continue
+                return
+        if training:
+            self.limits.append(f"training mode is not proven: {failure}".partition("\n")[0][:200])
 
+    def _varied(self, sides: tuple[nn.Module, nn.Module], variant: Variant) -> Iterator[Pass]:
+        """A pass with models that are called otherwise; none where they cannot be."""
+        try:
+            prepared = variant.prepare(sides[0].eval()), variant.prepare(sides[1].eval())
+        except CaptureError:
+            return
+        inputs = drawn_inputs(variant.inputs, self.models.seed + 1, self.models.dtype)
+        found, _ = self.reference.elsewhere(prepared[0], inputs)
+        if found is not None:
+            yield from self._beside(found, prepared, inputs, f"with {variant.name}")
 
-def _other(size: int) -> int:
-    """About a quarter, in steps of 32 that networks with strides take; small sizes grow instead."""
-    if size > _SMALL:
-        return max(_SMALL, size // 4 // 32 * 32)
-    return size + 32 if size > 32 else 2 * size
+    def _in(self, situation: Situation) -> Iterator[Pass]:
+        """A pass in a situation in which the original takes another path."""
+        sides = self.models.sides()
+        inputs = drawn_inputs(
+            situation.inputs, self.models.seed if situation.is_drawn else None, self.models.dtype
+        )
+        options: dict[str, Any] = {"training": situation.training, "moment": situation.moment}
+        found, failure = self.reference.elsewhere(sides[0], inputs, **options)
+        for one in sides:
+            one.train(situation.training)
+        self.limits.append(f"its path is another one {situation.words}, which is proven, too")
+        if found is None:
+            text = f"not proven {situation.words}, where its path is another one: {failure}"
+            self.limits[-1] = text.partition("\n")[0][:200]
+        else:
+            yield from self._beside(found, sides, inputs, situation.words)
 
+    def _beside(
+        self,
+        found: Reference,
+        sides: tuple[nn.Module, nn.Module],
+        inputs: Any,
+        where: str,
+        *,
+        may_be_other: bool = False,
+    ) -> Iterator[Pass]:
+        """A pass beside the first ones, remembered with its place.
 
-def resized(leaf: Tensor, sizes: Mapping[int, int]) -> Tensor:
-    """A tensor with other sizes: cut off, or filled up with what it begins with.
+        Raises:
+            PathError: The original takes another path than in its record, and `may_be_other`.
+        """
+        try:
+            done = run_pass(found, *sides, inputs, in_turn=self.in_turn)
+        except (PathError, RuntimeError, EntangledError) as error:
+            if may_be_other and isinstance(error, PathError):
+                raise
+            self.limits.append(f"not proven {where}: {error}".partition("\n")[0][:200])
+            return
+        is_odd = done.failure is not None and not done.has_crashed
+        if is_odd and self._is_restless(sides[0], found, inputs):
+            self.limits.append(f"not proven {where}: the model draws numbers of its own")
+            return
+        if done.failure is not None:
+            cut = self.reference.suspects(None)  # another record may have other names for groups
+            suspects = done.suspects if set(done.suspects) <= set(cut) else cut
+            done = replace(done, failure=f"{where}: {done.failure}", suspects=suspects)
+        yield done
 
-    Args:
-        leaf: An image, a sequence, or what belongs to one.
-        sizes: New sizes by old ones.
-    """
-    dims = (
-        range(leaf.dim() - 2, leaf.dim())
-        if leaf.is_floating_point() and leaf.dim() > 3
-        else range(1, leaf.dim())
-    )
-    if leaf.is_floating_point() and leaf.dim() == 3:
-        dims = range(1, 2)
-    for dim in dims:
-        after = sizes.get(leaf.shape[dim], leaf.shape[dim])
-        while leaf.shape[dim] < after:
-            more = min(after - leaf.shape[dim], leaf.shape[dim])
-            leaf = torch.cat([leaf, leaf.narrow(dim, 0, more)], dim)
-        leaf = leaf.narrow(dim, 0, after)
-    return leaf
+    def _is_restless(self, model: nn.Module, reference: Reference, inputs: Any) -> bool:
+        """Whether a model differs from itself: it draws by other means than PyTorch's operators."""
+        twins = [copy_module(model) for _ in range(2)]
+        control = Reference(reference.groups, Kept({}))
+        done = run_pass(control, twins[0], twins[1], inputs, in_turn=self.in_turn)
+        return done.failure is not None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from secateur.capture import Step
 from secateur.capture.inputs import output_tensors
-from secateur.capture.recorder import Moment
+from secateur.capture.recording import Moment
 from secateur.coupling import Groups, Recorded
 from secateur.errors import PathError
 from secateur.graph.keep import Kept

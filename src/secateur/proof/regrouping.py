@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from secateur.capture.recorder import Moment, record
+from secateur.capture.recording import Moment, record
 from secateur.coupling import Groups, couple_graph
 from secateur.coupling.training import without_noise
 from secateur.errors import CaptureError

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from secateur.capture.inputs import map_inputs
-from secateur.capture.recorder import record
+from secateur.capture.recording import record
 from secateur.coupling import Recorded
 from secateur.graph.node import Graph, Node, Ref
-from secateur.proof.elsewhere import resized
+from secateur.proof.inputs import resized
 from secateur.proof.passes import Reference
 from secateur.proof.regrouping import carried_over
 

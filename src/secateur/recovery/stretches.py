@@ -32,7 +32,7 @@ def stretches(graph: Graph) -> list[range]:
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from secateur.capture.recorder import capture
+        >>> from secateur.capture.recording import capture
         >>> layers = [layer for _ in range(5) for layer in (nn.Linear(3, 3), nn.ReLU())]
         >>> stretches(capture(nn.Sequential(*layers), torch.zeros(1, 3)))
         [range(0, 4), range(4, 10)]

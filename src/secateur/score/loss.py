@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from secateur.capture.inputs import as_call, output_tensors
-from secateur.capture.recorder import shadow
+from secateur.capture.shadow import shadow
 from secateur.errors import RequestError, SecateurError
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]

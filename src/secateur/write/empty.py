@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.architecture import unsaved_names
-from secateur.capture.recorder import shadow
+from secateur.capture.shadow import shadow
 
 _PLAIN = (bool, int, float, str, type(None))
 _PLACES = ("device", "dtype")
