@@ -74,7 +74,7 @@ def test_foreign_parts_are_refused(cut, tmp_path):
     model.held = sc.errors.SecateurError("mine")
     with pytest.raises(ExportError, match=r"holds secateur\.errors\.SecateurError"):
         sc.export(model, tmp_path / "no.pt", format="ultralytics", example_inputs=cut.example_inputs)
-    with pytest.raises(ExportError, match="Linear is no network of Ultralytics"):
+    with pytest.raises(ExportError, match="a network of Ultralytics, and Linear is none"):
         sc.export(nn.Linear(2, 2), tmp_path / "no.pt", format="ultralytics", example_inputs=torch.zeros(1, 2))
     assert not list(tmp_path.iterdir())
 

@@ -46,7 +46,8 @@ def write(subject: ExportSubject, path: Path) -> Sequence[str]:
         from ultralytics.nn.tasks import BaseModel
     if not isinstance(subject.model, BaseModel):
         raise ExportError(
-            f"{type(subject.model).__name__} is no network of Ultralytics", do="choose another format"
+            f"a .pt file holds a network of Ultralytics, and {type(subject.model).__name__} is none",
+            do="write a .torchscript, .pt2 or .onnx file, or a folder with format='state-dict'",
         )
     model: Any = subject.model
     _require_plain(model)
