@@ -147,6 +147,17 @@ class Timing:
         self._left_out = [f"not timed: {node}, {why}" for node, why in left_out.items()]
         return Gauge(meter, self.block, self.whole_ms)
 
+    def predict(self, groups: Groups) -> float:
+        """The milliseconds of another network, as `gauge` predicts: of the uncut one without a block."""
+        with self.running():
+            layers, _ = layer_times(groups, self._table, self.block)
+        return self._join(np.array([layer.at({}) for layer in layers]))
+
+    def time(self, model: nn.Module) -> float:
+        """The milliseconds of another network: its share of the uncut model's work, both timed in turn."""
+        beside, work = self._work([self._model, shadow(model)])
+        return work / beside * self.whole_ms
+
     @property
     def notes(self) -> list[str]:
         """What else there is to say: calls that cannot be timed, a table that cannot be kept."""
