@@ -215,6 +215,21 @@ def test_what_taps_do_not_see_is_differentiated_for_each_sample(kind):
             torch.testing.assert_close(found[name], scores)
 
 
+def test_a_loss_with_parameters_of_its_own_gets_no_grad():
+    net, data = _net(Residual), list(_data(Residual))
+    groups = couple_graph(capture(net, data[0][0][:2]))
+    scale = nn.Parameter(torch.ones(3, dtype=torch.float64))
+
+    def loss(output, target):
+        return F.cross_entropy(output * scale, target)
+
+    found = _score(net, groups, choose("jacobian", loss=loss), data)
+    assert scale.grad is None
+    square, _ = _brute(net, groups, data)
+    for name, expected in square.items():
+        torch.testing.assert_close(found[name], expected)
+
+
 class Written(nn.Module):
     """Writes into an activation that a layer has read, as autograd refuses if the weight counts."""
 

@@ -80,8 +80,11 @@ class Singles:
         loss = self.objective.total(output, sample.target, size, sample.number)
         if loss is None:
             return None
-        loss.backward()
-        rest = {name for name, leaf in counted.items() if leaf.grad is not None}
+        wanted = [*counted.values(), *taps.ends]
+        found = torch.autograd.grad(
+            loss, wanted, allow_unused=True
+        )  # `backward` would fill the user's `grad`
+        rest = {name for name, gradient in zip(counted, found, strict=False) if gradient is not None}
         reached = self.gates.within(margins.keys() - rest)
         parts = [(reached.sums_of_margins(taps.margins), self._squares(reached, taps))]
         parts += [self._each(sample, split, rest)] if rest else []

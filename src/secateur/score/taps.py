@@ -82,6 +82,7 @@ class Taps(Mode):
         dims: As given.
         margins: After the backward pass: weight times gradient, by parameter and kept dims, [samples, ...].
         squares: The squares of weight times gradient, summed over the samples, by parameter.
+        ends: By what to differentiate the loss, beside the parameters.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Taps(Mode):
         super().__init__()
         self.margins: Margins = {}
         self.squares: dict[str, Tensor] = {}
+        self.ends: list[Tensor] = []
         self._names = {id(leaf): name for name, leaf in leaves.items() if leaf.is_floating_point()}
         self.with_squares = with_squares
         self.dims, self._samples, self._are_inner = dims, samples, are_inner
@@ -132,6 +134,7 @@ class Taps(Mode):
             source = call.named[call.reads]
             alias = source.view_as(source) if source.requires_grad else source.detach().requires_grad_()
             alias.register_hook(call.on_input)
+            self._ended(alias)
             instead[id(source)] = alias
         output = func(
             *(instead.get(id(arg), arg) for arg in args),
@@ -139,9 +142,14 @@ class Taps(Mode):
         )
         if not output.requires_grad:
             output = output.detach().requires_grad_()
+            self._ended(output)
         call.output = output.detach()
         output.register_hook(call.on_output)
         return output.clone()  # what comes behind may write into it
+
+    def _ended(self, tensor: Tensor) -> None:
+        if tensor.is_leaf:
+            self.ends.append(tensor)
 
     def sample_dim(self, shape: Sequence[int], allowed: Sequence[int]) -> int | None:
         """Which of the first two dims holds the samples, or several rows of each; None if neither does."""
