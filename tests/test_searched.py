@@ -9,6 +9,8 @@ from torch import nn
 from torch.testing import assert_close
 
 import secateur as sc
+from secateur import timing
+from secateur.costs import Latency, layers
 from secateur.errors import RequestError
 from secateur.recovery.loss import output_error
 from secateur.searching import Compared
@@ -233,6 +235,81 @@ def test_the_errors_that_are_told_are_against_the_dense_model():
     assert [one.step for one in result.errors] == ["refit", "absorb", "refit"]
     assert result.errors[-1].after == pytest.approx(error_on(model, result, data[-1:]), rel=1e-4)
     assert result.errors[-1].after != pytest.approx(error_on(result.original, result, data[-1:]), rel=1e-2)
+
+
+class Deep(nn.Module):
+    """More layers than a `Block`, of fewer MACs."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(*(nn.Linear(8, 8) for _ in range(5)))
+        self.down = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return x + self.down(self.inner(x).relu())
+
+
+@pytest.fixture
+def slow_calls(monkeypatch, tmp_path):
+    """A machine that takes a millisecond for each layer and hardly more for a wide one."""
+
+    def ms_of(shape):
+        return 1 + shape[0] * shape[1] / 1e4
+
+    def ms(model):
+        return sum(ms_of(held.weight.shape) for held in model.modules() if isinstance(held, nn.Linear))
+
+    def of_call(call, device, **_):
+        weight = call.args.get("weight")
+        return 1e-6 if weight is None else ms_of(weight.shape)
+
+    def in_turn(models, inputs, **_):
+        return [Latency(ms(model), ms(model), ms(model), 3, 1, 1, "cpu") for model in models]
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(timing, "latency_in_turn", in_turn)
+    monkeypatch.setattr(timing.Timing, "_work", lambda held, models: [ms(model) / 2 for model in models])
+    monkeypatch.setattr(layers, "_time", of_call)
+    return ms
+
+
+def _with_a_deep_block():
+    """Two blocks that do little: one has more MACs, the other more layers and 1.3 times the effect."""
+    torch.manual_seed(SEED)
+    model = nn.Sequential(nn.Linear(6, 8), Block(8, 32), Block(8, 32), Deep(), nn.Linear(8, 3)).eval()
+    x = torch.cat(batches())
+    with torch.no_grad():
+        for at, size in ((2, 0.01), (3, 0.013)):
+            model[at].down.bias.zero_()
+            before = model[:at](x)
+            model[at].down.weight.mul_(size * before.norm() / (model[at](before) - before).norm())
+    return model
+
+
+def test_a_budget_of_milliseconds_weighs_blocks_by_what_they_take(slow_calls):
+    model = _with_a_deep_block()
+    counted = sc.prune(model, X, macs=0.66, data=batches(), depth=True, criterion="l2")
+    assert counted.plan.chain[0].dropped == ("2",)
+    timed = sc.prune(model, X, latency_ms="60%", data=batches(), depth=True, criterion="l2")
+    assert timed.plan.chain[0].dropped == ("3",)
+    account, whole = timed.plan.account, slow_calls(model)
+    assert (account.whole, account.wanted) == pytest.approx((whole, 0.6 * whole))
+    assert account.measured == pytest.approx(slow_calls(timed.model))
+    assert account.measured < account.wanted
+    assert timed.verdict.exact
+    assert str(timed.plan.requested) == "latency_ms=60%"
+
+
+def test_widths_meet_the_milliseconds_that_blocks_leave(slow_calls):
+    model = _with_a_deep_block()
+    wanted = slow_calls(model) - 6 - 6 * 64 / 1e4 - 0.01
+    timed = sc.prune(model, X, latency_ms=wanted, data=batches(), depth=True, protect="2.up")
+    account = timed.plan.account
+    dropping, cutting = timed.plan.chain
+    assert dropping.dropped == ("3",)
+    assert cutting.keep
+    assert account.measured == pytest.approx(slow_calls(timed.model))
+    assert account.measured <= account.wanted == pytest.approx(wanted)
 
 
 def test_where_no_block_can_go_cheaply_all_stay():

@@ -313,10 +313,27 @@ class Decodes(Net):
         return self.fc(self.body(y).mean((2, 3)))
 
 
-@pytest.mark.parametrize("criterion", ["taylor", "fisher"])
-def test_a_forward_without_a_derivative_is_not_the_inputs_fault(criterion) -> None:
+class Doubles(Net):
+    """As before, behind layers whose channels may go."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body[0](self.norm(self.stem(x)).relu()).sigmoid()
+        y[:, :2] *= 2
+        return self.fc(self.body[2](y).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "made"), [("taylor", Decodes), ("taylor", Doubles), ("fisher", Doubles)]
+)
+def test_a_forward_without_a_derivative_is_not_the_inputs_fault(criterion, made) -> None:
     with pytest.raises(CaptureError, match=r"runs on batch 0 of the data, but no gradients can be taken"):
-        sc.prune(Decodes().eval(), X, ratio=0.5, criterion=criterion, data=[X])
+        sc.prune(made().eval(), X, ratio=0.5, criterion=criterion, data=[X])
+
+
+def test_a_derivative_that_no_score_needs_need_not_exist() -> None:
+    groups = sc.couple(Decodes().eval(), X)
+    assert all("stem.weight" not in [held.tensor for held in group.members] for group in groups.prunable)
+    assert sc.prune(Decodes().eval(), X, ratio=0.5, criterion="fisher", data=[X]).verdict.exact
 
 
 class NeedsGradients(Net):

@@ -131,11 +131,11 @@ def require_comparable(ask: Filled, model: nn.Module, *, has_data: bool) -> None
             f"{what} was asked for, and {budget} says what each group loses",
             do="ask for a budget over all groups, such as macs=0.5",
         )
-    if budget.is_timed:
+    if budget.is_timed and ask.search is not None:
         raise RequestError(
-            f"{what} was asked for, and {budget} is measured, not counted",
+            f"search was asked for, and {budget} is measured, not counted",
             ["each candidate would have to be timed"],
-            "ask for macs, params, size_bytes or memory, or leave it out",
+            "ask for macs, params, size_bytes or memory, or leave search out",
         )
     if ask.depth and (budget.at_most or isinstance(ask.min_keep, Mapping)):
         raise RequestError(

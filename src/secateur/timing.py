@@ -16,10 +16,9 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from math import log
 from pathlib import Path
 from typing import Any
@@ -35,14 +34,14 @@ from secateur.capture.shadow import shadow
 from secateur.costs.budgeted import Gauge
 from secateur.costs.layers import (
     LayerTable,
+    clock_of,
     layer_times,
     machine_name,
-    shortest_ms,
     table_from_json,
     table_to_json,
 )
 from secateur.costs.meter import CostMeter
-from secateur.costs.stopwatch import latency_in_turn, quiet, untouching
+from secateur.costs.stopwatch import latency_in_turn, quiet, synchronise, untouching
 from secateur.coupling import Groups
 from secateur.errors import RequestError, SecateurError
 from secateur.rich import BarColumn, Console, Progress, TextColumn
@@ -58,7 +57,8 @@ _OVER, _UNDER = 1.02, 0.95
 _DEARER = 3
 """A cut that takes too long is as far off as one that takes this many times too little."""
 
-_ROUNDS, _TURNS = 4, 8
+_ROUNDS = 4
+_FEWEST_TURNS, _MOST_TURNS, _ENOUGH_S = 12, 100, 2.0
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,17 @@ class Timing:
         self._left_out = [f"not timed: {node}, {why}" for node, why in left_out.items()]
         return Gauge(meter, self.block, self.whole_ms)
 
+    def predict(self, groups: Groups) -> float:
+        """The milliseconds of another network, as `gauge` predicts: of the uncut one without a block."""
+        with self.running():
+            layers, _ = layer_times(groups, self._table, self.block)
+        return self._join(np.array([layer.at({}) for layer in layers]))
+
+    def time(self, model: nn.Module) -> float:
+        """The milliseconds of another network: its share of the uncut model's work, both timed in turn."""
+        beside, work = self._work([self._model, shadow(model)])
+        return work / beside * self.whole_ms
+
     @property
     def notes(self) -> list[str]:
         """What else there is to say: calls that cannot be timed, a table that cannot be kept."""
@@ -223,9 +234,11 @@ class Timing:
 def work_in_turn(
     models: Sequence[nn.Module], example_inputs: Any, device: torch.device | str = "cpu"
 ) -> list[float]:
-    """The work of one pass of each model in milliseconds: the shortest of passes that are made in turn.
+    """The work of one pass of each model in milliseconds, from passes that are made in turn.
 
-    On a CPU with one thread it is that thread's CPU time, so that other programs count little.
+    Of the first model it is the median; of the others that times the median of what each takes of the first
+    in the same turn: how fast a busy machine is changes from one second to the next, but hardly from one pass
+    to the next. On a CPU with one thread it is that thread's CPU time, so that other programs count little.
 
     Args:
         models: The models; they run in eval mode, which is restored.
@@ -233,23 +246,35 @@ def work_in_turn(
         device: Where they run.
 
     Example:
-        >>> small, large = nn.Linear(4, 4), nn.Linear(2000, 2000)
-        >>> one, two = (work_in_turn([model], torch.zeros(1, model.in_features)) for model in (small, large))
+        >>> small, large = nn.Linear(400, 4), nn.Linear(400, 4000)
+        >>> one, two = work_in_turn([small, large], torch.zeros(1, 400))
         >>> one < two
         True
     """
     args, kwargs = as_call(example_inputs)
-    times: list[list[float]] = [[] for _ in models]
-    for _ in range(_TURNS):
-        for model, found in zip(models, times, strict=True):
-            with quiet(model, THREADS), untouching(model, args, kwargs):
-                run = partial(_pass, model, args, kwargs)
-                found.append(shortest_ms(run, torch.device(device), enough_s=0.05))
-    return [min(found) for found in times]
+    device = torch.device(device)
+    turns: list[list[float]] = []
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(quiet(model, THREADS))
+            stack.enter_context(untouching(model, args, kwargs))
+        stack.enter_context(torch.inference_mode())
+        clock = clock_of(device)
+        while len(turns) <= _FEWEST_TURNS or (len(turns) <= _MOST_TURNS and np.sum(turns) < _ENOUGH_S):
+            turns.append([_pass_s(model, args, kwargs, device, clock) for model in models])
+    taken = np.array(turns[1:])  # the first turn warms up
+    first = np.median(taken[:, 0])
+    return [1000 * float(first * share) for share in np.median(taken / taken[:, :1], axis=0)]
 
 
-def _pass(model: nn.Module, args: Any, kwargs: Any, _: int) -> Any:
-    return model(*args, **kwargs)
+def _pass_s(
+    model: nn.Module, args: Any, kwargs: Any, device: torch.device, clock: Callable[[], float]
+) -> float:
+    synchronise(device)
+    begin = clock()
+    model(*args, **kwargs)
+    synchronise(device)
+    return clock() - begin
 
 
 class Tries:

@@ -11,7 +11,7 @@ from secateur.capture import capture
 from secateur.capture.batches import Samples
 from secateur.coupling import couple_graph
 from secateur.errors import CaptureError, RequestError
-from secateur.score import choose, gradients, score, view_group
+from secateur.score import choose, score, singles, view_group
 from secateur.score.statistics import Statistics
 
 EXAMPLE = torch.zeros(1, 2, 5, 5, dtype=torch.float64)
@@ -171,7 +171,7 @@ def test_a_model_that_vmap_cannot_transform_is_done_sample_by_sample(name, net, 
     def refuse(*args, **kwargs):
         raise RuntimeError("no batching rule")
 
-    monkeypatch.setattr(gradients, "vmap", refuse)
+    monkeypatch.setattr(singles, "vmap", refuse)
     slow = _score(net, name, data)
     for group, scores in quick.items():
         torch.testing.assert_close(slow[group], scores)
@@ -179,7 +179,7 @@ def test_a_model_that_vmap_cannot_transform_is_done_sample_by_sample(name, net, 
 
 def test_samples_in_chunks_are_all_samples(net, data, monkeypatch):
     whole = _score(net, "jacobian", data)["0"]
-    monkeypatch.setattr(gradients, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(singles, "_CHUNK_BYTES", 1)
     torch.testing.assert_close(_score(net, "jacobian", data)["0"], whole)
 
 

@@ -44,7 +44,7 @@ def counts(selection):
     return [len(kept) for kept in selection.keep.values()]
 
 
-@pytest.mark.parametrize("scope", ["global", "local", "isomorphic"])
+@pytest.mark.parametrize("scope", ["curves", "global", "local", "isomorphic"])
 @pytest.mark.parametrize("share", ["40%", "55%", "80%"])
 def test_where_time_climbs_by_stairs_only_whole_blocks_stay(scope, share):
     groups, scores = scored()
@@ -55,7 +55,7 @@ def test_where_time_climbs_by_stairs_only_whole_blocks_stay(scope, share):
     assert any("rather than" in why.rounding for why in selection.why.values())
 
 
-@pytest.mark.parametrize("scope", ["global", "local", "isomorphic"])
+@pytest.mark.parametrize("scope", ["curves", "global", "local", "isomorphic"])
 def test_where_it_climbs_evenly_rounding_does_not_pay(scope):
     groups, scores = scored()
     selection = select(
@@ -95,7 +95,7 @@ def test_steps_follow_the_order_of_the_scope():
         assert all(abs(one - two) <= 2 for one, two in zip(counts(timed), counts(by_ratio), strict=True))
 
 
-@pytest.mark.parametrize("scope", ["global", "local", "isomorphic"])
+@pytest.mark.parametrize("scope", ["curves", "global", "local", "isomorphic"])
 def test_out_of_reach_the_smallest_widths_are_chosen(scope):
     groups, scores = scored()
     selection = select(

@@ -149,7 +149,7 @@ def shortest_ms(run: Callable[[int], Any], device: torch.device, enough_s: float
         device: Where it runs.
         enough_s: Seconds after which eight passes are enough; at most forty are made.
     """
-    clock = _clock(device)
+    clock = clock_of(device)
     times: list[float] = []
     with torch.inference_mode():
         for number in range(2):
@@ -163,7 +163,7 @@ def shortest_ms(run: Callable[[int], Any], device: torch.device, enough_s: float
     return 1000 * min(times)
 
 
-def _clock(device: torch.device) -> Callable[[], float]:
+def clock_of(device: torch.device) -> Callable[[], float]:
     """The CPU time of this thread where it does all the work: other programs then do not count."""
     is_fine = time.get_clock_info("thread_time").resolution <= 1e-6
     is_alone = device.type == "cpu" and torch.get_num_threads() == 1

@@ -62,6 +62,19 @@ class Patches:
         taken = view[index].to(dtype)
         return taken.flatten(2).transpose(0, 1)
 
+    def columns(self) -> Tensor:
+        """All patches, each a column: [n, groups, (channels, kernel), output positions].
+
+        Example:
+            >>> named = {"weight": torch.ones(1, 1, 2), "stride": 1, "padding": 0, "dilation": 1}
+            >>> Patches(named, torch.tensor([[[1.0, 2.0, 3.0]]])).columns()
+            tensor([[[[1., 2.],
+                      [2., 3.]]]])
+        """
+        places = range(1, len(self._shape))
+        parted = self._view.movedim(list(places), list(range(-len(places), 0)))
+        return parted.reshape(len(parted), self.groups, prod(parted.shape[2 : 3 + len(self.kernel)]), -1)
+
 
 def _windows(named: Mapping[str, Any], source: Tensor, kernel: tuple[int, ...], groups: int) -> Tensor:
     """A view [n, output positions ..., groups, channels, kernel ...] of the padded input."""

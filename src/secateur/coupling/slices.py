@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -51,6 +52,11 @@ class Share:
         """How it counts: 1 for a slice, -1 where two meet, as both have counted it, and so on."""
         return 1 if len(self.slices) % 2 else -1
 
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The dims that the slices lie in, from the first to the last."""
+        return tuple(sorted(one.dim for one in self.slices))
+
     def entries(self, shape: Sequence[int]) -> int:
         """How many entries of a tensor of this shape it holds of each channel, with the sign."""
         number = self.sign
@@ -65,13 +71,20 @@ class Share:
         Args:
             values: One for each entry.
         """
-        dims = [one.dim for one in self.slices]
-        others = [dim for dim in range(values.ndim) if dim not in dims]
-        summed = values.sum(others) if others else values
+        others = [dim for dim in range(values.ndim) if dim not in self.dims]
+        return self.sum_each((values.sum(others) if others else values)[None])[0]
+
+    def sum_each(self, values: Tensor) -> Float[Tensor, "rows channels"]:
+        """As `sum`, for many tensors that are already summed over the dims in which no slice lies.
+
+        Args:
+            values: [rows, sizes of `dims`].
+        """
         if self._is_dim:
-            return summed
-        summed = summed.permute([sorted(dims).index(dim) for dim in dims])
-        return self.sign * summed[self._index(values.device)].flatten(1).sum(1)
+            return values
+        order = [1 + self.dims.index(one.dim) for one in self.slices]
+        index: Any = (slice(None), *self._index(values.device))
+        return self.sign * values.permute(0, *order)[index].flatten(2).sum(2)
 
     def spread(self, numbers: Float[Tensor, " channels"], rank: int) -> Tensor:
         """Put each channel's number on its entries, with the sign, and zero elsewhere.

@@ -42,6 +42,7 @@ from secateur.recovery.loss import HeldOut
 from secateur.result import Result, recover_result
 from secateur.score.criterion import as_criterion
 from secateur.searching import Compared, plain_steps
+from secateur.timing import Timing
 
 _SHORTLIST = 4
 """Of how many blocks it is asked anew what they cost beside those that are gone."""
@@ -132,7 +133,8 @@ class _Joint:
         self.steps = plain_steps(ask)
         self.protect = protected_names(model, ask.protect)
         self.groups = couple(model, example_inputs, self.protect, ask.axes, ask.state, ask.outputs)
-        self.whole = _meter(ask, self.groups).at({})
+        self.costs = _Costs(model, example_inputs, ask, self.groups)
+        self.whole = self.costs.whole
         self.target = ask.budget.target(self.whole)
 
     def best(self) -> Result:
@@ -167,7 +169,7 @@ class _Joint:
     def _try(self, names: tuple[str, ...], best: float) -> tuple[_Tried | None, bool]:
         """Drop some blocks and meet the rest by widths; None if it cannot win, and whether more cannot."""
         if not names:
-            return self._judged((), self.cut_widths(self.model, self.ask)), False
+            return self._judged((), self.cut_widths(self.model, self._all_by_widths())), False
         dropped = self._dropped(names)
         if self.compared.held.error(dropped.model) >= best:
             return None, True
@@ -177,6 +179,15 @@ class _Joint:
         budget = self.ask.budget.leaving(self.target, left)
         rest = replace(self.ask, budget=budget, depth=False, protect=self._protected_in(dropped))
         return self._judged(names, self.cut_widths(dropped.model, rest), dropped), False
+
+    def _all_by_widths(self) -> Filled:
+        """The request where no block goes; one in milliseconds as a share of what the model took here."""
+        ask = self.ask
+        return (
+            ask
+            if not ask.budget.is_timed
+            else replace(ask, budget=ask.budget.leaving(self.target, self.whole))
+        )
 
     def _dropped(self, names: Sequence[str]) -> Dropped:
         """The model without some blocks, repaired if the request refits."""
@@ -205,7 +216,7 @@ class _Joint:
         """What is left of the budget's units without the blocks."""
         ask = self.ask
         groups = couple(dropped.model, self.example_inputs, state=ask.state, outputs=ask.outputs)
-        return _meter(ask, groups).at({})
+        return self.costs.of(dropped.model, groups)
 
     def _protected_in(self, dropped: Dropped) -> tuple[str, ...]:
         """What is protected, by the names that tensors have without the blocks."""
@@ -270,8 +281,8 @@ class _Joint:
             if "refit" in self.steps:
                 whole, _ = repaired(self.model, self.example_inputs, dropper.groups, blocks, data)
                 model = attempt.plan.apply(whole)
-            left = _meter(self.ask, couple_graph(attempt.graph)).at({})
-            ranked.append(RankedBlock(name, judged.error(model), self.whole - left))
+            saves = self.costs.saved(couple_graph(attempt.graph))
+            ranked.append(RankedBlock(name, judged.error(model), saves))
         return ranked
 
     def _told(self, best: _Tried, said: str) -> Result:
@@ -291,6 +302,12 @@ class _Joint:
                 scope=ask.scope,
             )
         about = {"whole": self.whole, "wanted": self.target, "notes": (note, *account.notes)}
+        if ask.budget.is_timed:
+            before = self.whole if dropped is None or dropped is result else self._left(dropped)
+            about |= {
+                "reached": account.reached * before / account.whole,
+                "measured": self.costs.of(result.model, result.groups),
+            }
         plan = plan.model_copy(update={"requested": ask.request, "account": account.model_copy(update=about)})
         remember(result.model, plan)
         result = replace(result, plan=plan, before=cost_of(self.model, self.groups))
@@ -307,6 +324,37 @@ class _Joint:
         )
 
 
+class _Costs:
+    """What networks cost in the budget's units: as counted, or as timed on this machine.
+
+    Args:
+        model: The dense model.
+        example_inputs: As for `prune`.
+        ask: The request.
+        groups: The dense model's groups.
+
+    Attributes:
+        whole: What the dense model costs.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: Any, ask: Filled, groups: Groups) -> None:
+        self._ask = ask
+        self._timing = Timing(model, example_inputs) if ask.budget.is_timed else None
+        if self._timing is not None:
+            self._timing.gauge(groups)
+        self.whole = _meter(ask, groups).at({}) if self._timing is None else self._timing.whole_ms
+
+    def saved(self, groups: Groups) -> float:
+        """What a network costs less than the dense one; of a latency, by the times of its calls."""
+        if self._timing is None:
+            return self.whole - _meter(self._ask, groups).at({})
+        return self.whole - self._timing.predict(groups)
+
+    def of(self, model: nn.Module, groups: Groups) -> float:
+        """What a network costs; a latency is measured."""
+        return _meter(self._ask, groups).at({}) if self._timing is None else self._timing.time(model)
+
+
 def _meter(ask: Filled, groups: Groups) -> CostMeter:
     """What counts the budget.
 
@@ -317,7 +365,7 @@ def _meter(ask: Filled, groups: Groups) -> CostMeter:
     if meter is None:
         raise RequestError(
             f"depth was asked for, and {ask.budget} counts channels, not what blocks cost",
-            do="ask for macs, params, size_bytes or memory",
+            do="ask for macs, params, size_bytes, memory or latency_ms",
         )
     return meter
 

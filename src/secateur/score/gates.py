@@ -6,7 +6,7 @@ by the gate is the sum over them of weight times gradient:
     dL/dm_c = sum over all entries p in a slice of channel c of  w_p dL/dw_p
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +53,37 @@ class Gates:
             name: torch.stack([share.sum(entries[at]) for at, share in shares]).sum(0)
             for name, shares in self.shares.items()
             if shares
+        }
+
+    def within(self, names: Collection[str]) -> "Gates":
+        """What the slices in some parameters make of the gates."""
+        held = {
+            group: [(at, share) for at, share in shares if at in names]
+            for group, shares in self.shares.items()
+        }
+        return Gates(self.sizes, held)
+
+    def margins(self) -> dict[str, set[tuple[int, ...]]]:
+        """Of each parameter the dims that slices lie in; `sums` are made of sums over all others."""
+        found: dict[str, set[tuple[int, ...]]] = {}
+        for shares in self.shares.values():
+            for at, share in shares:
+                found.setdefault(at, set()).add(share.dims)
+        return found
+
+    def sums_of_margins(
+        self, margins: Mapping[str, Mapping[tuple[int, ...], Tensor]]
+    ) -> dict[str, Float[Tensor, "samples channels"]]:
+        """As `sums`, of entries that are already summed over the dims in which no slice lies.
+
+        Args:
+            margins: By parameter and by dims, a row for each sample: [samples, sizes of those dims]. What is
+                missing is zero.
+        """
+        return {
+            name: torch.stack([share.sum_each(margins[at][share.dims]) for at, share in found]).sum(0)
+            for name, shares in self.shares.items()
+            if (found := [(at, share) for at, share in shares if share.dims in margins.get(at, {})])
         }
 
     def spread(

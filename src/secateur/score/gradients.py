@@ -1,11 +1,12 @@
 """Gradients: passes over the data that differentiate the loss by the gates of channels.
 
 The parameters are handed to a copy of the model as detached leaves, so the user's model gets no `.grad`,
-keeps its `requires_grad` and its training flags, and frozen parameters count, too. Gradients of single
-samples come from `torch.func.vmap`; a model that it cannot transform is differentiated sample by sample.
+keeps its `requires_grad` and its training flags, and frozen parameters count, too. What single samples say
+comes from activations and their gradients in one pass over the batch (`score/taps.py`), held against one
+sample that is differentiated alone. Of parameters that this does not reach the gradients of single samples
+come from `torch.func.vmap`; a model that it cannot transform is differentiated sample by sample.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,9 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 
 from secateur.capture.batches import Sample, Samples, naming_batch, nan_in
 from secateur.capture.inputs import map_inputs
@@ -27,12 +26,8 @@ from secateur.capture.switches import as_written
 from secateur.errors import CaptureError, RequestError, SecateurError
 from secateur.score.gates import Gates
 from secateur.score.loss import Loss, Objective
+from secateur.score.singles import ByGroup, Singles, gradients_of, product, times
 from secateur.score.split import Split, find_split
-
-_CHUNK_BYTES = 1 << 28
-"""What the gradients of the samples that are differentiated at once may take."""
-
-ByGroup = dict[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +36,12 @@ class SampleSums:
 
     Attributes:
         square: (dL/dm_c)^2, the square of the whole sum over a channel's entries.
-        diagonal: Sum over a channel's entries of (w_p dL/dw_p)^2.
+        diagonal: Sum over a channel's entries of (w_p dL/dw_p)^2; empty if it was not asked for.
         gram: dL/dm_c dL/dm_d for all pairs of channels; empty if it was not asked for.
     """
 
     square: ByGroup
-    diagonal: ByGroup
+    diagonal: ByGroup = field(default_factory=dict)
     gram: ByGroup = field(default_factory=dict)
 
 
@@ -80,7 +75,7 @@ class Differentiator:
         total: dict[str, Tensor] = {}
         count = 0
         for sample, gradients, weight in self.by_batch(data):
-            found = self.gates.sums(_times(self.parameters, gradients))
+            found = self.gates.sums(times(self.parameters, gradients))
             _add(total, {name: sums.double() * weight for name, sums in found.items()}, sample)
             count += weight
         return {name: value / count for name, value in total.items()}
@@ -98,7 +93,7 @@ class Differentiator:
             with naming_batch(sample.number), _differentiable(self.objective.model), self._telling(sample):
                 leaves = self._leaves()
                 loss, weight = self._loss(leaves, sample)
-                found = _gradients(loss, leaves)
+                found = gradients_of(loss, leaves)
             # On a parameter that forward replaces before it reads it nothing depends.
             gradients = {
                 name: found[name] if found[name].shape == value.shape else torch.zeros_like(value)
@@ -106,11 +101,14 @@ class Differentiator:
             }
             yield sample, gradients, weight
 
-    def per_sample(self, data: Samples, *, with_gram: bool = False) -> SampleSums:
+    def per_sample(
+        self, data: Samples, *, with_diagonal: bool = False, with_gram: bool = False
+    ) -> SampleSums:
         """Differentiate the loss of every single sample.
 
         Args:
             data: The batches.
+            with_diagonal: Also square every entry of a channel by itself.
             with_gram: Also take products of all pairs of channels in a group.
 
         Raises:
@@ -121,16 +119,17 @@ class Differentiator:
         gram: ByGroup = {}
         count = 0
         split: Split | None = None
+        singles = Singles(self.objective, self.parameters, self.gates, with_squares=with_diagonal)
         for sample in self._samples(data):
             with naming_batch(sample.number), _differentiable(self.objective.model), self._telling(sample):
                 if split is None or not split.is_known:
                     split = self._split(sample)
-                for sums, squares in self._of_samples(sample, split):
-                    sums = {name: found.double() for name, found in sums.items()}
-                    _add(square, {name: found.square().sum(0) for name, found in sums.items()}, sample)
-                    _add(diagonal, {name: found.double().sum(0) for name, found in squares.items()}, sample)
-                    if with_gram:
-                        _add(gram, {name: found.T @ found for name, found in sums.items()}, sample)
+                sums, squares = singles.of(sample, split)
+                sums = {name: found.double() for name, found in sums.items()}
+                _add(square, {name: found.square().sum(0) for name, found in sums.items()}, sample)
+                _add(diagonal, {name: found.double().sum(0) for name, found in squares.items()}, sample)
+                if with_gram:
+                    _add(gram, {name: found.T @ found for name, found in sums.items()}, sample)
             count += split.size(sample.inputs)
         each = ({name: value / count for name, value in found.items()} for found in (square, diagonal, gram))
         return SampleSums(*each)
@@ -150,7 +149,7 @@ class Differentiator:
             with naming_batch(sample.number), _differentiable(self.objective.model), self._telling(sample):
                 leaves = self._leaves()
                 loss, weight = self._loss(leaves, sample)
-                gradients = _gradients(loss, leaves, create_graph=True)
+                gradients = gradients_of(loss, leaves, create_graph=True)
                 for gates, share in self._probes(probes, seed):
                     found = self._along(gates, gradients, leaves)
                     scale = {name: gates[name].double() * (share * weight) for name in found}
@@ -166,11 +165,11 @@ class Differentiator:
         moved = self.gates.spread(gates, self.parameters)
         steps = {name: self.parameters[name] * step for name, step in moved.items()}
         parts = [
-            _product(gradients[name], step).sum() for name, step in steps.items() if gradients[name].grad_fn
+            product(gradients[name], step).sum() for name, step in steps.items() if gradients[name].grad_fn
         ]
-        curved = _gradients(torch.stack(parts).sum(), leaves, retain_graph=True) if parts else {}
+        curved = gradients_of(torch.stack(parts).sum(), leaves, retain_graph=True) if parts else {}
         zeros = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
-        return self.gates.sums(_times(self.parameters, curved or zeros))
+        return self.gates.sums(times(self.parameters, curved or zeros))
 
     def _probes(self, count: int, seed: int) -> Iterator[tuple[ByGroup, float]]:
         sizes = {name: size for name, size in self.gates.sizes.items() if self.gates.shares[name]}
@@ -243,50 +242,6 @@ class Differentiator:
         with torch.no_grad():
             return find_split(run, sample.inputs, sample.target, sample.number)
 
-    def _of_samples(self, sample: Sample, split: Split) -> Iterator[tuple[ByGroup, ByGroup]]:
-        """For some samples at a time: the gates' derivatives, and the sums of squares; a row for each."""
-        leaves, dims, spec = split.parts(sample.inputs, sample.target)
-        size = split.size(sample.inputs)
-
-        def loss_of(parameters: Mapping[str, Tensor], items: Mapping[int, Tensor]) -> Tensor:
-            whole = [items[at].unsqueeze(dims[at]) if at in items else leaf for at, leaf in enumerate(leaves)]
-            inputs, target = pytree.tree_unflatten(whole, spec)
-            return self.objective.loss(self.objective.run(parameters, inputs, target), target, sample.number)
-
-        def reduce(gradients: Mapping[str, Tensor]) -> tuple[ByGroup, ByGroup]:
-            entries = _times(self.parameters, gradients)
-            squares = {name: entry.square() for name, entry in entries.items()}
-            return self.gates.sums(entries), self.gates.sums(squares)
-
-        batch = {at: leaves[at] for at in dims}
-        held = sum(value.numel() * max(4, value.element_size()) for value in self.parameters.values())
-        chunk = max(1, min(size, _CHUNK_BYTES // max(held, 1)))
-
-        def by_vmap(at: int) -> tuple[ByGroup, ByGroup]:
-            self.objective.renew()
-            part = {
-                place: leaf.narrow(dims[place], at, min(chunk, size - at)) for place, leaf in batch.items()
-            }
-            return vmap(lambda items: reduce(grad(loss_of)(self.parameters, items)), in_dims=(dims,))(part)
-
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", UserWarning)  # an operator that vmap runs in a slow loop
-                found = list(map(by_vmap, range(0, size, chunk)))
-        except RequestError:
-            raise
-        except Exception:  # noqa: BLE001 - whatever vmap cannot transform is done sample by sample
-            found = []
-        yield from found
-        if found:
-            return
-        for at in range(size):
-            parameters = self._leaves()
-            one = {place: leaf.select(dims[place], at) for place, leaf in batch.items()}
-            self.objective.renew()
-            gradients = _gradients(loss_of(parameters, one), parameters)
-            yield pytree.tree_map(lambda found: found[None], reduce(gradients))
-
 
 @contextmanager
 def _differentiable(model: nn.Module) -> Iterator[None]:
@@ -299,32 +254,6 @@ def _differentiable(model: nn.Module) -> Iterator[None]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(OwnNumbers())  # for models that draw in eval mode
         yield
-
-
-def _gradients(loss: Tensor, leaves: Mapping[str, Tensor], **options: Any) -> dict[str, Tensor]:
-    if loss.grad_fn is None:
-        raise RequestError(
-            "the loss does not depend on the parameters through differentiable operators",
-            do="pass a loss that does, or choose a criterion without gradients",
-        )
-    found = torch.autograd.grad(
-        loss, list(leaves.values()), allow_unused=True, materialize_grads=True, **options
-    )
-    return dict(zip(leaves, found, strict=True))
-
-
-def _times(parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: _product(_wide(gradients[name].detach()), _wide(held)) for name, held in parameters.items()}
-
-
-def _product(gradient: Tensor, step: Tensor) -> Tensor:
-    """What a step of each entry changes; PyTorch's gradient by a complex number is a conjugate."""
-    return (gradient.conj() * step).real if gradient.is_complex() else gradient * step
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """At least float32: squares of small products vanish in float16."""
-    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
 def _add(total: ByGroup, part: Mapping[str, Tensor], sample: Sample) -> None:

@@ -12,9 +12,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from secateur.capture.inputs import as_call, output_tensors
 from secateur.capture.shadow import shadow
@@ -130,6 +132,36 @@ class Objective:
             got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise RequestError(f"the loss is {got}, not one number", do="return the mean over the batch")
         return loss.reshape(())
+
+    def total(self, output: Any, target: Any, samples: int, number: int = 0) -> Tensor | None:
+        """The sum over the samples of the loss that each has alone.
+
+        Args:
+            output: What the model returned for all of them; each has one row of it.
+            target: What should come out; each has one row of it.
+            samples: How many there are.
+            number: As for `loss`.
+
+        Returns:
+            The sum; None where only the model itself knows what it is.
+        """
+        if self._takes_labels and target is not None:
+            own, is_whole = _own_loss(output), isinstance(target, Tensor) and bool((target != _IGNORED).all())
+            return own.reshape(()) * samples if own is not None and is_whole else None
+        if self._loss is None:
+            output = next(held for held in output_tensors(output) if held.is_floating_point())
+        leaves, spec = pytree.tree_flatten((output, target))
+        parts = [
+            leaf.split(1)
+            if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == samples
+            else [leaf] * samples
+            for leaf in leaves
+        ]
+        losses = []
+        for row in zip(*parts, strict=True):
+            one, wanted = pytree.tree_unflatten(row, spec)
+            losses.append(self.loss(one, wanted, number))
+        return torch.stack(losses).sum()
 
     def weight(self, output: Any, target: Any) -> int:
         """What the loss of a batch counts beside those of others: labels that count, else samples."""

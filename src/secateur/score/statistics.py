@@ -91,6 +91,11 @@ class Statistics:
         return self.differentiator.per_sample(self.data)
 
     @cached_property
+    def diagonals(self) -> Mapping[str, Tensor]:
+        """Gradients of single samples, entry by entry."""
+        return self.differentiator.per_sample(self.data, with_diagonal=True).diagonal
+
+    @cached_property
     def grams(self) -> Mapping[str, Tensor]:
         """Gradients of single samples, with all pairs of channels of a group."""
         return self.differentiator.per_sample(self.data, with_gram=True).gram
@@ -140,7 +145,7 @@ class GroupStatistics:
     @property
     def diagonal(self) -> Tensor:
         """Squares of all entries of a channel, summed."""
-        return self._of(self.statistics.per_sample.diagonal)
+        return self._of(self.statistics.diagonals)
 
     @property
     def gram(self) -> Tensor:

@@ -108,8 +108,9 @@ def _descend(widths: Widths, scope: Scope, target: float) -> list[int]:
     """Step down until the target is met, or no step is left; then give back what fits, the last first."""
     kept = [unit.size for unit in widths.units]
     taken: list[tuple[int, int]] = []
+    steps = _steps(widths, scope)  # a scope may ask for costs, which moves the widths
     cost = widths.cost_of(kept)
-    for index, width, smaller in _steps(widths, scope):
+    for index, width, smaller in steps:
         if cost <= target:
             break
         kept[index] = smaller

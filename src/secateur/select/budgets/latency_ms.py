@@ -1,6 +1,7 @@
 """Latency: the milliseconds of a forward pass, timed on this machine (`secateur.timing`)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 from secateur.costs.budgeted import Gauge
@@ -27,6 +28,10 @@ class LatencyMs(Budget):
         "a latency varies from one measurement to the next, so no share of it can be said to be gone"
     )
     is_timed = True
+
+    def leaving(self, stays: float, whole: float) -> Budget:
+        """A share: milliseconds by the clock vary from one minute to the next more than what a cut saves."""
+        return replace(self, value=stays / whole, is_share=True)
 
     @classmethod
     def show(cls, amount: float) -> str:
