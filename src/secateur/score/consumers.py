@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.capture.batches import Samples, naming_batch
-from secateur.capture.follower import Step, observe
+from secateur.capture.replay import Replay, Tapes
+from secateur.capture.shadow import shadow
 from secateur.coupling import Group, Groups
 from secateur.coupling.layers import LayerCall, layer_of
 from secateur.coupling.patches import Patches
@@ -205,11 +206,16 @@ class Consumers:
         self._sums: dict[_Inputs, _Sums] = {}
 
     @cached_property
+    def _tapes(self) -> Tapes:
+        """The calls of a copy of the model."""
+        return Tapes(shadow(self.model), self.groups.graph)
+
+    @cached_property
     def _sensitivities(self) -> Mapping[int, Tensor]:
         """What a change of each layer's output counts, and of the queries of each product."""
         layers = {one.layer.node.index: one.layer for held in self._readers.values() for one in held}
         queries = watched_queries(self.groups, [one for held in self._products.values() for one in held])
-        return sensitivities(self.model, self.groups.graph, {**queries, **layers}, self.data)
+        return sensitivities(self._tapes, {**queries, **layers}, self.data)
 
     @cached_property
     def _logits(self) -> Mapping[int, LogitsMoments]:
@@ -225,7 +231,7 @@ class Consumers:
         """What reads a group; a pass over the data is made for it and those that come after it."""
         readers = self._readers[group.name]
         if any(_inputs(self.groups, reader.layer) not in self._sums for reader in readers):
-            self._sums = _gather(self.model, self.groups, self._next(group), self.data)
+            self._sums = _gather(self._tapes, self.groups, self._next(group), self.data)
         found = [made for reader in readers for made in self._consumers(reader)]
         return found + [made for product in self._products[group.name] for made in self._heads(product)]
 
@@ -270,9 +276,7 @@ class Consumers:
             yield Consumer(sums.moments(at), weight[at], rows, counts[at] if counts is not None else None)
 
 
-def _gather(
-    model: nn.Module, groups: Groups, layers: Sequence[LayerCall], data: Samples
-) -> dict[_Inputs, _Sums]:
+def _gather(tapes: Tapes, groups: Groups, layers: Sequence[LayerCall], data: Samples) -> dict[_Inputs, _Sums]:
     """Sum over all data.
 
     Raises:
@@ -281,24 +285,19 @@ def _gather(
     """
     found: dict[_Inputs, _Sums] = {}
     batches = length_hint(data.data, 1)
-    calls = {layer.node.index: (layer, _inputs(groups, layer)) for layer in layers}
-    first = {inputs: at for at, (_, inputs) in sorted(calls.items(), reverse=True)}
     for sample in data:
-
-        def on_step(seen: None, step: Step, number: int = sample.number) -> Any:
-            at = step.node.index
-            if at in calls:
-                layer, inputs = calls[at]
-                named = step.named()
-                if first[inputs] == at:
-                    _require_finite(layer, named[layer.arguments[0]], number)
-                    _add(found, layer, inputs, named, (number, batches))
-                if at not in found[inputs].weights:
-                    found[inputs].weights[at] = _laid_out(layer, named)
-            return step.run()
-
         with naming_batch(sample.number):
-            observe(model, sample.inputs, groups.graph, lambda *_: None, on_step)
+            replay = Replay(tapes.of(sample.inputs), tapes.model, sample.inputs)
+            added: set[_Inputs] = set()
+            for layer in sorted(layers, key=lambda layer: layer.node.index):
+                replay.advance(layer.node.index)
+                inputs, named = _inputs(groups, layer), replay.named(layer.node.index)
+                if inputs not in added:
+                    added.add(inputs)
+                    _require_finite(layer, named[layer.arguments[0]], sample.number)
+                    _add(found, layer, inputs, named, (sample.number, batches))
+                if layer.node.index not in found[inputs].weights:
+                    found[inputs].weights[layer.node.index] = _laid_out(layer, named)
     return found
 
 
@@ -373,7 +372,7 @@ def _drawn(samples: int, rows: int, most: int, seed: int) -> Tensor:
 
 def _laid_out(layer: LayerCall, named: Mapping[str, Any]) -> Tensor:
     """The weight of a call as [groups, inputs, outputs]."""
-    weight = named[layer.arguments[1]].detach().double()
+    weight = named[layer.arguments[1]].detach()
     convolved = _convolved(layer)
     if layer.spatial == 0:
         return (weight if layer.is_product else weight.T)[None]
