@@ -11,12 +11,13 @@ its share of as many rows as tell something, drawn with a fixed seed.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
+from math import inf, prod
 from operator import length_hint
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from secateur.capture.batches import Samples, naming_batch
 from secateur.capture.replay import Replay, Tapes
@@ -46,9 +47,15 @@ _FEWEST_ROWS = 16_384
 """As many rows are looked at, of all data, where there are more; each batch gives its share."""
 _INPUTS_PER_ROW = 4
 """While there are as many, rows are held rather than their products."""
-_CLEAR = 0.02
-"""InputMoments of wide layers that are shrunk by more are far enough from singular for float32."""
-_SAMPLED = 256
+_HELD = 2**20
+"""Numbers of rows that wait for their product."""
+_BLOCK = 512
+"""Inputs whose products are made at once."""
+_CLEAR = 1e-3
+"""InputMoments that are shrunk by more are far enough from singular for float32."""
+_NARROW = 128
+"""Layers that read no more are in float64 in any case, which costs nothing."""
+_SAMPLED = 128
 """Inputs of a layer by which the shrinkage is found."""
 _ABREAST = 32
 """Samples whose moments are made at once."""
@@ -150,17 +157,27 @@ class _Sums:
     made: dict[int, InputMoments] = field(default_factory=dict)
 
     def add(self, taken: Tensor) -> None:
-        """Add rows [groups, rows, inputs]."""
+        """Add rows [groups, rows, inputs]; they are held until a product of them is worth its while."""
+        self.rows.append(taken)
+        if not self.are_few and sum(part.numel() for part in self.rows) > _HELD:
+            self._multiply()
+
+    @property
+    def are_few(self) -> bool:
+        """Whether the rows are held to the end."""
+        return (
+            self.second is None and _INPUTS_PER_ROW * sum(part.shape[1] for part in self.rows) <= self.inputs
+        )
+
+    def _multiply(self) -> None:
+        """Add the products of the rows that are held: half of them, on and below the diagonal."""
+        rows, self.rows = torch.cat(self.rows, 1), []
         if self.second is None:
-            self.rows.append(taken)
-            if _INPUTS_PER_ROW * sum(part.shape[1] for part in self.rows) <= self.inputs:
-                return
-            self.second = taken.new_zeros(len(taken), self.inputs, self.inputs, dtype=torch.float64)
-            for part in self.rows:
-                self.second += part.transpose(1, 2) @ part
-            self.rows = []
-        else:
-            self.second += taken.transpose(1, 2) @ taken
+            dtype = rows.dtype if self.inputs > WIDE else torch.float64
+            self.second = rows.new_zeros(len(rows), self.inputs, self.inputs, dtype=dtype)
+        for at in range(0, self.inputs, _BLOCK):
+            block = slice(at, at + _BLOCK)
+            self.second[:, at:, block] += rows[:, :, at:].transpose(1, 2) @ rows[:, :, block]
 
     def moments(self, group: int) -> InputMoments:
         """Of one group, once all is added: shrunk, and for as many rows as there are."""
@@ -170,14 +187,18 @@ class _Sums:
 
     def _moments(self, group: int) -> Tensor | FewRows:
         share, scale = self.shrinkage(group), self.there / self.drawn
-        dtype = torch.float32 if self.inputs > WIDE and share > _CLEAR else torch.float64
+        dtype = torch.float32 if self.inputs > _NARROW and share > _CLEAR else torch.float64
+        if self.rows and not self.are_few:
+            self._multiply()
         if self.second is not None:
             made = shrunk(self.second[group].to(dtype), share).mul_(scale)
             if len(self.second) == 1:
                 self.second = None  # it is not asked for again
+            for at in range(0, self.inputs, _BLOCK):
+                made[at : at + _BLOCK, at + _BLOCK :] = made[at + _BLOCK :, at : at + _BLOCK].T
             return made
         rows = torch.cat([part[group] for part in self.rows]).double() * scale**0.5
-        return FewRows(rows * (1 - share) ** 0.5, share * rows.square().sum(0)).to(dtype)
+        return FewRows(rows * (1 - share) ** 0.5, share * rows.square().sum(0))
 
     def shrinkage(self, group: int) -> float:
         """How far to shrink the moments of a group, by what its samples agree on."""
@@ -245,7 +266,7 @@ class Consumers:
         names = list(self._readers)
         wanted: dict[int, LayerCall] = {}
         known: set[_Inputs] = set()
-        used = 0
+        used = 0.0
         for name in names[names.index(group.name) :]:
             for reader in self._readers[name]:
                 inputs = _inputs(self.groups, reader.layer)
@@ -256,14 +277,27 @@ class Consumers:
             wanted.update((reader.layer.node.index, reader.layer) for reader in self._readers[name])
         return list(wanted.values())
 
-    def _bytes(self, layer: LayerCall) -> int:
+    @cached_property
+    def _times(self) -> float:
+        """How often the data holds as much as the record does, about; infinite where that is not known."""
+        batches, graph = length_hint(self.data.data, 0), self.groups.graph
+        leaves = pytree.tree_leaves(next(iter(self.data)).inputs)
+        there = sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
+        recorded = sum(prod(graph.values[value].shape) for value in graph.inputs)
+        return batches * there / recorded if batches else inf
+
+    def _bytes(self, layer: LayerCall) -> float:
+        """What the sums of a layer, or its rows where they are few, take with their inverse."""
         graph = self.groups.graph
-        shape = graph.values[layer.node.args[layer.arguments[1]].value].shape
+        shape, output = (
+            graph.values[layer.node.args[layer.arguments[1]].value].shape,
+            graph.values[layer.output].shape,
+        )
         convolved = _convolved(layer)
         inputs = graph.values[layer.input].shape[layer.channels_at] // convolved
-        for size in shape[2:] if layer.spatial else ():
-            inputs *= size
-        return 2 * 8 * convolved * inputs * inputs  # sums and their inverse
+        inputs *= prod(shape[2:]) if layer.spatial else 1
+        rows = prod(output) // output[layer.channels_at] * self._times
+        return 2 * 8 * convolved * inputs * (rows if _INPUTS_PER_ROW * rows <= inputs else inputs)
 
     def _consumers(self, reader: _Reader) -> Iterator[Consumer]:
         sums = self._sums[_inputs(self.groups, reader.layer)]

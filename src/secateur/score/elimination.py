@@ -188,8 +188,11 @@ class _State:
         """What the removal of each unit that is left costs by itself."""
         lower = self.inverse.factors(units, self.width)
         weight = self.weight.view(units, self.width, -1)
-        moved = torch.linalg.solve_triangular(lower, weight, upper=False)
-        return 0.5 * self.price * moved.square().sum((1, 2))
+        eye = torch.eye(self.width, dtype=lower.dtype, device=lower.device).expand_as(lower)
+        moved = (
+            torch.linalg.solve_triangular(lower, eye, upper=False) @ weight
+        )  # many small solutions are slow
+        return 0.5 * self.price * torch.linalg.vector_norm(moved, dim=(1, 2)).square()
 
     def remove(self, gone: Tensor) -> float:
         """Remove units together; `gone` is a mask of those that are left.
@@ -200,6 +203,8 @@ class _State:
         rows = gone.repeat_interleave(self.width)
         places = Places.of(rows)
         self.weight, cost = self.inverse.remove(rows.nonzero()[:, 0], places, self.weight)
+        if isinstance(self.inverse, FewRowsInverse) and self.inverse.are_many:
+            self.inverse = Inverse(self.inverse.dense())
         return 0.5 * self.price * cost
 
 

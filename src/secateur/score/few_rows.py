@@ -152,7 +152,16 @@ class FewRowsInverse:
 
     def select(self, inputs: Tensor) -> "FewRowsInverse":
         """P of some of these inputs, where the others stay."""
-        return FewRowsInverse(self.own[inputs], self.across[:, inputs])
+        return FewRowsInverse(self.own[inputs], self.across.T[inputs].T)
+
+    @property
+    def are_many(self) -> bool:
+        """Whether the rows are no longer few beside the inputs that are left."""
+        return len(self.own) <= 2 * len(self.across)
+
+    def dense(self) -> Float[Tensor, "inputs inputs"]:
+        """P itself."""
+        return torch.addmm((1 / self.own).diag(), self.across.T, self.across, alpha=-1)
 
     def factors(self, units: int, width: int) -> Float[Tensor, "units width width"]:
         """The Cholesky factors of the blocks on the diagonal, unit by unit."""
@@ -176,7 +185,7 @@ class FewRowsInverse:
         Returns:
             W of those that stay, after; and tr(W_R' P_RR^-1 W_R), what it costs twice.
         """
-        across, own, removed = self.across[:, gone], self.own[gone], weight[gone]
+        across, own, removed = self.across.T[gone].T, self.own[gone], weight[gone]
         scaled = across * own
         square = torch.eye(len(across), dtype=own.dtype, device=own.device).addmm_(scaled, across.T, alpha=-1)
         lower = factor(square, square.diagonal().abs())
