@@ -42,8 +42,8 @@ from secateur.score.sensitivity import sensitivities
 
 MEMORY_BYTES = 2**31
 """What the sums of the layers of one pass, and their inverses, may take; a group has one pass in any case."""
-_ROWS_PER_INPUT = 16
-_FEWEST_ROWS = 16_384
+_ROWS_PER_INPUT = 4
+_FEWEST_ROWS = 8_192
 """As many rows are looked at, of all data, where there are more; each batch gives its share."""
 _INPUTS_PER_ROW = 4
 """While there are as many, rows are held rather than their products."""
