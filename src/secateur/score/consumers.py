@@ -4,8 +4,9 @@ Products of queries with keys, which no layer makes, are in `logits`.
 
 One pass of the dense model over the data sums, for the layers of as many groups as fit into `MEMORY_BYTES`,
 the products of their inputs (patches, for a convolution): a piece in the type of the inputs, pieces in
-float64. Layers that read the same value, such as queries, keys and values, share the sums. Each batch gives
-its share of as many rows as tell something, drawn with a fixed seed.
+float64 where a layer reads no more than `WIDE` inputs. Layers that read the same value, such as queries, keys
+and values, share the sums. Each batch gives its share of as many rows as tell something, drawn with a fixed
+seed.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
