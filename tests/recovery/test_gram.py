@@ -5,6 +5,7 @@ from math import inf
 import pytest
 import torch
 
+from secateur.recovery import gram as gram_module
 from secateur.recovery.gram import RIDGES, Gram, choose_ridge
 from secateur.recovery.held_rows import HeldRows
 
@@ -83,3 +84,23 @@ def test_held_rows_say_what_their_sums_say(has_constant, ridge):
     again, expected = (rows.solve(ridge, has_constant=has_constant) for rows in (held, sums))
     torch.testing.assert_close(again.weight, expected.weight)
     assert float(held.nothing().weight.abs().sum()) == 0
+
+
+def test_products_made_block_by_block_are_those_made_at_once(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 60, 11, generator=generator, dtype=torch.float64) + 2
+    r = torch.randn(2, 60, 3, generator=generator, dtype=torch.float64) + x[..., :3]
+
+    def found():
+        grams = [Gram(2, 11, 3, x.device) for _ in "ab"]
+        for gram, part in zip(grams, (slice(0, 40), slice(40, 60)), strict=True):
+            gram.add(x[:, part], r[:, part])
+        both = grams[0].join(grams[1])
+        change = both.solve(1e-3, has_constant=True)
+        left = both.left_by(change)
+        both.apply(change)
+        return change.weight, left, both.rr, both.solve(1e-2, has_constant=True).weight
+
+    whole = found()
+    monkeypatch.setattr(gram_module, "_BLOCK", 4)
+    torch.testing.assert_close(found(), whole)

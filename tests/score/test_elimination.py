@@ -161,7 +161,7 @@ def test_the_plan_does_not_hang_on_how_many_groups_fit_into_a_pass(monkeypatch):
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_it_does_not_matter_whether_rows_are_held_or_their_products(monkeypatch, groups):
+def test_it_does_not_matter_whether_rows_are_held_or_their_products_or_in_which_pieces(monkeypatch, groups):
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 32, 3, groups=1), nn.ReLU(), nn.Conv2d(32, 8, 3, groups=groups), nn.ReLU(), nn.Flatten()
@@ -170,6 +170,9 @@ def test_it_does_not_matter_whether_rows_are_held_or_their_products(monkeypatch,
     words = {"ratio": 0.5, "criterion": "after-refit", "data": data}
     held = sc.plan(model, data[0][:1], **words)
     monkeypatch.setattr(consumers, "_INPUTS_PER_ROW", 10**6)
+    assert sc.plan(model, data[0][:1], **words).keep == held.keep
+    monkeypatch.setattr(consumers, "_HELD", 1)
+    monkeypatch.setattr(consumers, "_BLOCK", 7)
     assert sc.plan(model, data[0][:1], **words).keep == held.keep
 
 

@@ -6,6 +6,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.capture.batches import Samples
+from secateur.capture.replay import Tapes
 from secateur.coupling.layers import layer_of
 from secateur.errors import NoEffectWarning
 from secateur.score.sensitivity import sensitivities
@@ -17,7 +18,7 @@ def _found(model, data, example=None):
     example = data[0][:1] if example is None else example
     graph = sc.couple(model, example).graph
     layers = {node.index: layer for node in graph.nodes if (layer := layer_of(graph, node)) is not None}
-    found = sensitivities(model, graph, layers, Samples(data, model, example))
+    found = sensitivities(Tapes(model, graph), layers, Samples(data, model, example))
     return {layers[at].name: counts for at, counts in found.items()}
 
 
@@ -38,6 +39,22 @@ def test_it_is_the_square_of_the_jacobian_in_units_of_the_spread(inplace, frozen
     torch.testing.assert_close(found["0"], expected, rtol=1e-4, atol=0)
     torch.testing.assert_close(found["2"], (1 / (spread**2 * len(X))).view(1), rtol=1e-4, atol=0)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_output_counts_in_units_of_its_own_spread():
+    class Two(nn.Module):
+        def __init__(self, size):
+            super().__init__()
+            torch.manual_seed(0)
+            self.stem, self.one, self.two, self.size = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 2), size
+
+        def forward(self, x):
+            h = self.stem(x).relu()
+            return self.one(h), self.size * self.two(h)
+
+    plain, loud = _found(Two(1.0).eval(), [X, X[:8]]), _found(Two(1000.0).eval(), [X, X[:8]])
+    torch.testing.assert_close(loud["stem"], plain["stem"], rtol=1e-4, atol=0)
+    torch.testing.assert_close(loud["two"], plain["two"], rtol=1e-4, atol=0)
 
 
 def test_batches_add_up_and_images_have_rows():

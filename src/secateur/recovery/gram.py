@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -40,8 +40,14 @@ _FINE = 1e-4
 _SOME = 64
 """Outputs by which the ridge is chosen."""
 
+_BLOCK = 512
+"""Inputs whose products are made at once."""
+
 _UNTESTED = 1e-2
 """The ridge if there are no rows to choose it by."""
+
+
+_System: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,15 +90,19 @@ class Gram:
         self.xx, self.xr = zeros(features, features), zeros(features, outputs)
         self.x, self.r, self.rr = zeros(features), zeros(outputs), zeros(outputs)
         self.rows = 0
+        self._known: dict[tuple[bool, torch.dtype], _System] = {}
 
     def add(self, x: Float[Tensor, "groups rows features"], r: Float[Tensor, "groups rows outputs"]) -> None:
-        """Add rows, in float64."""
-        self.xx.baddbmm_(x.transpose(1, 2), x)
+        """Add rows, in float64; of `xx` what lies on and below the diagonal blocks."""
+        for at in range(0, x.shape[2], _BLOCK):
+            block = slice(at, at + _BLOCK)
+            self.xx[:, at:, block].baddbmm_(x[:, :, at:].transpose(1, 2), x[:, :, block])
         self.xr.baddbmm_(x.transpose(1, 2), r)
         self.x += x.sum(1)
         self.r += r.sum(1)
         self.rr += r.square().sum(1)
         self.rows += x.shape[1]
+        self._known = {}
 
     def join(self, other: "Gram | HeldRows") -> "Gram":
         """The sums over the rows of both, which are sums."""
@@ -100,6 +110,7 @@ class Gram:
         joined = Gram.__new__(Gram)
         for name in ("xx", "xr", "x", "r", "rr", "rows"):
             setattr(joined, name, getattr(self, name) + getattr(other, name))
+        joined._known = {}
         return joined
 
     @property
@@ -116,6 +127,7 @@ class Gram:
         made = Gram.__new__(Gram)
         made.xx, made.x, made.rows = self.xx, self.x, self.rows
         made.xr, made.r, made.rr = self.xr[..., chosen], self.r[:, chosen], self.rr[:, chosen]
+        made._known = {}
         return made
 
     def nothing(self) -> Change:
@@ -140,18 +152,13 @@ class Gram:
         return Change(weight, constant, ridge)
 
     def _solved(self, ridge: float, has_constant: bool, dtype: torch.dtype) -> tuple[Tensor, float]:
-        xx, xr = self.xx.clone(), self.xr
-        size = xx.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
-        if has_constant:
-            xx.baddbmm_(self.x[:, :, None], self.x[:, None, :], alpha=-1 / self.rows)
-            xr = torch.baddbmm(xr, self.x[:, :, None], self.r[:, None, :], alpha=-1 / self.rows)
-        moving, scale = moving_inputs(xx.diagonal(dim1=1, dim2=2).clone(), size)
-        xx, xr, scale = xx.to(dtype), xr.to(dtype), scale.to(dtype)
-        diagonal, added = xx.diagonal(dim1=1, dim2=2), 0.0
+        if (has_constant, dtype) not in self._known:
+            self._known[has_constant, dtype] = self._system(has_constant, dtype)
+        xx, xr, moving, scale = self._known[has_constant, dtype]
         while ridge <= RIDGES[0]:
-            diagonal += (ridge - added) * scale
-            added = ridge
-            factor, failed = torch.linalg.cholesky_ex(xx)
+            damped = xx.clone()
+            damped.diagonal(dim1=1, dim2=2).add_(ridge * scale)
+            factor, failed = torch.linalg.cholesky_ex(damped)  # which reads the lower half
             if not bool(failed.any()):
                 found = torch.cholesky_solve(xr, factor).double()
                 if bool(found.isfinite().all()):
@@ -159,11 +166,28 @@ class Gram:
             ridge *= 10
         return torch.zeros_like(self.xr), inf
 
+    def _system(self, has_constant: bool, dtype: torch.dtype) -> "_System":
+        """The products around the means, which inputs vary, and what the ridge is a share of."""
+        xx, xr = self.xx, self.xr
+        size = xx.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
+        if has_constant:
+            xx = torch.baddbmm(xx, self.x[:, :, None], self.x[:, None, :], alpha=-1 / self.rows)
+            xr = torch.baddbmm(xr, self.x[:, :, None], self.r[:, None, :], alpha=-1 / self.rows)
+        moving, scale = moving_inputs(xx.diagonal(dim1=1, dim2=2).clone(), size)
+        return xx.to(dtype), xr.to(dtype), moving, scale.to(dtype)
+
+    def _times(self, weight: Tensor) -> Tensor:
+        """X'X times a weight."""
+        for at in range(0, self.xx.shape[1], _BLOCK):
+            end = at + _BLOCK
+            self.xx[:, at:end, end:] = self.xx[:, end:, at:end].transpose(1, 2)
+        return torch.bmm(self.xx, weight)
+
     def left_by(self, change: Change) -> Tensor:
         """The squares that a change leaves, summed over the rows: [groups, outputs]."""
         weight, constant = change.weight, change.constant
         drift = torch.einsum("gfo,gf->go", weight, self.x)
-        by_weight = (weight * (torch.bmm(self.xx, weight) - 2 * self.xr)).sum(1)
+        by_weight = (weight * (self._times(weight) - 2 * self.xr)).sum(1)
         left = self.rr + by_weight + constant * (2 * drift - 2 * self.r + self.rows * constant)
         return left.clamp(min=0)
 
@@ -171,8 +195,9 @@ class Gram:
         """Make the sums those of what is still missing after a change."""
         weight, constant = change.weight, change.constant
         self.rr = self.left_by(change)
-        self.xr -= torch.bmm(self.xx, weight) + self.x[:, :, None] * constant[:, None, :]
+        self.xr -= self._times(weight) + self.x[:, :, None] * constant[:, None, :]
         self.r -= torch.einsum("gfo,gf->go", weight, self.x) + self.rows * constant
+        self._known = {}
 
 
 def chosen_outputs(outputs: int) -> Tensor:

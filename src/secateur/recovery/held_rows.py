@@ -36,6 +36,7 @@ class HeldRows:
         self, x: Float[Tensor, "groups rows features"], r: Float[Tensor, "groups rows outputs"]
     ) -> None:
         self._x, self._r = [x], [r]
+        self._known: tuple[tuple[bool, int], Tensor, Tensor] | None = None
 
     @property
     def x(self) -> Float[Tensor, "groups rows features"]:
@@ -93,19 +94,26 @@ class HeldRows:
         return Change(weight, constant, ridge)
 
     def _solved(self, ridge: float, has_constant: bool) -> tuple[Tensor, float]:
-        x, r = self.x, self.r
-        if has_constant:
-            x, r = x - x.mean(1, keepdim=True), r - r.mean(1, keepdim=True)
-        moving, scale = moving_inputs(x.square().sum(1), self.x.square().sum(1).mean(1, keepdim=True))
-        scaled = torch.where(moving, 1 / scale, torch.zeros_like(scale))[:, None] * x
-        square = scaled @ x.transpose(1, 2)
+        scaled, square = self._system(has_constant)
+        r = self.r - self.r.mean(1, keepdim=True) if has_constant else self.r
         while ridge <= RIDGES[0]:
-            eye = ridge * torch.eye(self.rows, dtype=x.dtype, device=x.device)
-            factor, failed = torch.linalg.cholesky_ex(square + eye)
+            damped = square.clone()
+            damped.diagonal(dim1=1, dim2=2).add_(ridge)
+            factor, failed = torch.linalg.cholesky_ex(damped)
             if not bool(failed.any()):
-                return scaled.transpose(1, 2) @ torch.cholesky_solve(r, factor), ridge
+                # Laid out as the weight of a linear layer is.
+                return (torch.cholesky_solve(r, factor).transpose(1, 2) @ scaled).transpose(1, 2), ridge
             ridge *= 10
         return self.nothing().weight, inf
+
+    def _system(self, has_constant: bool) -> tuple[Tensor, Tensor]:
+        """X S^-1 and X S^-1 X', the same for all ridges."""
+        if self._known is None or self._known[0] != (has_constant, self.rows):
+            x = self.x - self.x.mean(1, keepdim=True) if has_constant else self.x
+            moving, scale = moving_inputs(x.square().sum(1), self.x.square().sum(1).mean(1, keepdim=True))
+            scaled = torch.where(moving, 1 / scale, torch.zeros_like(scale))[:, None] * x
+            self._known = (has_constant, self.rows), scaled, scaled @ x.transpose(1, 2)
+        return self._known[1:]
 
     def left_by(self, change: Change) -> Float[Tensor, "groups outputs"]:
         """The squares that a change leaves, summed over the rows."""

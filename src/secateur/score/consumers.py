@@ -4,22 +4,25 @@ Products of queries with keys, which no layer makes, are in `logits`.
 
 One pass of the dense model over the data sums, for the layers of as many groups as fit into `MEMORY_BYTES`,
 the products of their inputs (patches, for a convolution): a piece in the type of the inputs, pieces in
-float64. Layers that read the same value, such as queries, keys and values, share the sums. Each batch gives
-its share of as many rows as tell something, drawn with a fixed seed.
+float64 where a layer reads no more than `WIDE` inputs. Layers that read the same value, such as queries, keys
+and values, share the sums. Each batch gives its share of as many rows as tell something, drawn with a fixed
+seed.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
+from math import inf, prod
 from operator import length_hint
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from secateur.capture.batches import Samples, naming_batch
-from secateur.capture.follower import Step, observe
+from secateur.capture.replay import Replay, Tapes
+from secateur.capture.shadow import shadow
 from secateur.coupling import Group, Groups
 from secateur.coupling.layers import LayerCall, layer_of
 from secateur.coupling.patches import Patches
@@ -40,14 +43,20 @@ from secateur.score.sensitivity import sensitivities
 
 MEMORY_BYTES = 2**31
 """What the sums of the layers of one pass, and their inverses, may take; a group has one pass in any case."""
-_ROWS_PER_INPUT = 16
-_FEWEST_ROWS = 16_384
+_ROWS_PER_INPUT = 4
+_FEWEST_ROWS = 8_192
 """As many rows are looked at, of all data, where there are more; each batch gives its share."""
 _INPUTS_PER_ROW = 4
 """While there are as many, rows are held rather than their products."""
-_CLEAR = 0.02
-"""InputMoments of wide layers that are shrunk by more are far enough from singular for float32."""
-_SAMPLED = 256
+_HELD = 2**20
+"""Numbers of rows that wait for their product."""
+_BLOCK = 512
+"""Inputs whose products are made at once."""
+_CLEAR = 1e-3
+"""InputMoments that are shrunk by more are far enough from singular for float32."""
+_NARROW = 128
+"""Layers that read no more are in float64 in any case, which costs nothing."""
+_SAMPLED = 128
 """Inputs of a layer by which the shrinkage is found."""
 _ABREAST = 32
 """Samples whose moments are made at once."""
@@ -149,17 +158,27 @@ class _Sums:
     made: dict[int, InputMoments] = field(default_factory=dict)
 
     def add(self, taken: Tensor) -> None:
-        """Add rows [groups, rows, inputs]."""
+        """Add rows [groups, rows, inputs]; they are held until a product of them is worth its while."""
+        self.rows.append(taken)
+        if not self.are_few and sum(part.numel() for part in self.rows) > _HELD:
+            self._multiply()
+
+    @property
+    def are_few(self) -> bool:
+        """Whether the rows are held to the end."""
+        return (
+            self.second is None and _INPUTS_PER_ROW * sum(part.shape[1] for part in self.rows) <= self.inputs
+        )
+
+    def _multiply(self) -> None:
+        """Add the products of the rows that are held: half of them, on and below the diagonal."""
+        rows, self.rows = torch.cat(self.rows, 1), []
         if self.second is None:
-            self.rows.append(taken)
-            if _INPUTS_PER_ROW * sum(part.shape[1] for part in self.rows) <= self.inputs:
-                return
-            self.second = taken.new_zeros(len(taken), self.inputs, self.inputs, dtype=torch.float64)
-            for part in self.rows:
-                self.second += part.transpose(1, 2) @ part
-            self.rows = []
-        else:
-            self.second += taken.transpose(1, 2) @ taken
+            dtype = rows.dtype if self.inputs > WIDE else torch.float64
+            self.second = rows.new_zeros(len(rows), self.inputs, self.inputs, dtype=dtype)
+        for at in range(0, self.inputs, _BLOCK):
+            block = slice(at, at + _BLOCK)
+            self.second[:, at:, block] += rows[:, :, at:].transpose(1, 2) @ rows[:, :, block]
 
     def moments(self, group: int) -> InputMoments:
         """Of one group, once all is added: shrunk, and for as many rows as there are."""
@@ -169,14 +188,18 @@ class _Sums:
 
     def _moments(self, group: int) -> Tensor | FewRows:
         share, scale = self.shrinkage(group), self.there / self.drawn
-        dtype = torch.float32 if self.inputs > WIDE and share > _CLEAR else torch.float64
+        dtype = torch.float32 if self.inputs > _NARROW and share > _CLEAR else torch.float64
+        if self.rows and not self.are_few:
+            self._multiply()
         if self.second is not None:
             made = shrunk(self.second[group].to(dtype), share).mul_(scale)
             if len(self.second) == 1:
                 self.second = None  # it is not asked for again
+            for at in range(0, self.inputs, _BLOCK):
+                made[at : at + _BLOCK, at + _BLOCK :] = made[at + _BLOCK :, at : at + _BLOCK].T
             return made
         rows = torch.cat([part[group] for part in self.rows]).double() * scale**0.5
-        return FewRows(rows * (1 - share) ** 0.5, share * rows.square().sum(0)).to(dtype)
+        return FewRows(rows * (1 - share) ** 0.5, share * rows.square().sum(0))
 
     def shrinkage(self, group: int) -> float:
         """How far to shrink the moments of a group, by what its samples agree on."""
@@ -205,11 +228,16 @@ class Consumers:
         self._sums: dict[_Inputs, _Sums] = {}
 
     @cached_property
+    def _tapes(self) -> Tapes:
+        """The calls of a copy of the model."""
+        return Tapes(shadow(self.model), self.groups.graph)
+
+    @cached_property
     def _sensitivities(self) -> Mapping[int, Tensor]:
         """What a change of each layer's output counts, and of the queries of each product."""
         layers = {one.layer.node.index: one.layer for held in self._readers.values() for one in held}
         queries = watched_queries(self.groups, [one for held in self._products.values() for one in held])
-        return sensitivities(self.model, self.groups.graph, {**queries, **layers}, self.data)
+        return sensitivities(self._tapes, {**queries, **layers}, self.data)
 
     @cached_property
     def _logits(self) -> Mapping[int, LogitsMoments]:
@@ -225,7 +253,7 @@ class Consumers:
         """What reads a group; a pass over the data is made for it and those that come after it."""
         readers = self._readers[group.name]
         if any(_inputs(self.groups, reader.layer) not in self._sums for reader in readers):
-            self._sums = _gather(self.model, self.groups, self._next(group), self.data)
+            self._sums = _gather(self._tapes, self.groups, self._next(group), self.data)
         found = [made for reader in readers for made in self._consumers(reader)]
         return found + [made for product in self._products[group.name] for made in self._heads(product)]
 
@@ -239,7 +267,7 @@ class Consumers:
         names = list(self._readers)
         wanted: dict[int, LayerCall] = {}
         known: set[_Inputs] = set()
-        used = 0
+        used = 0.0
         for name in names[names.index(group.name) :]:
             for reader in self._readers[name]:
                 inputs = _inputs(self.groups, reader.layer)
@@ -250,14 +278,27 @@ class Consumers:
             wanted.update((reader.layer.node.index, reader.layer) for reader in self._readers[name])
         return list(wanted.values())
 
-    def _bytes(self, layer: LayerCall) -> int:
+    @cached_property
+    def _times(self) -> float:
+        """How often the data holds as much as the record does, about; infinite where that is not known."""
+        batches, graph = length_hint(self.data.data, 0), self.groups.graph
+        leaves = pytree.tree_leaves(next(iter(self.data)).inputs)
+        there = sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
+        recorded = sum(prod(graph.values[value].shape) for value in graph.inputs)
+        return batches * there / recorded if batches else inf
+
+    def _bytes(self, layer: LayerCall) -> float:
+        """What the sums of a layer, or its rows where they are few, take with their inverse."""
         graph = self.groups.graph
-        shape = graph.values[layer.node.args[layer.arguments[1]].value].shape
+        shape, output = (
+            graph.values[layer.node.args[layer.arguments[1]].value].shape,
+            graph.values[layer.output].shape,
+        )
         convolved = _convolved(layer)
         inputs = graph.values[layer.input].shape[layer.channels_at] // convolved
-        for size in shape[2:] if layer.spatial else ():
-            inputs *= size
-        return 2 * 8 * convolved * inputs * inputs  # sums and their inverse
+        inputs *= prod(shape[2:]) if layer.spatial else 1
+        rows = prod(output) // output[layer.channels_at] * self._times
+        return 2 * 8 * convolved * inputs * (rows if _INPUTS_PER_ROW * rows <= inputs else inputs)
 
     def _consumers(self, reader: _Reader) -> Iterator[Consumer]:
         sums = self._sums[_inputs(self.groups, reader.layer)]
@@ -270,9 +311,7 @@ class Consumers:
             yield Consumer(sums.moments(at), weight[at], rows, counts[at] if counts is not None else None)
 
 
-def _gather(
-    model: nn.Module, groups: Groups, layers: Sequence[LayerCall], data: Samples
-) -> dict[_Inputs, _Sums]:
+def _gather(tapes: Tapes, groups: Groups, layers: Sequence[LayerCall], data: Samples) -> dict[_Inputs, _Sums]:
     """Sum over all data.
 
     Raises:
@@ -281,24 +320,19 @@ def _gather(
     """
     found: dict[_Inputs, _Sums] = {}
     batches = length_hint(data.data, 1)
-    calls = {layer.node.index: (layer, _inputs(groups, layer)) for layer in layers}
-    first = {inputs: at for at, (_, inputs) in sorted(calls.items(), reverse=True)}
     for sample in data:
-
-        def on_step(seen: None, step: Step, number: int = sample.number) -> Any:
-            at = step.node.index
-            if at in calls:
-                layer, inputs = calls[at]
-                named = step.named()
-                if first[inputs] == at:
-                    _require_finite(layer, named[layer.arguments[0]], number)
-                    _add(found, layer, inputs, named, (number, batches))
-                if at not in found[inputs].weights:
-                    found[inputs].weights[at] = _laid_out(layer, named)
-            return step.run()
-
         with naming_batch(sample.number):
-            observe(model, sample.inputs, groups.graph, lambda *_: None, on_step)
+            replay = Replay(tapes.of(sample.inputs), tapes.model, sample.inputs)
+            added: set[_Inputs] = set()
+            for layer in sorted(layers, key=lambda layer: layer.node.index):
+                replay.advance(layer.node.index)
+                inputs, named = _inputs(groups, layer), replay.named(layer.node.index)
+                if inputs not in added:
+                    added.add(inputs)
+                    _require_finite(layer, named[layer.arguments[0]], sample.number)
+                    _add(found, layer, inputs, named, (sample.number, batches))
+                if layer.node.index not in found[inputs].weights:
+                    found[inputs].weights[layer.node.index] = _laid_out(layer, named)
     return found
 
 
@@ -373,7 +407,7 @@ def _drawn(samples: int, rows: int, most: int, seed: int) -> Tensor:
 
 def _laid_out(layer: LayerCall, named: Mapping[str, Any]) -> Tensor:
     """The weight of a call as [groups, inputs, outputs]."""
-    weight = named[layer.arguments[1]].detach().double()
+    weight = named[layer.arguments[1]].detach()
     convolved = _convolved(layer)
     if layer.spatial == 0:
         return (weight if layer.is_product else weight.T)[None]

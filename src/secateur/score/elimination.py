@@ -35,7 +35,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from secateur.score.few_rows import FewRows, FewRowsInverse, factor
+from secateur.score.few_rows import FewRows, FewRowsInverse, Places, factor
 
 _ROUND = 16
 """Of the units that are left, one in so many goes in a round, at least one."""
@@ -117,24 +117,31 @@ class Inverse:
         return len(self.matrix)
 
     def select(self, inputs: Tensor) -> "Inverse":
-        """P of some of these inputs, where the others stay."""
-        return Inverse(self.matrix[inputs][:, inputs])
+        """P of some of these inputs, where the others stay; in memory of its own."""
+        if _is_all(inputs, len(self)):
+            return Inverse(self.matrix.clone())
+        return Inverse(self.matrix.index_select(0, inputs).index_select(1, inputs))
 
     def factors(self, units: int, width: int) -> Tensor:
         """The Cholesky factors of the blocks on the diagonal, unit by unit: [units, width, width]."""
-        square = self.matrix.view(units, width, units, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        parted = self.matrix.unflatten(0, (units, width)).unflatten(2, (units, width))
+        square = parted.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         return factor(square, square.diagonal(dim1=1, dim2=2).abs())
 
-    def remove(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, float]:
-        """Leave rows out; as `FewRowsInverse.remove`."""
-        left = ~rows
-        across = self.matrix[rows]
-        square = across[:, rows]
+    def remove(self, gone: Tensor, places: Places, weight: Tensor) -> tuple[Tensor, float]:
+        """Leave inputs out; as `FewRowsInverse.remove`."""
+        across = self.matrix[gone]
+        square = across[:, gone]
         lower = factor(square, square.diagonal().abs())
-        half = torch.linalg.solve_triangular(lower, across[:, left], upper=False)
-        moved = torch.linalg.solve_triangular(lower, weight[rows], upper=False)
-        self.matrix = self.matrix[left][:, left].addmm_(half.T, half, alpha=-1)
-        return weight[left].addmm_(half.T, moved, alpha=-1), float(moved.square().sum())
+        half = torch.linalg.solve_triangular(lower, places.close(across.T).T, upper=False)
+        moved = torch.linalg.solve_triangular(lower, weight[gone], upper=False)
+        self.matrix = places.close(places.close(self.matrix).T).T.addmm_(half.T, half, alpha=-1)
+        return places.close(weight).addmm_(half.T, moved, alpha=-1), float(moved.square().sum())
+
+
+def _is_all(inputs: Tensor, count: int) -> bool:
+    """Whether these are all there are, in their order."""
+    return len(inputs) == count and bool((inputs == torch.arange(count, device=inputs.device)).all())
 
 
 def _damped_factor(second: Tensor) -> Tensor:
@@ -147,14 +154,17 @@ def _size(second: Tensor | FewRows) -> Tensor:
     return second.diagonal().mean().clamp_min(1e8 * torch.finfo(second.dtype).tiny)
 
 
-def _sketched(weight: Tensor) -> Tensor:
-    """Some random sums of the outputs where there are many: what a sum of squares is in expectation."""
+def _sketched(weight: Tensor, scale: Tensor) -> Tensor:
+    """Scaled outputs; where there are many some random sums, which a sum of squares is in expectation."""
     outputs = weight.shape[1]
     if outputs <= 2 * _SKETCH:
-        return weight
+        return weight * scale
     generator = torch.Generator().manual_seed(outputs)
-    signs = torch.randint(0, 2, (outputs, _SKETCH), generator=generator).to(weight) * 2 - 1
-    return weight @ signs / _SKETCH**0.5
+    signs = (torch.randint(0, 2, (outputs,), generator=generator) * 2 - 1).to(weight) * scale
+    made = weight.new_zeros(_SKETCH, len(weight))
+    for part, sign in zip(weight.T.split(_SKETCH), signs[:, None].split(_SKETCH), strict=True):
+        made[: len(part)].addcmul_(part, sign)
+    return made.T
 
 
 class _State:
@@ -169,18 +179,20 @@ class _State:
             weight = consumer.weight.to(dtype)
             size = 0.5 * (weight * moments.product(weight)).sum()
             self.price = 0.0 if size <= 0 else 1 / float(size)
-        self.weight = consumer.weight[rows].to(dtype)
-        if consumer.counts is not None:
-            self.weight *= consumer.counts.sqrt().to(dtype)
-        self.weight = _sketched(self.weight)
+        weight = consumer.weight if _is_all(rows, len(consumer.weight)) else consumer.weight[rows]
+        counts = weight.new_ones(weight.shape[1]) if consumer.counts is None else consumer.counts
+        self.weight = _sketched(weight, counts.sqrt().to(weight)).to(dtype)
         self.inverse = moments.inverse.select(rows)
 
     def costs(self, units: int) -> Tensor:
         """What the removal of each unit that is left costs by itself."""
         lower = self.inverse.factors(units, self.width)
         weight = self.weight.view(units, self.width, -1)
-        moved = torch.linalg.solve_triangular(lower, weight, upper=False)
-        return 0.5 * self.price * moved.square().sum((1, 2))
+        eye = torch.eye(self.width, dtype=lower.dtype, device=lower.device).expand_as(lower)
+        moved = (
+            torch.linalg.solve_triangular(lower, eye, upper=False) @ weight
+        )  # many small solutions are slow
+        return 0.5 * self.price * torch.linalg.vector_norm(moved, dim=(1, 2)).square()
 
     def remove(self, gone: Tensor) -> float:
         """Remove units together; `gone` is a mask of those that are left.
@@ -188,7 +200,11 @@ class _State:
         Returns:
             What it costs.
         """
-        self.weight, cost = self.inverse.remove(gone.repeat_interleave(self.width), self.weight)
+        rows = gone.repeat_interleave(self.width)
+        places = Places.of(rows)
+        self.weight, cost = self.inverse.remove(rows.nonzero()[:, 0], places, self.weight)
+        if isinstance(self.inverse, FewRowsInverse) and self.inverse.are_many:
+            self.inverse = Inverse(self.inverse.dense())
         return 0.5 * self.price * cost
 
 
@@ -223,7 +239,7 @@ def eliminate(consumers: Sequence[Consumer], together: int = 0) -> Elimination:
         share = each[first] / each[first].sum().clamp_min(torch.finfo(each.dtype).tiny)
         order.append(alive[first])
         costs.append(share * cost)
-        alive = alive[~gone]
+        alive = Places.of(gone).close(alive)
     errors = torch.cat([torch.zeros(1, dtype=torch.float64, device=alive.device), *costs]).cumsum(0)
     return Elimination(torch.cat(order), errors)
 

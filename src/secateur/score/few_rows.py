@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _DAMPINGS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
@@ -51,6 +51,37 @@ def _damped(square: Tensor, damping: Tensor) -> Tensor:
     made = square.clone()
     made.diagonal(dim1=-2, dim2=-1).add_(damping)
     return made
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """How the gaps that removed rows leave are closed: the last ones move into them.
+
+    Attributes:
+        gaps: Places of removed rows, before the new end.
+        movers: The rows that fill them, from beyond it.
+        left: How many rows stay.
+
+    Example:
+        >>> places = Places.of(torch.tensor([True, False, False, True, False]))
+        >>> places.close(torch.tensor([10, 11, 12, 13, 14])).tolist()
+        [14, 11, 12]
+    """
+
+    gaps: Int[Tensor, " moved"]
+    movers: Int[Tensor, " moved"]
+    left: int
+
+    @classmethod
+    def of(cls, gone: Bool[Tensor, " rows"]) -> "Places":
+        """Of a mask of rows."""
+        left = len(gone) - int(gone.sum())
+        return cls(gone[:left].nonzero()[:, 0], (~gone[left:]).nonzero()[:, 0] + left, left)
+
+    def close(self, tensor: Tensor) -> Tensor:
+        """The rows that stay, in the memory of all."""
+        tensor[self.gaps] = tensor[self.movers]
+        return tensor[: self.left]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +152,16 @@ class FewRowsInverse:
 
     def select(self, inputs: Tensor) -> "FewRowsInverse":
         """P of some of these inputs, where the others stay."""
-        return FewRowsInverse(self.own[inputs], self.across[:, inputs])
+        return FewRowsInverse(self.own[inputs], self.across.T[inputs].T)
+
+    @property
+    def are_many(self) -> bool:
+        """Whether the rows are no longer few beside the inputs that are left."""
+        return len(self.own) <= 2 * len(self.across)
+
+    def dense(self) -> Float[Tensor, "inputs inputs"]:
+        """P itself."""
+        return torch.addmm((1 / self.own).diag(), self.across.T, self.across, alpha=-1)
 
     def factors(self, units: int, width: int) -> Float[Tensor, "units width width"]:
         """The Cholesky factors of the blocks on the diagonal, unit by unit."""
@@ -130,24 +170,27 @@ class FewRowsInverse:
         return factor(torch.baddbmm(torch.diag_embed(own), across.transpose(1, 2), across, alpha=-1), own)
 
     def remove(
-        self, rows: Tensor, weight: Float[Tensor, "inputs outputs"]
+        self, gone: Tensor, places: Places, weight: Float[Tensor, "inputs outputs"]
     ) -> tuple[Float[Tensor, "left outputs"], float]:
-        """Leave rows out: P_SS - P_SR P_RR^-1 P_RS is D^-1 - V_S' (1 + V_R P_RR^-1 V_R') V_S.
+        """Leave inputs out, which moves others into their places.
+
+        With G = V_R, D = D_R, A = 1 - G D G' = L L', U = L^-1 G D W_R:  P_RR^-1 = D + D G' A^-1 G D  makes of
+        V_S, of W_S and of the cost:  L^-1 V_S,  W_S + V_S' L^-T U  and  tr(W_R' D W_R) + |U|^2.
 
         Args:
-            rows: Their mask.
-            weight: W.
+            gone: Which.
+            places: Where those lie that stay.
+            weight: W; written into.
 
         Returns:
             W of those that stay, after; and tr(W_R' P_RR^-1 W_R), what it costs twice.
         """
-        gone, left = self.across[:, rows], self.across[:, ~rows]
-        own = 1 / self.own[rows]
-        lower = factor(torch.addmm(own.diag(), gone.T, gone, alpha=-1), own)
-        solved = torch.cholesky_solve(weight[rows], lower)
-        cost = float((weight[rows] * solved).sum())
-        weight = weight[~rows].addmm_(left.T, gone @ solved)
-        square = gone @ torch.cholesky_solve(gone.T, lower)
-        square.diagonal().add_(1)
-        self.own, self.across = self.own[~rows], torch.linalg.cholesky(square).T @ left
-        return weight, cost
+        across, own, removed = self.across.T[gone].T, self.own[gone], weight[gone]
+        scaled = across * own
+        square = torch.eye(len(across), dtype=own.dtype, device=own.device).addmm_(scaled, across.T, alpha=-1)
+        lower = factor(square, square.diagonal().abs())
+        moved = torch.linalg.solve_triangular(lower, scaled @ removed, upper=False)
+        self.own = places.close(self.own)
+        self.across = torch.linalg.solve_triangular(lower, places.close(self.across.T).T, upper=False)
+        cost = float((own[:, None] * removed.square()).sum() + moved.square().sum())
+        return places.close(weight).addmm_(self.across.T, moved), cost

@@ -16,19 +16,16 @@ References:
 """
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from math import prod
+from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor
 
 from secateur.capture.batches import Samples, naming_batch
-from secateur.capture.follower import Step, observe
 from secateur.capture.replay import Replay, Tapes
-from secateur.capture.shadow import shadow
 from secateur.capture.switches import as_written
 from secateur.coupling.layers import LayerCall
 from secateur.errors import NoEffectWarning, PathError
@@ -51,14 +48,11 @@ class Watched:
 _Places: TypeAlias = Mapping[int, LayerCall | Watched]
 
 
-def sensitivities(
-    model: nn.Module, graph: Graph, layers: _Places, data: Samples, seed: int = 0
-) -> dict[int, Tensor]:
+def sensitivities(tapes: Tapes, layers: _Places, data: Samples, seed: int = 0) -> dict[int, Tensor]:
     """What the square of a change of each output of each layer counts.
 
     Args:
-        model: The recorded model, with values; not changed.
-        graph: Its record.
+        tapes: Of the recorded model, with values; not changed.
         layers: Calls of layers, or others that are watched, by node.
         data: Batches; labels are not looked at.
         seed: Of the random signs.
@@ -70,55 +64,77 @@ def sensitivities(
     Raises:
         PathError: The model takes another path than in its record.
     """
-    held = shadow(model)
-    tapes = Tapes(held, graph)
-    spreads = _spreads(held, graph, data)
+    outputs = tapes.graph.outputs
+    spreads = {value: _Spread() for value in outputs if _is_floating(tapes.graph, value)}
     draws = {value: torch.Generator().manual_seed(1_000_003 * seed + value) for value in spreads}
+    if len(spreads) > 1:  # of a single one the spread can be divided by at the end
+        _measure(spreads, tapes, data)
+    known = {value: one.size if len(spreads) > 1 else 1.0 for value, one in spreads.items()}
 
     def loss_of(outputs: Mapping[int, Tensor]) -> Tensor:
-        parts = [_signed(one, draws[value]) / spreads[value] for value, one in outputs.items()]
+        if len(spreads) == 1:
+            for value, one in outputs.items():
+                spreads[value].add(one.detach())
+        parts = [_signed(one, draws[value]) / known[value] for value, one in outputs.items()]
         return torch.stack(parts).sum()
 
     squares: dict[int, Tensor] = {}
     rows: dict[int, int] = {}
     for sample in data:
         with naming_batch(sample.number):
-            replay = Replay(tapes.of(sample.inputs), held, sample.inputs)
+            replay = Replay(tapes.of(sample.inputs), tapes.model, sample.inputs)
             found = _gradients(replay, layers, loss_of)
         if isinstance(found, str):
             what = f"the layers that read a group count alike: the outputs cannot be differentiated ({found})"
             warnings.warn(what, NoEffectWarning, stacklevel=2)
             return {}
         for at, gradient in found.items():
-            square = gradient.double().square().sum(0)
+            square = _squares(gradient, layers[at])
             squares[at] = square + squares[at] if at in squares else square
-            rows[at] = rows.get(at, 0) + len(gradient)
-    return {at: found / rows[at] for at, found in squares.items()}
+            rows[at] = rows.get(at, 0) + gradient.numel() // len(square)
+    size = prod(one.size for one in spreads.values()) if len(spreads) == 1 else 1.0
+    return {at: found / rows[at] / size**2 for at, found in squares.items()}
 
 
-def _spreads(model: nn.Module, graph: Graph, data: Samples) -> dict[int, float]:
-    """Of each floating-point output, by value: d sqrt(n)."""
-    count, total, square = Counter[int](), Counter[int](), Counter[int]()
+@dataclass
+class _Spread:
+    """The sums of an output's entries, over all data."""
 
-    def on_step(seen: None, step: Step) -> Any:
-        results = step.run()
-        for ref, result in zip(step.node.outputs, pytree.tree_leaves(results), strict=False):
-            if ref is not None and ref.value in graph.outputs and result.is_floating_point():
-                count[ref.value] += result.numel()
-                total[ref.value] += result.double().sum().item()
-                square[ref.value] += result.double().square().sum().item()
-        return results
+    count: int = 0
+    total: float = 0.0
+    square: float = 0.0
 
+    def add(self, output: Tensor) -> None:
+        self.count += output.numel()
+        self.total += output.double().sum().item()
+        self.square += output.double().square().sum().item()
+
+    @property
+    def size(self) -> float:
+        """The standard deviation times sqrt(n)."""
+        return max(self.square - self.total**2 / max(self.count, 1), 1e-30) ** 0.5
+
+
+def _is_floating(graph: Graph, value: int) -> bool:
+    return graph.values[value].dtype.startswith(("float", "bfloat"))
+
+
+def _measure(spreads: Mapping[int, _Spread], tapes: Tapes, data: Samples) -> None:
+    """Run the model over the data for its outputs alone."""
     for sample in data:
         with naming_batch(sample.number):
-            observe(model, sample.inputs, graph, lambda *_: None, on_step)
-    return {at: max(square[at] - total[at] ** 2 / count[at], 1e-30) ** 0.5 for at in count}
+            replay = Replay(tapes.of(sample.inputs), tapes.model, sample.inputs)
+            for at, call in enumerate(replay.tape.calls):
+                replay.advance(at + 1)
+                for value, result in zip(call.outputs, replay.results, strict=True):
+                    if value is not None and value in spreads:
+                        spreads[value].add(result)
 
 
 def _gradients(
     replay: Replay, layers: _Places, loss_of: Callable[[Mapping[int, Tensor]], Tensor]
 ) -> dict[int, Tensor] | str:
-    """The gradients of one batch by the layers' outputs: [rows, outputs]; or why there are none."""
+    """The gradients of one batch by the layers' outputs; or why there are none."""
     replay.tensors = {value: tensor.detach() for value, tensor in replay.tensors.items()}
     try:
         with as_written(), torch.inference_mode(False), torch.enable_grad():
@@ -129,7 +145,7 @@ def _gradients(
     except (RuntimeError, PathError) as error:
         return str(error).partition("\n")[0]
     return {
-        at: _as_rows(torch.zeros_like(tensor) if gradient is None else gradient, layers[at])
+        at: torch.zeros_like(tensor) if gradient is None else gradient
         for (at, tensor), gradient in zip(watched.items(), found, strict=True)
     }
 
@@ -158,7 +174,10 @@ def _signed(output: Tensor, draw: torch.Generator) -> Tensor:
     return (signs * output).sum()
 
 
-def _as_rows(gradient: Tensor, layer: LayerCall | Watched) -> Tensor:
+def _squares(gradient: Tensor, layer: LayerCall | Watched) -> Tensor:
+    """The squares for each output, summed over the rows."""
     channels = (layer.channels_at,) if isinstance(layer, LayerCall) else layer.channels
-    moved = gradient.movedim(channels, tuple(range(-len(channels), 0)))
-    return moved.flatten(-len(channels)).flatten(0, -2)
+    kept = {at % gradient.dim() for at in channels}
+    rows = [at for at in range(gradient.dim()) if at not in kept]
+    norms = torch.linalg.vector_norm(gradient, dim=rows, dtype=torch.float64) if rows else gradient.double()
+    return norms.square().flatten()

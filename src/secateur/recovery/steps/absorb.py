@@ -16,9 +16,9 @@ The upstream scripts of network slimming throw beta away; this keeps it (Ye et a
 Smaller-Norm-Less-Informative Assumption in Channel Pruning", ICLR 2018, section 4, arXiv 1802.00124).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ from secateur.capture import observe
 from secateur.capture.batches import naming_batch
 from secateur.capture.copies import copy_module
 from secateur.capture.inputs import map_inputs
+from secateur.capture.replay import Replay, Tapes
+from secateur.capture.shadow import shadow
+from secateur.capture.switches import recording_context
 from secateur.coupling.layers import LayerCall, layer_of
 from secateur.errors import CaptureError
 from secateur.graph.keep import positions
@@ -49,6 +52,10 @@ _UNIFORM = 1e-5
 
 _NEAR = 1e-3
 """A response that spreads less, computed in float32, is looked at in float64."""
+
+
+_Named: TypeAlias = tuple[Any, Mapping[str, Any]]
+"""An operator with its arguments by name."""
 
 
 @dataclass
@@ -131,10 +138,11 @@ def _means(subject: Subject, layers: dict[int, LayerCall]) -> dict[int, _Lost]:
     """What is lost on the data."""
     assert subject.data is not None, "called with data"
     watcher = _Watcher(subject, layers)
+    tapes = Tapes(shadow(subject.original), subject.groups.graph)
     for number, batch in enumerate(subject.data):
         watcher.source = f"batch {number} of the data"
         with naming_batch(number):
-            watcher.run(subject.original, batch)
+            watcher.replay(Replay(tapes.of(batch), tapes.model, batch))
     return watcher.lost
 
 
@@ -227,14 +235,26 @@ class _Watcher:
         """Watch one run of a copy of a model; neither it nor the inputs are changed."""
         graph = self.subject.groups.graph
         for index, one in observe(model, inputs, graph, lambda *_: dict[int, _Lost](), self._step).items():
-            self.lost[index] = self.lost[index].with_call(one) if index in self.lost else one
+            self._note(index, one)
+
+    def replay(self, replay: Replay) -> None:
+        """Watch a replay, as far as the last of the layers."""
+        for index in sorted(self.layers):
+            replay.advance(index)
+            call = replay.tape.calls[index].func, replay.named(index)
+            with recording_context():
+                lost = self._watch(call, self.layers[index])
+            self._note(index, lost)
+
+    def _note(self, index: int, lost: _Lost) -> None:
+        self.lost[index] = self.lost[index].with_call(lost) if index in self.lost else lost
 
     def _step(self, seen: dict[int, _Lost], call: Call) -> Any:
         if call.node.index in self.layers:
-            seen[call.node.index] = self._watch(call, self.layers[call.node.index])
+            seen[call.node.index] = self._watch((call.func, call.named()), self.layers[call.node.index])
         return call.run()
 
-    def _watch(self, call: Call, layer: LayerCall) -> _Lost:
+    def _watch(self, call: _Named, layer: LayerCall) -> _Lost:
         channels = self.subject.groups.findings.dims[layer.input][layer.channels_at]
         kept = torch.from_numpy(self.subject.kept.mask(channels))
         lost = self._lost_of(call, layer, kept, torch.float32)
@@ -244,7 +264,7 @@ class _Watcher:
             lost = self._lost_of(call, layer, kept, torch.float64)
         return lost
 
-    def _lost_of(self, call: Call, layer: LayerCall, kept: Tensor, dtype: torch.dtype) -> _Lost:
+    def _lost_of(self, call: _Named, layer: LayerCall, kept: Tensor, dtype: torch.dtype) -> _Lost:
         at = layer.channels_at
         output = _linear_part(call, layer, kept, dtype)
         rows = output.movedim(at, 0).reshape(output.shape[at], -1).cpu()
@@ -259,9 +279,9 @@ class _Watcher:
         return _Lost(total, rows.shape[1], low.double(), high.double(), int((~kept).sum()))
 
 
-def _linear_part(call: Call, layer: LayerCall, kept: Tensor, dtype: torch.dtype) -> Tensor:
+def _linear_part(call: _Named, layer: LayerCall, kept: Tensor, dtype: torch.dtype) -> Tensor:
     """What a layer makes of the removed positions alone, without its bias, in a type or one that is finer."""
-    named = call.named()
+    func, named = call
     name, weight_name = layer.arguments
     inputs, weight = named[name], named[weight_name]
     dtype = torch.promote_types(dtype, inputs.dtype)
@@ -274,7 +294,7 @@ def _linear_part(call: Call, layer: LayerCall, kept: Tensor, dtype: torch.dtype)
     inputs, weight = inputs.to(dtype), weight.to(dtype)
     if layer.is_product:
         return inputs @ weight
-    output: Tensor = call.func(**{**named, name: inputs, weight_name: weight, "bias": None})
+    output: Tensor = func(**{**named, name: inputs, weight_name: weight, "bias": None})
     return output
 
 

@@ -14,8 +14,8 @@ Where the output is added to something that also changed (the shortcut of a resi
 what the sum was: y is the dense sum minus the cut model's shortcut, carried back through the batch norm and
 the scales in between.
 
-Bounds. Patches are taken in pieces of 64 MiB. A layer sees at most 8 rows for each of its unknowns per
-output, and at least 16,384; if there are more, as many are drawn from every batch with a fixed seed. Where
+Bounds. Patches are taken in pieces of 64 MiB. A layer sees at most 4 rows for each of its unknowns per
+output, and at least 8,192; if there are more, as many are drawn from every batch with a fixed seed. Where
 there are fewer rows than inputs, and no more numbers in them than the widest layer has sums, the rows are
 held (`held_rows`). Otherwise a layer that reads more than 8,192 numbers for one output is refitted in blocks
 of input channels, one after the other, each to what is missing by then. One that would need more than 16
@@ -54,8 +54,8 @@ from secateur.recovery.lockstep import Pair, start
 from secateur.recovery.step import Recovery, Subject, step
 from secateur.recovery.target import LayerTarget
 
-_ROWS_PER_UNKNOWN = 8
-_FEWEST_ROWS = 16_384
+_ROWS_PER_UNKNOWN = 4
+_FEWEST_ROWS = 8_192
 _WIDEST = 8_192
 _MOST_BLOCKS = 16
 Sums: TypeAlias = Gram | HeldRows
@@ -386,10 +386,10 @@ class _Rows:
         layer = self.layer
         found = weight_change(layer, change.weight, self.end - self.begin, self.kernel)
         part = self._part(weight)
-        part.copy_(part.to(found) + found.reshape(part.shape))
+        _add(part, found.reshape(part.shape))
         if place is not None:
             tensor, sign, _ = place
-            tensor.copy_(tensor.to(found) + sign * change.constant.flatten())
+            _add(tensor, sign * change.constant.flatten())
 
     def _part(self, weight: Tensor) -> Tensor:
         """A view of the weight of the block's channels."""
@@ -399,3 +399,11 @@ class _Rows:
         if self.layer.is_transposed:
             return weight.unflatten(0, (self.groups, -1)).narrow(1, self.begin, width)
         return weight.narrow(1, self.begin, width)
+
+
+def _add(tensor: Tensor, change: Tensor) -> None:
+    """Add in float64, on the CPU where the device has no float64."""
+    if tensor.device == change.device:
+        tensor.add_(change)  # without a copy of the tensor in the finer type
+    else:
+        tensor.copy_(tensor.to(change) + change)
