@@ -43,7 +43,7 @@ def test_a_constant_alone_where_the_inputs_tell_nothing():
     assert choose_ridge(fit, test, has_constant=False) != inf
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1e3])
+@pytest.mark.parametrize("scale", [0.5, 1e3])
 def test_a_loud_input_does_not_drown_the_others(scale):
     """The change is the same function of the inputs, whatever unit each of them has."""
     x, r, unit = _drawn(50, 6, 0), _drawn(50, 3, 1), torch.ones(6, dtype=torch.float64)
@@ -51,6 +51,18 @@ def test_a_loud_input_does_not_drown_the_others(scale):
     plain = _gram(x, r).solve(0.1, has_constant=True)
     scaled = _gram(x * unit, r).solve(0.1, has_constant=True)
     torch.testing.assert_close(scaled.weight * unit[:, None], plain.weight)
+
+
+@pytest.mark.parametrize("rows", [400, 5])
+@pytest.mark.parametrize("ridge", RIDGES[:4])
+def test_an_input_that_is_hardly_ever_on_gets_no_weight_to_blow_up_by(rows, ridge):
+    """It is on once, a little, in the rows to learn from, and elsewhere as much as the others are."""
+    x, r = _drawn(rows, 6, 0), _drawn(rows, 3, 1)
+    x[:, 2] = 0
+    x[rows // 2, 2] = 1e-4
+    sums = HeldRows(x[None], r[None]) if rows < 6 else _gram(x, r)
+    weight = sums.solve(ridge, has_constant=True).weight[0]
+    assert weight[2].abs().max() < r.abs().max()
 
 
 def test_some_outputs_choose_for_all():

@@ -6,13 +6,15 @@ Rows x (what a layer reads at one position) and r (what is missing in its output
 
 and the change D of the weight and the constant c that make up for r best are
 
-    D = (C + ridge * diag C)^-1 (X'r - n mx mr'),   C = X'X - n mx mx',   c = mr - D'mx
+    D = (C + ridge * S)^-1 (X'r - n mx mr'),   C = X'X - n mx mx',   c = mr - D'mx,   S_ii = max(C_ii, floor)
 
 with the means mx, mr; without a place for a constant nothing is centred. The ridge pulls towards D = 0, the
 weight as it is, so positions that tell nothing change nothing; as a share of each input's own variance it
-is C shrunk towards its diagonal, which one loud input does not drown. Sums also tell what a change leaves
-of |r|^2 on rows that it was not made from. By that the ridge is chosen, from some of the outputs; where no
-change leaves less than there was, nothing is changed.
+is C shrunk towards its diagonal, which one loud input does not drown. The floor is a tenth of the middle
+variance: a channel that hardly ever is on would get a weight as large as it is rare, and blow up where it is
+on as others are (outputs of a VGG-16 with random weights were 5e4 times too large, docs/LOG.md). Sums also
+tell what a change leaves of |r|^2 on rows that it was not made from. By that the ridge is chosen, from some
+of the outputs; where no change leaves less than there was, nothing is changed.
 """
 
 from collections.abc import Callable
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from secateur.recovery.held_rows import HeldRows
 
 RIDGES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8)
-"""Of each input's variance; from the cautious to the daring."""
+"""Of each input's variance, or of the floor; from the cautious to the daring."""
 
 _FIRST = RIDGES.index(1e-2)
 """The search starts there and goes on while less is left."""
@@ -42,6 +44,9 @@ _SOME = 64
 
 _BLOCK = 512
 """Inputs whose products are made at once."""
+
+_QUIET = 0.1
+"""Of the middle variance of the inputs; the ridge takes inputs that vary less as varying so much."""
 
 _UNTESTED = 1e-2
 """The ridge if there are no rows to choose it by."""
@@ -214,7 +219,9 @@ def moving_inputs(own: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     """
     # Inputs that never change leave rounding errors in their squares; beside the others' it is nothing.
     moving = own > 1e-12 * size
-    return moving, torch.where(moving, own, torch.where(size > 0, size, torch.ones_like(size)))
+    middle = own.masked_fill(~moving, torch.nan).nanmedian(1, keepdim=True).values
+    scale = torch.maximum(own, _QUIET * middle)
+    return moving, torch.where(moving, scale, torch.where(size > 0, size, torch.ones_like(size)))
 
 
 def choose_ridge(fit: "Gram | HeldRows", test: "Gram | HeldRows", *, has_constant: bool) -> float | None:

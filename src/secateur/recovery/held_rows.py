@@ -1,7 +1,7 @@
 """Ridge least squares where there are fewer rows than inputs, from the rows themselves.
 
 The solution of `gram` lies in the span of the rows, so it is found among as many numbers as there are rows:
-with X and R centred where there is a place for a constant, and S the diagonal of X'X,
+with X and R centred where there is a place for a constant, and S as there,
 
     D = S^-1 X' (X S^-1 X' + ridge)^-1 R
 

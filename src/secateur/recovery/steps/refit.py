@@ -4,11 +4,11 @@ For every linear layer and convolution whose input lost positions, in depth orde
 cut model as it is by then (the layers before are refitted already), and y the dense layer's output at the
 kept positions, find
 
-    min over W, c of  sum |W x + c - y|^2  +  ridge * sum over the inputs i of  C_ii |W_i - W0_i|^2
+    min over W, c of  sum |W x + c - y|^2  +  ridge * sum over the inputs i of  S_i |W_i - W0_i|^2
 
-where W0 is the weight after the cut, C the covariance of x and c goes into the bias or the running mean of
-the batch norm behind. Only sums over the rows (x, y) are held (`gram`), in float64. So no labels, no
-gradients and no training: each layer is a small system of equations.
+where W0 is the weight after the cut, S_i the variance of an input (a quiet one counts more: `gram`) and c
+goes into the bias or the running mean of the batch norm behind. Only sums over the rows (x, y) are held, in
+float64. So no labels, no gradients and no training: each layer is a small system of equations.
 
 Where the output is added to something that also changed (the shortcut of a residual block), the target is
 what the sum was: y is the dense sum minus the cut model's shortcut, carried back through the batch norm and
