@@ -204,7 +204,42 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(x)[0].mean(1))
 
 
-@pytest.mark.parametrize("kind", [Rounding, Recurrent])
+class Shared(nn.Module):
+    """A layer reads rows that all samples share, as many as would be some of each: neither order is right."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.Parameter(torch.randn(10, 4))
+        self.keys, self.queries = nn.Linear(4, 5), nn.Linear(4, 5)
+        self.head = nn.Sequential(nn.Linear(10, 6), nn.Tanh(), nn.Linear(6, 3))
+
+    def forward(self, x):
+        return self.head((self.queries(x) @ self.keys(self.rows).T).tanh().mean(1))
+
+
+class Unread(nn.Module):
+    """The loss is of the first output alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = nn.Linear(4, 6)
+        self.head, self.aside = nn.Linear(6, 3), nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
+
+    def forward(self, x):
+        x = self.read(x).tanh().mean(1)
+        return self.head(x), self.aside(x)
+
+
+def test_what_the_loss_does_not_read_scores_nothing():
+    net, data = _net(Unread), list(_data(Unread))
+    groups = couple_graph(capture(net, data[0][0][:2]))
+    for criterion in ("jacobian", "fisher"):
+        found = _score(net, groups, criterion, data)
+        assert not bool(found["aside.0"].any())
+        assert bool(found["read"].all())
+
+
+@pytest.mark.parametrize("kind", [Rounding, Recurrent, Shared])
 def test_what_taps_do_not_see_is_differentiated_for_each_sample(kind):
     net, data = _net(kind), list(_data(kind))
     groups = couple_graph(capture(net, data[0][0][:2]))

@@ -89,9 +89,10 @@ class Singles:
         parts = [(reached.sums_of_margins(taps.margins), self._squares(reached, taps))]
         parts += [self._each(sample, split, rest)] if rest else []
         sums, squared = (_joined(found) for found in zip(*parts, strict=True))
-        for name, shares in self.gates.shares.items():
-            if shares and name not in sums:
-                sums[name] = loss.new_zeros(size, self.gates.sizes[name])
+        for name in (name for name, shares in self.gates.shares.items() if shares):  # the loss may read none
+            sums.setdefault(name, loss.new_zeros(size, self.gates.sizes[name]))
+            if self.with_squares:
+                squared.setdefault(name, loss.new_zeros(1, self.gates.sizes[name]))
         return (sums, squared) if self._agrees(sums, sample, split) else None
 
     def _squares(self, reached: Gates, taps: Taps) -> ByGroup:
@@ -109,11 +110,13 @@ class Singles:
         largest = max((float(found.abs().max()) for found in alone.values()), default=0.0)
         short = any(value.dtype.itemsize < 4 for value in self.parameters.values())
         near = 50 * _NEAR if short else _NEAR
-        self._seen.add(form)
-        return all(
+        do_agree = all(
             bool((sums[name][-1] - found).abs().max() <= near * (found.abs().max() + _NEAR * largest))
             for name, found in alone.items()
         )
+        if do_agree:
+            self._seen.add(form)
+        return do_agree
 
     def _each(self, sample: Sample, split: Split, names: Collection[str]) -> tuple[ByGroup, ByGroup]:
         """As `of`, by the gradients of single samples by some parameters."""
