@@ -66,3 +66,32 @@ def test_a_way_that_moves_nothing_is_followed_like_one_that_does(way, monkeypatc
     monkeypatch.setattr(targets.LayerTarget, "_stays", lambda self, node: False)
     for name, tensor in sc.recover(cut, data, ["refit"]).model.state_dict().items():
         torch.testing.assert_close(tensor, one[name])
+
+
+class Windows(nn.Module):
+    """A small network makes a table that is added to the products of all windows; these are regrouped."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 3))
+        self.make = nn.Linear(5, 12)
+        self.end = nn.Linear(12, 2)
+        self.places = nn.Buffer(torch.randn(16, 2))
+
+    def forward(self, x):
+        tokens = self.make(x)
+        heads = tokens.unflatten(2, (3, 4)).transpose(1, 2)
+        table = self.table(self.places).T.reshape(3, 4, 4).unsqueeze(0)
+        products = (heads @ heads.mT + table).view(-1, 2, 3, 4, 4)
+        mixed = products.flatten(0, 1).softmax(-1) @ heads
+        return self.end(mixed.transpose(1, 2).flatten(2))
+
+
+def test_a_table_that_is_added_to_many_is_refitted():
+    torch.manual_seed(0)
+    model = Windows().eval()
+    data = [torch.randn(6, 4, 5) for _ in range(4)]
+    cut = sc.prune(model, data[0], channels={"table.0": 0.5})
+    found = sc.recover(cut, data, ["refit"])
+    assert found.errors[-1].after < 0.8 * found.errors[-1].before
+    assert [note.layer for note in found.recovered] == ["table.2"]

@@ -134,6 +134,7 @@ TURNS = {
     "mean": lambda x: x.mean((2, 3)),
     "amax": lambda x: x.amax((2, 3)),
     "max": lambda x: x.flatten(2).max(-1).values,
+    "padded": lambda x: F.pad(x, (0, 1, 2, 0), value=float("-inf")).amax((2, 3)),
     "pool": lambda x: F.adaptive_avg_pool2d(x, 2).unflatten(1, (1, -1)).squeeze(1).flatten(2).mT,
     "type_as": lambda x: x.type_as(x).clone().roll(1, 2).flatten(2).mT,
 }

@@ -7,6 +7,7 @@ back to where the layer puts y out.
 """
 
 from collections.abc import Iterator
+from math import prod
 
 import torch
 from torch import Tensor
@@ -147,6 +148,8 @@ class LayerTarget:
         for node, value, other in self._calls():
             if is_sum(node):
                 assert other is not None, "the path was chosen so"
+                if self._spreads(node, value):
+                    break  # as a table of positions over all windows: each number is in many sums
                 gap = self._gap(pair, other, None)
                 if gap is not None and _fits(gap, index.shape):
                     gap = gap.expand_as(index)
@@ -162,6 +165,11 @@ class LayerTarget:
             else:
                 index, scale = (pair.cut.call(node.index, {value: held}) for held in (index, scale))
         return at.of(lost.view(output.shape))
+
+    def _spreads(self, node: Node, value: int) -> bool:
+        """Whether a sum has more numbers than what it takes from the path."""
+        values = self.subject.groups.graph.values
+        return any(prod(values[made].shape) > prod(values[value].shape) for made in node.makes)
 
     def _gap(self, pair: Pair, value: int, at: "_Rows | None") -> Tensor | None:
         """What a value of the cut model lacks, in rows or as it is.

@@ -2,8 +2,8 @@
 
 A channel acts on the rest of a network through the operators that sum over it: the next convolution, the
 linear layer behind a flatten, an attention. What they read is the channel after its norm and activation, and,
-in a residual network, after the addition. From there the search goes back over what only moves numbers about
-or resamples them (pooling, flatten, the mean over all pixels), so that maps are seen at their full size.
+in a residual network, after the addition. From there the search goes back over what only moves numbers about,
+pads or resamples them (pooling, flatten, the mean over all pixels), so that maps are seen at their full size.
 
 No activations are values that no input of the model takes part in (weights that are computed), and no reader
 is a statistic that the same channels are scaled by (the mean of squares in a norm written by hand).
@@ -111,9 +111,11 @@ class Reading:
         return value, dim
 
     def _is_passed(self, node: Node, source: int) -> bool:
-        """Whether a call resamples its operand, or moves all of its numbers."""
+        """Whether a call resamples its operand, pads it, or moves all of its numbers."""
         if self.graph.values[source].kind != "node":
             return False
+        if node.op == "aten.pad":  # with minus infinity in front of a maximum, for one
+            return min(node.args["pad"], default=0) >= 0
         traits = traits_of(node)
         sizes = {prod(self.graph.values[value].shape) for value in (source, *node.makes)}
         return Trait.RESAMPLES in traits or (Trait.MOVES in traits and len(sizes) == 1)
