@@ -69,20 +69,20 @@ def test_a_way_that_moves_nothing_is_followed_like_one_that_does(way, monkeypatc
 
 
 class Windows(nn.Module):
-    """A small network makes a table that is added to the products of all windows; these are regrouped."""
+    """A small network makes a table that is added to the products of all windows, and then a mask for each."""
 
     def __init__(self):
         super().__init__()
         self.table = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 3))
         self.make = nn.Linear(5, 12)
         self.end = nn.Linear(12, 2)
-        self.places = nn.Buffer(torch.randn(16, 2))
+        self.places, self.mask = nn.Buffer(torch.randn(16, 2)), nn.Buffer(torch.randn(2, 1, 4, 4))
 
     def forward(self, x):
         tokens = self.make(x)
         heads = tokens.unflatten(2, (3, 4)).transpose(1, 2)
-        table = self.table(self.places).T.reshape(3, 4, 4).unsqueeze(0)
-        products = (heads @ heads.mT + table).view(-1, 2, 3, 4, 4)
+        table = self.table(self.places).transpose(1, 0).reshape(3, 4, 4).unsqueeze(0)
+        products = (heads @ heads.mT + table).view(-1, 2, 3, 4, 4) + self.mask
         mixed = products.flatten(0, 1).softmax(-1) @ heads
         return self.end(mixed.transpose(1, 2).flatten(2))
 
