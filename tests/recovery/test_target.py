@@ -69,7 +69,7 @@ def test_a_way_that_moves_nothing_is_followed_like_one_that_does(way, monkeypatc
 
 
 class Windows(nn.Module):
-    """A small network makes a table that is added to the products of all windows, and then a mask for each."""
+    """A small network makes a table that is added to the products of all windows, then a mask for each."""
 
     def __init__(self):
         super().__init__()
