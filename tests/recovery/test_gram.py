@@ -5,7 +5,7 @@ from math import inf
 import pytest
 import torch
 
-from secateur.recovery import gram as gram_module
+from secateur.coupling import products
 from secateur.recovery.gram import RIDGES, Gram, choose_ridge
 from secateur.recovery.held_rows import HeldRows
 
@@ -114,5 +114,5 @@ def test_products_made_block_by_block_are_those_made_at_once(monkeypatch):
         return change.weight, left, both.rr, both.solve(1e-2, has_constant=True).weight
 
     whole = found()
-    monkeypatch.setattr(gram_module, "_BLOCK", 4)
+    monkeypatch.setattr(products, "_BLOCK", 4)
     torch.testing.assert_close(found(), whole)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur.coupling import products
 from secateur.score import consumers
 from secateur.score.elimination import Consumer, InputMoments, eliminate, shrinkage, shrunk
 from secateur.score.few_rows import FewRows
@@ -172,7 +173,7 @@ def test_it_does_not_matter_whether_rows_are_held_or_their_products_or_in_which_
     monkeypatch.setattr(consumers, "_INPUTS_PER_ROW", 10**6)
     assert sc.plan(model, data[0][:1], **words).keep == held.keep
     monkeypatch.setattr(consumers, "_HELD", 1)
-    monkeypatch.setattr(consumers, "_BLOCK", 7)
+    monkeypatch.setattr(products, "_BLOCK", 7)
     assert sc.plan(model, data[0][:1], **words).keep == held.keep
 
 

@@ -138,23 +138,22 @@ def _time(call: SizedCall, device: torch.device, *, channels_last: bool) -> floa
         positional, named = inputs[number % copies]
         func(*positional, **named)
 
-    return shortest_ms(run, device)
+    return _shortest_ms(run, device)
 
 
-def shortest_ms(run: Callable[[int], Any], device: torch.device, enough_s: float = _ENOUGH_S) -> float:
+def _shortest_ms(run: Callable[[int], Any], device: torch.device) -> float:
     """The shortest of several passes, in milliseconds of work; other programs count as little as can be.
 
     Args:
         run: Makes a pass, given its number.
         device: Where it runs.
-        enough_s: Seconds after which eight passes are enough; at most forty are made.
     """
     clock = clock_of(device)
     times: list[float] = []
     with torch.inference_mode():
         for number in range(2):
             run(number)
-        while len(times) < _LEAST_PASSES or (len(times) < _MOST_PASSES and sum(times) < enough_s):
+        while len(times) < _LEAST_PASSES or (len(times) < _MOST_PASSES and sum(times) < _ENOUGH_S):
             _wait(device)
             begin = clock()
             run(len(times))

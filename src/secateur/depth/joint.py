@@ -79,12 +79,14 @@ class _Tried:
         names: The blocks that were dropped.
         result: What came out, before the recovery that is returned.
         error: Output error after a recovery, on the batches held out.
+        left: What was left of the budget's units before any width was cut.
         dropped: The model without the blocks; None where none was dropped.
     """
 
     names: tuple[str, ...]
     result: Result
     error: float
+    left: float
     dropped: Dropped | None = None
 
 
@@ -169,25 +171,23 @@ class _Joint:
     def _try(self, names: tuple[str, ...], best: float) -> tuple[_Tried | None, bool]:
         """Drop some blocks and meet the rest by widths; None if it cannot win, and whether more cannot."""
         if not names:
-            return self._judged((), self.cut_widths(self.model, self._all_by_widths())), False
+            return self._judged((), self.cut_widths(self.model, self._all_by_widths()), self.whole), False
         dropped = self._dropped(names)
         if self.compared.held.error(dropped.model) >= best:
             return None, True
         left = self._left(dropped)
         if left <= self.target:
-            return self._judged(names, dropped, dropped), True
+            return self._judged(names, dropped, left, dropped), True
         budget = self.ask.budget.leaving(self.target, left)
         rest = replace(self.ask, budget=budget, depth=False, protect=self._protected_in(dropped))
-        return self._judged(names, self.cut_widths(dropped.model, rest), dropped), False
+        return self._judged(names, self.cut_widths(dropped.model, rest), left, dropped), False
 
     def _all_by_widths(self) -> Filled:
         """The request where no block goes; one in milliseconds as a share of what the model took here."""
         ask = self.ask
-        return (
-            ask
-            if not ask.budget.is_timed
-            else replace(ask, budget=ask.budget.leaving(self.target, self.whole))
-        )
+        if not ask.budget.is_timed:
+            return ask
+        return replace(ask, budget=ask.budget.leaving(self.target, self.whole))
 
     def _dropped(self, names: Sequence[str]) -> Dropped:
         """The model without some blocks, repaired if the request refits."""
@@ -223,12 +223,14 @@ class _Joint:
         found = (dropped.plan.renamed(name) for name in tensors_fitting(self.groups.graph, self.protect))
         return tuple(name for name in found if name is not None)
 
-    def _judged(self, names: tuple[str, ...], result: Result, dropped: Dropped | None = None) -> _Tried:
+    def _judged(
+        self, names: tuple[str, ...], result: Result, left: float, dropped: Dropped | None = None
+    ) -> _Tried:
         """With the output error after a recovery by the batches to choose by."""
         model = result.model
         if self.steps and result is not dropped:
             model = recover_result(result, self.compared.fit, self.steps).model
-        return _Tried(names, result, self.compared.held.error(model), dropped)
+        return _Tried(names, result, self.compared.held.error(model), left, dropped)
 
     def _with_next(self, names: tuple[str, ...]) -> tuple[str, ...] | None:
         """Some blocks and the one that is cheapest beside them; None if there is no other."""
@@ -297,13 +299,13 @@ class _Joint:
                 kind=ask.budget.kind,
                 whole=self.whole,
                 wanted=self.target,
-                reached=self.whole if dropped is None else self._left(dropped),
+                reached=best.left,
                 criterion=as_criterion(ask.criterion).name,
                 scope=ask.scope,
             )
         about = {"whole": self.whole, "wanted": self.target, "notes": (note, *account.notes)}
         if ask.budget.is_timed:
-            before = self.whole if dropped is None or dropped is result else self._left(dropped)
+            before = self.whole if dropped is result else best.left
             about |= {
                 "reached": account.reached * before / account.whole,
                 "measured": self.costs.of(result.model, result.groups),

@@ -27,6 +27,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from secateur.coupling.products import add_products, mirror
+
 if TYPE_CHECKING:
     from secateur.recovery.held_rows import HeldRows
 
@@ -41,9 +43,6 @@ _FINE = 1e-4
 
 _SOME = 64
 """Outputs by which the ridge is chosen."""
-
-_BLOCK = 512
-"""Inputs whose products are made at once."""
 
 _QUIET = 0.1
 """Of the middle variance of the inputs; the ridge takes inputs that vary less as varying so much."""
@@ -99,9 +98,7 @@ class Gram:
 
     def add(self, x: Float[Tensor, "groups rows features"], r: Float[Tensor, "groups rows outputs"]) -> None:
         """Add rows, in float64; of `xx` what lies on and below the diagonal blocks."""
-        for at in range(0, x.shape[2], _BLOCK):
-            block = slice(at, at + _BLOCK)
-            self.xx[:, at:, block].baddbmm_(x[:, :, at:].transpose(1, 2), x[:, :, block])
+        add_products(self.xx, x)
         self.xr.baddbmm_(x.transpose(1, 2), r)
         self.x += x.sum(1)
         self.r += r.sum(1)
@@ -183,9 +180,7 @@ class Gram:
 
     def _times(self, weight: Tensor) -> Tensor:
         """X'X times a weight."""
-        for at in range(0, self.xx.shape[1], _BLOCK):
-            end = at + _BLOCK
-            self.xx[:, at:end, end:] = self.xx[:, end:, at:end].transpose(1, 2)
+        mirror(self.xx)
         return torch.bmm(self.xx, weight)
 
     def left_by(self, change: Change) -> Tensor:

@@ -26,6 +26,7 @@ from secateur.capture.shadow import shadow
 from secateur.coupling import Group, Groups
 from secateur.coupling.layers import LayerCall, layer_of
 from secateur.coupling.patches import Patches
+from secateur.coupling.products import add_products, mirror
 from secateur.errors import CaptureError
 from secateur.graph.axes import Axis, axes_in, resolve
 from secateur.graph.keep import DimPlaces
@@ -50,8 +51,6 @@ _INPUTS_PER_ROW = 4
 """While there are as many, rows are held rather than their products."""
 _HELD = 2**20
 """Numbers of rows that wait for their product."""
-_BLOCK = 512
-"""Inputs whose products are made at once."""
 _CLEAR = 1e-3
 """InputMoments that are shrunk by more are far enough from singular for float32."""
 _NARROW = 128
@@ -176,9 +175,7 @@ class _Sums:
         if self.second is None:
             dtype = rows.dtype if self.inputs > WIDE else torch.float64
             self.second = rows.new_zeros(len(rows), self.inputs, self.inputs, dtype=dtype)
-        for at in range(0, self.inputs, _BLOCK):
-            block = slice(at, at + _BLOCK)
-            self.second[:, at:, block] += rows[:, :, at:].transpose(1, 2) @ rows[:, :, block]
+        add_products(self.second, rows)
 
     def moments(self, group: int) -> InputMoments:
         """Of one group, once all is added: shrunk, and for as many rows as there are."""
@@ -195,8 +192,7 @@ class _Sums:
             made = shrunk(self.second[group].to(dtype), share).mul_(scale)
             if len(self.second) == 1:
                 self.second = None  # it is not asked for again
-            for at in range(0, self.inputs, _BLOCK):
-                made[at : at + _BLOCK, at + _BLOCK :] = made[at + _BLOCK :, at : at + _BLOCK].T
+            mirror(made)
             return made
         rows = torch.cat([part[group] for part in self.rows]).double() * scale**0.5
         return FewRows(rows * (1 - share) ** 0.5, share * rows.square().sum(0))
@@ -290,10 +286,8 @@ class Consumers:
     def _bytes(self, layer: LayerCall) -> float:
         """What the sums of a layer, or its rows where they are few, take with their inverse."""
         graph = self.groups.graph
-        shape, output = (
-            graph.values[layer.node.args[layer.arguments[1]].value].shape,
-            graph.values[layer.output].shape,
-        )
+        shape = graph.values[layer.node.args[layer.arguments[1]].value].shape
+        output = graph.values[layer.output].shape
         convolved = _convolved(layer)
         inputs = graph.values[layer.input].shape[layer.channels_at] // convolved
         inputs *= prod(shape[2:]) if layer.spatial else 1

@@ -189,9 +189,8 @@ class _State:
         lower = self.inverse.factors(units, self.width)
         weight = self.weight.view(units, self.width, -1)
         eye = torch.eye(self.width, dtype=lower.dtype, device=lower.device).expand_as(lower)
-        moved = (
-            torch.linalg.solve_triangular(lower, eye, upper=False) @ weight
-        )  # many small solutions are slow
+        inverse = torch.linalg.solve_triangular(lower, eye, upper=False)  # many small solutions are slow
+        moved = inverse @ weight
         return 0.5 * self.price * torch.linalg.vector_norm(moved, dim=(1, 2)).square()
 
     def remove(self, gone: Tensor) -> float:
