@@ -53,7 +53,13 @@ WAYS = {
     "global, by eights": Way(round_to=8),
 }
 RATES = (0.01, 0.003)
-BLOCKS = "secateur, and blocks"
+OURS = {
+    "secateur": None,
+    "secateur, and blocks": ["absorb", "refit", "blocks"],
+    "secateur, and distil": ["absorb", "refit", "distil"],
+}
+"""The steps of the recovery by row; None is what the default names."""
+
 NEAR = 0.02
 """How far from the MACs asked for a peer may end."""
 
@@ -96,18 +102,19 @@ def network(name: str, seed: int, data: Splits, epochs: int, cache: Path) -> nn.
     return sc.load(folder, model).eval()
 
 
-def ours(model: nn.Module, example: Tensor, left: float, batches: Batches, *, blocks: bool) -> nn.Module:
-    """Our default; with blocks that are learned from the dense ones behind it, if so."""
+def ours(
+    model: nn.Module, example: Tensor, left: float, batches: Batches, steps: list[str] | None
+) -> nn.Module:
+    """Our default, or with these steps of recovery."""
     images = [one for one, _ in batches]
-    steps = ["absorb", "refit", "blocks"] if blocks else None
     return sc.prune(model, example, macs=left, data=images, recover=steps).model
 
 
 def our_cell(
-    model: nn.Module, example: Tensor, left: float, tune: Splits, asked: Setting, *, blocks: bool
+    model: nn.Module, example: Tensor, left: float, tune: Splits, asked: Setting, steps: list[str] | None
 ) -> dict[str, Any]:
     """Our row, with budgets of its own."""
-    made, spent = cpu(lambda: ours(model, example, left, asked.batches, blocks=blocks))
+    made, spent = cpu(lambda: ours(model, example, left, asked.batches, steps))
     epoch = asked.tune / images_per_second(made, tune)
     return cell(made, spent, (spent, spent + epoch), tune, asked.test, asked.seed)
 
@@ -213,14 +220,12 @@ def measure(asked: argparse.Namespace) -> None:
             dense = evaluate(model, test, threads=1).accuracy
             for removed in asked.removed:
                 key = {"model": name, "seed": seed, "removed": removed}
+                for method, steps in OURS.items():
+                    if row_of(key | {"method": method}) is None:
+                        found = our_cell(model, example, 1 - removed, tune, setting, steps)
+                        add(key | {"method": method}, {"dense": dense, **found})
                 first = row_of(key | {"method": "secateur"})
-                if first is None:
-                    found = our_cell(model, example, 1 - removed, tune, setting, blocks=False)
-                    add(key | {"method": "secateur"}, {"dense": dense, **found})
-                    first = rows[-1]
-                if row_of(key | {"method": BLOCKS}) is None:
-                    found = our_cell(model, example, 1 - removed, tune, setting, blocks=True)
-                    add(key | {"method": BLOCKS}, {"dense": dense, **found})
+                assert first is not None, "added above"
                 budgets = (first["untrained_budget"], first["trained_budget"])
                 for method in CRITERIA:
                     for words, way in WAYS.items():
@@ -289,9 +294,9 @@ spend on fine-tuning, and with training ours has an epoch of {settings["tune"]:,
 a peer the rest of the same seconds. Everybody tunes at two rates ({rates}) and keeps the best by
 2,000 validation images, the start included. Accuracy in % on {settings["test"]:,} test images; the best
 peer of each line is chosen by these, in its favour. Pairs differ by about 0.4 by chance.
-Losses first. Rows of "{BLOCKS}" learn block by block from the dense network behind the refit,
-without labels (`recover=["absorb", "refit", "blocks"]`); their budgets are their own, and no peer
-is compared at them."""
+Losses first. Behind the refit "secateur, and blocks" learns block by block from the dense network, and
+"secateur, and distil" as a whole, without labels (`recover=["absorb", "refit", "distil"]`); their budgets
+are their own, and no peer is compared at them."""
     first = (
         "| network | MACs removed | seed | budget | CPU s | dense | ours | to dense "
         "| best peer | which | ahead |"

@@ -137,18 +137,19 @@ def recover_result(
         data: A loader, list or generator of batches, read once and held in memory; a few hundred samples do.
             Tensors, tuples or dicts; labels beside the inputs are ignored: a model of one input is given the
             first item of a tuple. None where the steps can do without.
-        steps: Registered recovery steps, run in order: "absorb", "attention", "refit", "blocks",
+        steps: Registered recovery steps, run in order: "absorb", "attention", "refit", "blocks", "distil",
             "batch-norm". None for "absorb" and "refit", or for "absorb" alone if there is no data.
             "attention" is for heads that lost a part of their width: before "refit", or last where what they
-            read lost channels. "blocks" is best behind these: it takes gradients, and as long as some
-            training. "batch-norm" is for where nothing is refitted. "absorb" adds constants to what is there,
-            so it runs once, first, and on a fresh cut only: of a model that was recovered or trained since,
-            None is for "refit" alone.
+            read lost channels. "blocks" and "distil" are best behind these, in this order: they take
+            gradients, and as long as some training. "batch-norm" is for where nothing is refitted. "absorb"
+            adds constants to what is there, so it runs once, first, and on a fresh cut only: of a model that
+            was recovered or trained since, None is for "refit" alone.
         memory_bytes: What the activations of all batches between two layers may take; beyond it a step uses
             fewer batches and says so.
-        seconds: What "blocks" may take; where it would take longer it takes fewer steps and says so.
-        say: Told how long "blocks" will take before it begins (default: a line on standard error, where that
-            is a terminal).
+        seconds: What "blocks" may take, and "distil"; one that would take longer takes fewer steps and says
+            so.
+        say: Told how long each of the two will take before it begins (default: a line on standard error,
+            where that is a terminal).
 
     Returns:
         The same result with a new model, what each step did (`recovered`), and the error of the outputs

@@ -9,6 +9,7 @@ from torch import nn
 import secateur as sc
 from secateur.capture.recording import capture
 from secateur.errors import NoEffectWarning, RequestError
+from secateur.recovery import learning
 from secateur.recovery.stretches import name_of, stretches
 
 blocks = importlib.import_module("secateur.recovery.steps.blocks")
@@ -17,7 +18,7 @@ blocks = importlib.import_module("secateur.recovery.steps.blocks")
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
     """A third of the steps, for the time of the tests."""
-    monkeypatch.setattr(blocks, "_STEPS", 64)
+    monkeypatch.setattr(learning, "STEPS", 64)
 
 
 class Residual(nn.Module):
@@ -208,7 +209,7 @@ def test_a_block_without_gradients_is_left_alone_and_the_others_learn():
 def test_steps_that_only_do_harm_change_nothing(case, monkeypatch):
     make, data = CASES[case][0], CASES[case][1]()
     start = refitted(make, data)
-    monkeypatch.setattr(blocks, "_RATE", 30.0)
+    monkeypatch.setattr(learning, "RATE", 30.0)
     unchanged = sc.recover(start, data, ["blocks"])
     assert same(state(unchanged.model), state(start.model))
     assert all("left alone" in line for line in told(unchanged))
@@ -220,7 +221,7 @@ def test_blocks_that_harm_the_outputs_are_given_up_together(count, on, monkeypat
     """Errors that fall whatever happens are planted: each block takes what it learned."""
     start = refitted(Residual, images(count))
     falling = iter(range(10_000, 0, -1))
-    monkeypatch.setattr(blocks, "_RATE", 30.0)
+    monkeypatch.setattr(learning, "RATE", 30.0)
     monkeypatch.setattr(blocks._Run, "_error", lambda *_: float(next(falling)))
     unchanged = sc.recover(start, images(count), ["blocks"])
     assert same(state(unchanged.model), state(start.model))
@@ -277,7 +278,7 @@ def test_it_learns_under_inference_mode():
 
 
 def test_the_time_is_told_before_and_kept(monkeypatch):
-    monkeypatch.setattr(blocks, "_STEPS", 200)
+    monkeypatch.setattr(learning, "STEPS", 200)
     start, said = refitted(Shared, rows()), []
     sc.recover(start, rows(), ["blocks"], say=said.append)
     assert len(said) == 1

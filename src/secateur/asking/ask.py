@@ -53,7 +53,7 @@ class Ask:
         protect: What must keep its shapes: patterns of module or parameter names, modules or parameters.
         axes: Where two axes multiply, such as heads and their width, what is cut: "heads" (whole blocks),
             "widths" (inside each block) or "both".
-        recover: Recovery steps to run after the check: "absorb", "attention", "refit", "blocks",
+        recover: Recovery steps to run after the check: "absorb", "attention", "refit", "blocks", "distil",
             "batch-norm". None, with a named criterion or without data, and an empty list leave the kept
             weights bit-equal to the original's.
         search: How many other widths that meet the same budget to try, such as 24; None tries none. Each is

@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
-from functools import _lru_cache_wrapper, partial
+from functools import _lru_cache_wrapper, cache, partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 from weakref import ref
@@ -22,13 +22,29 @@ from torch import nn
 from secateur.capture.closures import is_filled
 from secateur.capture.walk import walk_modules
 
-_FOREIGN = frozenset({"torch", "numpy", "secateur", "builtins"}) | sys.stdlib_module_names
+_DISTANT = frozenset(
+    {
+        "filelock",
+        "httpx",
+        "httpx2",
+        "huggingface_hub",
+        "idna",
+        "packaging",
+        "psutil",
+        "requests",
+        "tqdm",
+        "urllib3",
+    }
+)
+"""Packages of files, processes and the network: loaders name them, a forward runs none of them."""
+
+_FOREIGN = frozenset({"torch", "numpy", "secateur", "builtins"}) | _DISTANT | sys.stdlib_module_names
 """Packages whose functions keep nothing of a model."""
 
 _UNASKED = ("__call__", "__getattr__", "__setattr__", "__getattribute__")
 """Methods of modules that Python calls by itself while a model runs."""
 
-_SEEDS = ("manual_seed", "set_rng_state")
+_SEEDS = frozenset({"manual_seed", "set_rng_state"})
 _STORES = frozenset(dis.opmap[name] for name in ("STORE_GLOBAL", "DELETE_GLOBAL"))
 _DECIDES = frozenset(code for name, code in dis.opmap.items() if "JUMP_IF" in name or name == "COMPARE_OP")
 _SIZES = frozenset({"shape", "size", "len", "numel", "ndim", "dim"})
@@ -300,7 +316,7 @@ class _Walk:
         for name in set(code.co_names) - self.found.named:
             self.found.named.add(name)
             self.waiting.extend(self.unnamed.pop(name, ()))
-        if any(name in _SEEDS for name in code.co_names):
+        if not _SEEDS.isdisjoint(code.co_names):
             self.found.draws.add("torch")
         for name in code.co_names:
             if name in names:
@@ -358,6 +374,7 @@ def _is_foreign(value: Any) -> bool:
     return _is_foreign_name(getattr(value, "__module__", None) or "builtins")
 
 
+@cache
 def _is_foreign_name(name: str) -> bool:
     return name.partition(".")[0] in _FOREIGN
 

@@ -149,10 +149,10 @@ class StartOptions:
     """What the model is before it is trained.
 
     Attributes:
-        recover: Recover before training, by --teacher and training images: absorb, refit, blocks,
+        recover: Recover before training, by --teacher and training images: absorb, refit, blocks, distil,
             batch-norm.
         images: How many training images --recover draws.
-        recover_seconds: What the recovery step blocks may take.
+        recover_seconds: What each of the recovery steps blocks and distil may take.
         from_scratch: Baseline with fresh weights: for --epochs (epochs), or for the MACs that the dense
             network takes in --epochs (compute).
     """

@@ -28,7 +28,7 @@ class IterateOptions:
     Attributes:
         steps: How many cuts, each with a fine-tuning.
         schedule: How the cuts share the work.
-        recover: Recovery after each cut: absorb, refit, blocks, batch-norm, or none; may be repeated;
+        recover: Recovery after each cut: absorb, refit, blocks, distil, batch-norm, or none; may be repeated;
             default: absorb,refit.
         images: Training images for criteria (with labels) and recovery (without).
         lr_schedule: step (tenfold cut at 50 % and 75 %) or cosine.

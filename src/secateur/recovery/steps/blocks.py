@@ -8,10 +8,10 @@ steps of Adam, a few hundred, along a cosine to zero. Gradients end at the block
 their statistics, what would draw numbers is off, and no other tensors than parameters change. A tensor that
 several blocks read stays as it is.
 
-It never harms what it is measured by. One batch in four takes no part in learning (with fewer than four
-batches: the last quarter of each one's samples), and a block takes new weights only where its error on these
-is lower. In the end all blocks stay as they were if the outputs of the whole network are further off, on the
-batch that no step learns from where there is one: a refit before has seen all others.
+It never harms what it is measured by (`recovery/learning.py`): a block takes new weights only where its error
+on samples that no step learns from is lower. In the end all blocks stay as they were if the outputs of the
+whole network are further off, on the batch that no step learns from where there is one: a refit before has
+seen all others.
 
 What it takes is said before: a step of each block is timed first. Where all of them would take longer than
 `seconds`, the steps are halved until they do not; then another machine may take other steps. Otherwise the
@@ -36,22 +36,15 @@ from secateur.capture.copies import copy_module
 from secateur.capture.replay import Replay, Tape
 from secateur.capture.switches import as_written
 from secateur.errors import PathError
+from secateur.recovery import learning
 from secateur.recovery.layers import tensors_of
+from secateur.recovery.learning import Turn
 from secateur.recovery.lockstep import Pair, start
 from secateur.recovery.loss import output_error, outputs_of
 from secateur.recovery.reach import reached_values
 from secateur.recovery.step import Recovery, Subject, step
 from secateur.recovery.stretches import handed_on, name_of, stretches
 from secateur.recovery.target import kept
-
-_STEPS = 200
-_FEWEST_STEPS = 12
-_RATE = 1e-3
-_CHECKS = 4
-"""How often the held-back samples are looked at; the best of these counts."""
-_TINY = 1e-12
-_FOLDS = 4
-"""One batch, or one sample, in so many is held back."""
 
 _Tensors = Mapping[int, Tensor]
 
@@ -155,37 +148,26 @@ class _Batch:
 
     Attributes:
         pair: The models.
-        learns: The block learns from it.
-        judges: It decides whether the block keeps what it learned.
-        is_whole: All of its samples do the one or the other; else the last quarter judges.
+        turn: What it is for.
         targets: What the dense block puts out, at the kept positions.
     """
 
     pair: Pair
-    learns: bool
-    judges: bool
-    is_whole: bool
+    turn: Turn
     targets: _Tensors = field(default_factory=dict)
 
     def apart(self, outputs: _Tensors, *, judges: bool) -> list[Tensor]:
         """Of each output: the squares that are missing, and those that there are."""
         found = []
         for value, target in self.targets.items():
-            one, two = (self._part(tensor, judges=judges) for tensor in (outputs[value], target))
+            one, two = (self.turn.part(tensor, judges=judges) for tensor in (outputs[value], target))
             found.append(torch.stack([(one - two).square().sum(), two.square().sum()]))
         return found
 
     def share(self, outputs: _Tensors) -> Tensor:
         """What is to be lowered: the missing share of the squares, over the samples to learn from."""
         missing, size = torch.stack(self.apart(outputs, judges=False)).unbind(-1)
-        return (missing / size.clamp(min=_TINY)).sum()
-
-    def _part(self, tensor: Tensor, *, judges: bool) -> Tensor:
-        tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
-        if self.is_whole:
-            return tensor
-        at = len(tensor) - len(tensor) // _FOLDS
-        return tensor[at:] if judges else tensor[:at]
+        return (missing / size.clamp(min=learning.TINY)).sum()
 
 
 class _Run:
@@ -195,16 +177,11 @@ class _Run:
         self, subject: Subject, cut: nn.Module, blocks: Sequence[_Block], pairs: Sequence[Pair]
     ) -> None:
         self.subject, self.cut, self.blocks = subject, cut, blocks
-        is_whole = len(pairs) >= _FOLDS
-        turns = [pair.number % _FOLDS == _FOLDS - 1 for pair in pairs]
-        self.batches = [
-            _Batch(pair, not (is_whole and turn), turn or not is_whole, is_whole)
-            for pair, turn in zip(pairs, turns, strict=True)
-        ]
-        self.learning = [batch for batch in self.batches if batch.learns]
-        self.judging = [batch for batch in self.batches if batch.judges]
-        count = f"{len(self.judging)} batch{'es' * (len(self.judging) > 1)}"
-        self.on = f"on {count if is_whole else f'the last quarter of {count}'}, not learned from"
+        turns = learning.turns(len(pairs))
+        self.batches = [_Batch(pair, turn) for pair, turn in zip(pairs, turns, strict=True)]
+        self.learning = [batch for batch in self.batches if batch.turn.learns]
+        self.judging = [batch for batch in self.batches if batch.turn.judges]
+        self.on = learning.judged_on(turns)
 
     @property
     def able(self) -> list[_Block]:
@@ -235,14 +212,10 @@ class _Run:
     def improve(self) -> list[Recovery]:
         """Go through the blocks in order; what there is to say of the time."""
         limit = self.subject.seconds
-        checks = (_CHECKS + 1) * len(self.judging) / 3  # a pass without gradients is a third of a step
         each = sum(block.seconds for block in self.able)
-        steps = _STEPS
-        while steps > _FEWEST_STEPS and each * (steps + checks) > limit:
-            steps //= 2
-        count, needed = len(self.able), each * (steps + checks)
-        about = f"{needed:,.0f}" if needed > 10 else f"{max(needed, 0.1):.1f}"
-        of = f"{count} block{'s' * (count != 1)}, {steps} steps each, about {about} s"
+        steps = learning.steps_within(limit, each, len(self.judging))
+        count, needed = len(self.able), learning.needed(steps, each, len(self.judging))
+        of = f"{count} block{'s' * (count != 1)}, {steps} steps each, about {learning.told(needed)} s"
         if needed > limit:
             why = f"there is no time for it: {of}, at most {limit:g} (seconds)"
             for block in self.able:
@@ -255,9 +228,9 @@ class _Run:
             if not block.obstacle and time.perf_counter() > ends:
                 block.obstacle = f"the {limit:g} s were over (seconds)"
             self._improve(block, steps)
-        if steps == _STEPS:
+        if steps == learning.STEPS:
             return []
-        told = f"{steps} steps of each block, {_STEPS} would take longer than {limit:g} s (seconds)"
+        told = f"{steps} steps of each block, {learning.STEPS} would take longer than {limit:g} s (seconds)"
         return [Recovery("blocks", "time", "limit", told)]
 
     def _improve(self, block: _Block, steps: int) -> None:
@@ -285,45 +258,31 @@ class _Run:
         targets = [one for batch in self.batches for one in batch.targets.values()]
         if not targets:
             return "its output has other sizes than the dense block's"
-        if not self.batches[0].is_whole and any(not one.dim() or len(one) < _FOLDS for one in targets):
-            return f"pass {_FOLDS} batches or more: one of them judges what is learned"
-        return ""
+        return self.batches[0].turn.obstacle(targets)
 
     def _learn(self, block: _Block, learned: _Tensors, steps: int) -> None:
         """Take the steps, and keep the best of what was looked at."""
-        block.before = block.after = self._error(block, learned)
+        block.on = self.on
+        turns = learning.order(len(self.learning), steps, 1_000_003 * block.calls.start)
+
+        def descend(at: int) -> None:
+            batch = self.learning[turns[at]]
+            _descend(batch.pair.cut, block, learned, batch.share)
+
+        block.before, block.after, best = learning.learn(
+            [*learned.values()], steps, descend, lambda: self._error(block, learned)
+        )
         if not math.isfinite(block.before):
             block.obstacle = "its output is not finite"
-            return
-        block.on = self.on
-        best: _Tensors = {}
-        optimizer = torch.optim.Adam(list(learned.values()))
-        for at, batch in enumerate(self._order(block, steps)):
-            for group in optimizer.param_groups:
-                group["lr"] = _RATE * (1 + math.cos(math.pi * at / steps)) / 2
-            _descend(batch.pair.cut, block, learned, batch.share)
-            optimizer.step()
-            if (at + 1) * _CHECKS // steps > at * _CHECKS // steps:
-                error = self._error(block, learned)
-                if error < block.after:
-                    block.after = error
-                    best = {value: tensor.detach().clone() for value, tensor in learned.items()}
-        for value, tensor in best.items():
+        for value, tensor in zip(learned, best, strict=False):  # none where no step came nearer
             block.learned[value].copy_(tensor)
-
-    def _order(self, block: _Block, steps: int) -> list[_Batch]:
-        """The batches of all steps: each once before any comes again."""
-        draw = torch.Generator().manual_seed(1_000_003 * block.calls.start)
-        rounds = -(-steps // len(self.learning))
-        turns = [torch.randperm(len(self.learning), generator=draw, device="cpu") for _ in range(rounds)]
-        return [self.learning[at] for at in torch.cat(turns)[:steps].tolist()]
 
     def _error(self, block: _Block, learned: _Tensors) -> float:
         """How far the outputs are from the dense block's, where nothing is learned from."""
         apart = [batch.apart(_run(batch.pair.cut, block, learned), judges=True) for batch in self.judging]
         sums = torch.stack([torch.stack(one).cpu().double() for one in apart]).sum(0)
         missing, size = sums.unbind(-1)
-        return float((missing / size.clamp(min=_TINY)).mean().sqrt())
+        return float((missing / size.clamp(min=learning.TINY)).mean().sqrt())
 
     def harm(self) -> str:
         """Why the improved blocks do not improve the outputs of the model; empty if they do."""

@@ -29,7 +29,7 @@ class CutOptions:
         merge: How scales of one shortcut are joined: union, mean or first.
         blocks: How many residual blocks go.
         absorb: Carry on what removed channels answered constantly.
-        recover: More steps on training images, with commas: refit, blocks, batch-norm.
+        recover: More steps on training images, with commas: refit, blocks, distil, batch-norm.
         check: Prove that masked == cut.
     """
 

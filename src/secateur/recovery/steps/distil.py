@@ -1,0 +1,234 @@
+"""Distil: all layers learn together, without labels, to put out what the dense network does.
+
+    min over all weights of    sum over the outputs y of  |y_cut(x) - y_dense(x)|^2 / |y_dense(x)|^2
+
+`refit` solves each layer by itself, and `blocks` looks no further than the next one; here a layer learns what
+the outputs need of it. Both networks run in eval mode, so that batch norms keep their statistics, and no
+other tensors than parameters change. Where a batch is one tensor of real numbers and there
+are four batches or more, steps learn from mixtures of samples, `share * one + (1 - share) * another` with
+shares between 0 and 1: the dense network says what a mixture should give, and a few hundred samples go a
+longer way.
+
+It never harms what it is measured by (`recovery/learning.py`), nor, where there is one, the batch that no
+step learns from. How long it takes is said before; where it would take longer than `seconds`, the steps are
+halved until they do not. On a CPU the result repeats bit for bit.
+
+References:
+    Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2.1 (matching
+    logits). https://arxiv.org/abs/1503.02531
+    Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, equation 1 (mixtures; here of inputs
+    alone, as there are no labels). https://arxiv.org/abs/1710.09412
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from secateur.capture.batches import naming_batch
+from secateur.capture.copies import copy_module
+from secateur.capture.inputs import as_call, map_inputs, output_tensors
+from secateur.capture.outside import outside_kept
+from secateur.capture.randomness import OwnNumbers
+from secateur.capture.shadow import shadow
+from secateur.capture.switches import as_written
+from secateur.errors import CaptureError
+from secateur.recovery import learning
+from secateur.recovery.learning import Turn
+from secateur.recovery.loss import output_error, outputs_of
+from secateur.recovery.step import Recovery, Subject, step
+
+
+@step("distil", needs_data=True, is_learned=True)
+def distil(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
+    """Let the whole cut network learn to put out what the dense one does.
+
+    Args:
+        subject: The cut model and where it comes from.
+
+    Returns:
+        A new model, and how far its outputs were and are from the dense model's.
+    """
+    made = copy_module(subject.cut)
+    run = _Run(subject)
+    with outside_kept(subject.original), as_written(), torch.no_grad():
+        learned, notes = run.improve()
+    held = [one for one in made.parameters() if one.is_floating_point()]
+    with torch.no_grad():
+        for tensor, better in zip(held, learned, strict=False):  # none where no step came nearer
+            tensor.copy_(better)
+    harm = _harm(subject, made) if learned else ""
+    if harm:
+        return copy_module(subject.cut), [Recovery("distil", "outputs", "left alone", harm)]
+    return made, notes
+
+
+class _Run:
+    """Lets a copy of a cut model learn."""
+
+    def __init__(self, subject: Subject) -> None:
+        assert subject.data, "the step needs data"
+        self.subject, self.data = subject, subject.data
+        self.dense = shadow(subject.reference).eval()
+        self.cut = copy_module(subject.cut).eval()
+        self.held = [one.requires_grad_() for one in self.cut.parameters() if one.is_floating_point()]
+        self.masters = [_master(one) for one in self.held]
+        self.turns = learning.turns(len(self.data))
+        self.learning = [at for at, turn in enumerate(self.turns) if turn.learns]
+        self.judging = [at for at, turn in enumerate(self.turns) if turn.judges]
+        self.draw = torch.Generator().manual_seed(0)
+        self.targets: dict[int, list[Tensor]] = {}
+
+    def improve(self) -> tuple[list[Tensor], list[Recovery]]:
+        """What the parameters learned, nothing if that is no better, and what there is to say."""
+        why = self._obstacle()
+        if why:
+            return [], [Recovery("distil", "outputs", "left alone", why)]
+        limit, each = self.subject.seconds, self._seconds()
+        steps = learning.steps_within(limit, each, len(self.judging))
+        needed = learning.needed(steps, each, len(self.judging))
+        of = f"{steps} steps, about {learning.told(needed)} s"
+        if needed > limit:
+            why = f"there is no time for it: {of}, at most {limit:g} (seconds)"
+            return [], [Recovery("distil", "outputs", "left alone", why)]
+        self.subject.say(f"distil: {of}, at most {limit:g}")
+        order = learning.order(len(self.learning), steps, 0)
+        before, after, best = learning.learn(
+            self.masters, steps, lambda at: self._descend(self.learning[order[at]]), self._error
+        )
+        on = learning.judged_on(self.turns)
+        if not best:
+            why = f"no step brought the outputs nearer, which are {100 * before:.3g} % off {on}"
+            return [], [Recovery("distil", "outputs", "left alone", why)]
+        told = f"error of the outputs {100 * before:.3g} % -> {100 * after:.3g} % {on}"
+        notes = [Recovery("distil", "outputs", "approximate", told)]
+        if steps < learning.STEPS:
+            told = f"{steps} steps, {learning.STEPS} would take longer than {limit:g} s (seconds)"
+            notes.insert(0, Recovery("distil", "time", "limit", told))
+        return best, notes
+
+    def _obstacle(self) -> str:
+        """Why the network cannot learn; empty if it can. Takes the first step, but changes nothing by it."""
+        if not self.held:
+            return "it has no parameters"
+        for at in self.judging:
+            self.targets[at] = self._run(self.dense, at)
+        first = self.judging[0]
+        pairs = _comparable(self._run(self.cut, first), self.targets[first])
+        if not pairs:
+            return "no output has the size of the dense network's"
+        why = self.turns[0].obstacle([target for _, target in pairs])
+        if why:
+            return why
+        try:
+            self._descend(self.learning[0])
+        except (RuntimeError, CaptureError) as error:
+            return f"it cannot be differentiated: {str(error).partition(chr(10))[0]}"
+        if not all(one.isfinite().all() for one in (*self._gradients(), *pairs[0])):
+            return "its outputs are not finite, or their gradients"
+        return ""
+
+    def _gradients(self) -> list[Tensor]:
+        return [one.grad for one in self.masters if one.grad is not None]
+
+    def _seconds(self) -> float:
+        """What a step takes; the first one, which is slower, was taken before."""
+        began = time.perf_counter()
+        self._descend(self.learning[0])
+        return time.perf_counter() - began
+
+    def _descend(self, at: int) -> None:
+        """Give the parameters their gradients by one batch."""
+        inputs, targets = self.data[at], self.targets.get(at)
+        if self.turns[at].is_whole:
+            other = self.learning[int(torch.randint(len(self.learning), (), generator=self.draw))]
+            inputs = _mixed(inputs, self.data[other], self.draw)
+        if targets is None:  # batches that learn and judge at once have theirs
+            targets = self._run(self.dense, at, inputs)
+        for one in self.held:
+            one.grad = None
+        with torch.enable_grad():
+            missing, size = _apart(self._run(self.cut, at, inputs), targets, self.turns[at], judges=False)
+            loss = (missing / size.clamp(min=learning.TINY)).sum()
+        loss.backward()
+        for one, master in zip(self.held, self.masters, strict=True):
+            if one is not master:
+                master.grad = None if one.grad is None else one.grad.to(master.dtype)
+        if not loss.item() < float("inf"):  # waits for a GPU, too
+            raise CaptureError("its outputs are not finite")
+
+    def _error(self) -> float:
+        """How far the outputs are from the dense network's, where nothing is learned from."""
+        sums: list[Tensor] = []
+        for at in self.judging:
+            apart = _apart(self._run(self.cut, at), self.targets[at], self.turns[at], judges=True)
+            sums.append(torch.stack(apart).cpu().double())
+        missing, size = torch.stack(sums).sum(0)
+        return float((missing / size.clamp(min=learning.TINY)).mean().sqrt())
+
+    def _run(self, model: nn.Module, at: int, inputs: Any = None) -> list[Tensor]:
+        """What a model puts out for a batch, or for a mixture in its place."""
+        if model is self.cut:
+            for one, master in zip(self.held, self.masters, strict=True):
+                if one is not master:
+                    one.data.copy_(master)
+        batch = map_inputs(self.data[at] if inputs is None else inputs, torch.clone)
+        args, kwargs = as_call(batch)
+        with naming_batch(at), OwnNumbers():
+            return output_tensors(model(*args, **kwargs), self.subject.groups.graph.state)
+
+
+def _master(held: Tensor) -> Tensor:
+    """The parameter itself, or a copy in float32 of one in less."""
+    wide = torch.promote_types(held.dtype, torch.float32)
+    return held if held.dtype == wide else held.detach().to(wide).requires_grad_()
+
+
+def _comparable(made: Sequence[Tensor], targets: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Outputs of numbers beside those of the dense network, where they have one size."""
+    pairs = zip(made, targets, strict=False)
+    return [
+        (torch.view_as_real(one), torch.view_as_real(two)) if one.is_complex() else (one, two)
+        for one, two in pairs
+        if one.shape == two.shape and one.dtype == two.dtype and (one.is_floating_point() or one.is_complex())
+    ]
+
+
+def _apart(
+    made: Sequence[Tensor], targets: Sequence[Tensor], turn: Turn, *, judges: bool
+) -> tuple[Tensor, Tensor]:
+    """Of each output: the squares that are missing, and those that there are."""
+    pairs = [[turn.part(tensor, judges=judges) for tensor in pair] for pair in _comparable(made, targets)]
+    if not pairs:
+        raise CaptureError("no output has the size of the dense network's")
+    missing = torch.stack([(one - two).square().sum() for one, two in pairs])
+    return missing, torch.stack([two.square().sum() for _, two in pairs])
+
+
+def _mixed(one: Any, two: Any, draw: torch.Generator) -> Any:
+    """Mixtures of the samples of two batches, each with its own share; the first where they do not mix."""
+    both = [[leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)] for batch in (one, two)]
+    if any(len(leaves) != 1 or not leaves[0].is_floating_point() for leaves in both):
+        return one
+    (leaf,), (other,) = both
+    if leaf.layout != torch.strided or leaf.shape != other.shape or not leaf.dim():
+        return one
+    turned = other.to(leaf).roll(int(torch.randint(len(other), (), generator=draw)), 0)
+    shares = torch.rand(len(leaf), *[1] * (leaf.dim() - 1), generator=draw).to(leaf)
+    return map_inputs(one, lambda tensor: torch.lerp(turned, tensor, shares))
+
+
+def _harm(subject: Subject, made: nn.Module) -> str:
+    """Why what was learned is no better on a batch that no step saw; empty if it is, or if there is none."""
+    if subject.held is None:
+        return ""
+    assert subject.data is not None, "the step needs data"
+    models, number = (subject.reference, subject.cut, made), len(subject.data)
+    dense, *both = (outputs_of(one, subject.held, number, subject.groups.graph.state) for one in models)
+    before, after = (100 * output_error(dense, one) for one in both)
+    if not after > before:
+        return ""
+    return f"the outputs come no nearer, {before:.3g} % -> {after:.3g} % on the batch that no step saw"
