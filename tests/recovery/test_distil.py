@@ -113,7 +113,7 @@ def test_outputs_come_nearer_and_nothing_else_changes(case):
     draws = torch.get_rng_state()
     better = sc.recover(start, data, ["distil"])
     assert better.errors[-1].step == "distil"
-    assert better.errors[-1].after < 0.97 * better.errors[-1].before
+    assert better.errors[-1].after < 0.98 * better.errors[-1].before
     assert torch.equal(torch.get_rng_state(), draws)
     assert same(state(start.model), before)
     assert same(state(start.original), held)
@@ -125,7 +125,7 @@ def test_outputs_come_nearer_and_nothing_else_changes(case):
     ]
     (line,) = told(better)
     assert "error of the outputs" in line
-    assert line.endswith("on 2 batches, not learned from")
+    assert line.endswith("on the last batch, not learned from")
     again = sc.recover(start, data, ["distil"])
     assert same(state(again.model), state(better.model))
 
@@ -154,16 +154,21 @@ def test_steps_that_only_do_harm_change_nothing(monkeypatch):
     assert "left alone: no step brought the outputs nearer" in line
 
 
-def test_what_harms_an_unseen_batch_is_given_up(monkeypatch):
-    """Errors that fall whatever happens are planted."""
+def test_the_batch_that_a_refit_did_not_see_decides():
+    """A refit fits what it saw better than any weights do that fit other samples, too."""
     start = refitted(Net, images())
-    falling = iter(range(10_000, 0, -1))
-    monkeypatch.setattr(learning, "RATE", 30.0)
-    monkeypatch.setattr(distil._Run, "_error", lambda _: float(next(falling)))
-    unchanged = sc.recover(start, images(), ["distil"])
-    assert same(state(unchanged.model), state(start.model))
-    (line,) = told(unchanged)
-    assert "left alone: the outputs come no nearer" in line
+    asked = []
+    whole = distil._Run._run
+
+    def run(self, model, at, inputs=None):
+        asked.append((model is self.cut, at, torch.is_grad_enabled()))
+        return whole(self, model, at, inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distil._Run, "_run", run)
+        sc.recover(start, images(), ["distil"])
+    assert {at for is_cut, at, learns in asked if is_cut and learns} == set(range(8))
+    assert [at for is_cut, at, learns in asked if is_cut and not learns] == [8] * 3  # sizes, before, behind
 
 
 class Cornered(nn.Module):
@@ -245,7 +250,7 @@ def test_the_time_is_told_before_and_kept(monkeypatch):
     assert line.endswith(" s, at most 300")
     monkeypatch.setattr(distil._Run, "_seconds", lambda _: 1.0)
     fewer = sc.recover(start, rows(), ["distil"], seconds=120, say=said.append)
-    assert said[1] == "distil: 100 steps, about 103 s, at most 120"
+    assert said[1] == "distil: 100 steps, about 102 s, at most 120"
     line = "distil time: approximate, 100 steps, 200 would take longer than 120 s (seconds)"
     assert told(fewer)[0] == line
     none = sc.recover(start, rows(), ["distil"], seconds=10, say=said.append)

@@ -119,7 +119,11 @@ def order(count: int, steps: int, seed: int) -> list[int]:
 
 
 def learn(
-    tensors: Sequence[Tensor], steps: int, descend: Callable[[int], object], judge: Callable[[], float]
+    tensors: Sequence[Tensor],
+    steps: int,
+    descend: Callable[[int], object],
+    judge: Callable[[], float],
+    checks: int = CHECKS,
 ) -> tuple[float, float, list[Tensor]]:
     """Take steps of Adam along a cosine to zero.
 
@@ -128,6 +132,7 @@ def learn(
         steps: So many.
         descend: Gives the tensors their gradients for a step.
         judge: The error where nothing is learned from.
+        checks: How often it is asked on the way, the last time behind the last step.
 
     Returns:
         The error before, the least that was seen, and the tensors that had it, none if that is the first.
@@ -142,7 +147,7 @@ def learn(
             group["lr"] = RATE * (1 + math.cos(math.pi * at / steps)) / 2
         descend(at)
         optimizer.step()
-        if (at + 1) * CHECKS // steps > at * CHECKS // steps:
+        if (at + 1) * checks // steps > at * checks // steps:
             error = judge()
             if error < after:
                 after, best = error, [tensor.detach().clone() for tensor in tensors]

@@ -9,9 +9,9 @@ are four batches or more, steps learn from mixtures of samples, `share * one + (
 shares between 0 and 1: the dense network says what a mixture should give, and a few hundred samples go a
 longer way.
 
-It never harms what it is measured by (`recovery/learning.py`), nor, where there is one, the batch that no
-step learns from. How long it takes is said before; where it would take longer than `seconds`, the steps are
-halved until they do not. On a CPU the result repeats bit for bit.
+It never harms what it is measured by (`recovery/learning.py`); where there is a batch that no step learns
+from, the outputs for that one decide, once, at the end. How long it takes is said before; where it would take
+longer than `seconds`, the steps are halved until they do not. On a CPU the result repeats bit for bit.
 
 References:
     Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2.1 (matching
@@ -38,7 +38,6 @@ from secateur.capture.switches import as_written
 from secateur.errors import CaptureError
 from secateur.recovery import learning
 from secateur.recovery.learning import Turn
-from secateur.recovery.loss import output_error, outputs_of
 from secateur.recovery.step import Recovery, Subject, step
 
 
@@ -60,9 +59,6 @@ def distil(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
     with torch.no_grad():
         for tensor, better in zip(held, learned, strict=False):  # none where no step came nearer
             tensor.copy_(better)
-    harm = _harm(subject, made) if learned else ""
-    if harm:
-        return copy_module(subject.cut), [Recovery("distil", "outputs", "left alone", harm)]
     return made, notes
 
 
@@ -71,12 +67,17 @@ class _Run:
 
     def __init__(self, subject: Subject) -> None:
         assert subject.data, "the step needs data"
-        self.subject, self.data = subject, subject.data
+        self.subject, self.data = subject, [*subject.data]
         self.dense = shadow(subject.reference).eval()
         self.cut = copy_module(subject.cut).eval()
         self.held = [one.requires_grad_() for one in self.cut.parameters() if one.is_floating_point()]
         self.masters = [_master(one) for one in self.held]
-        self.turns = learning.turns(len(self.data))
+        self.turns, self.checks = learning.turns(len(self.data)), learning.CHECKS
+        self.on = learning.judged_on(self.turns)
+        if subject.held is not None:  # a refit has seen all others, and fits them better than any
+            self.turns = [*[Turn(True, False, True)] * len(self.data), Turn(False, True, True)]
+            self.data.append(subject.held)
+            self.checks, self.on = 1, "on the last batch, not learned from"
         self.learning = [at for at, turn in enumerate(self.turns) if turn.learns]
         self.judging = [at for at, turn in enumerate(self.turns) if turn.judges]
         self.draw = torch.Generator().manual_seed(0)
@@ -97,13 +98,12 @@ class _Run:
         self.subject.say(f"distil: {of}, at most {limit:g}")
         order = learning.order(len(self.learning), steps, 0)
         before, after, best = learning.learn(
-            self.masters, steps, lambda at: self._descend(self.learning[order[at]]), self._error
+            self.masters, steps, lambda at: self._descend(self.learning[order[at]]), self._error, self.checks
         )
-        on = learning.judged_on(self.turns)
         if not best:
-            why = f"no step brought the outputs nearer, which are {100 * before:.3g} % off {on}"
+            why = f"no step brought the outputs nearer, which are {100 * before:.3g} % off {self.on}"
             return [], [Recovery("distil", "outputs", "left alone", why)]
-        told = f"error of the outputs {100 * before:.3g} % -> {100 * after:.3g} % {on}"
+        told = f"error of the outputs {100 * before:.3g} % -> {100 * after:.3g} % {self.on}"
         notes = [Recovery("distil", "outputs", "approximate", told)]
         if steps < learning.STEPS:
             told = f"{steps} steps, {learning.STEPS} would take longer than {limit:g} s (seconds)"
@@ -219,16 +219,3 @@ def _mixed(one: Any, two: Any, draw: torch.Generator) -> Any:
     turned = other.to(leaf).roll(int(torch.randint(len(other), (), generator=draw)), 0)
     shares = torch.rand(len(leaf), *[1] * (leaf.dim() - 1), generator=draw).to(leaf)
     return map_inputs(one, lambda tensor: torch.lerp(turned, tensor, shares))
-
-
-def _harm(subject: Subject, made: nn.Module) -> str:
-    """Why what was learned is no better on a batch that no step saw; empty if it is, or if there is none."""
-    if subject.held is None:
-        return ""
-    assert subject.data is not None, "the step needs data"
-    models, number = (subject.reference, subject.cut, made), len(subject.data)
-    dense, *both = (outputs_of(one, subject.held, number, subject.groups.graph.state) for one in models)
-    before, after = (100 * output_error(dense, one) for one in both)
-    if not after > before:
-        return ""
-    return f"the outputs come no nearer, {before:.3g} % -> {after:.3g} % on the batch that no step saw"
