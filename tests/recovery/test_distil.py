@@ -113,7 +113,7 @@ def test_outputs_come_nearer_and_nothing_else_changes(case):
     draws = torch.get_rng_state()
     better = sc.recover(start, data, ["distil"])
     assert better.errors[-1].step == "distil"
-    assert better.errors[-1].after < 0.98 * better.errors[-1].before
+    assert better.errors[-1].after < 0.99 * better.errors[-1].before
     assert torch.equal(torch.get_rng_state(), draws)
     assert same(state(start.model), before)
     assert same(state(start.original), held)
@@ -148,6 +148,7 @@ def test_mixtures_are_of_single_real_tensors_alone():
 def test_steps_that_only_do_harm_change_nothing(monkeypatch):
     start = refitted(Net, images())
     monkeypatch.setattr(learning, "RATE", 30.0)
+    monkeypatch.setattr(distil, "_SHARE", 100.0)
     unchanged = sc.recover(start, images(), ["distil"])
     assert same(state(unchanged.model), state(start.model))
     (line,) = told(unchanged)

@@ -20,6 +20,9 @@ CHECKS = 4
 """How often the held-back samples are looked at; the best of these counts."""
 
 TINY = 1e-12
+_SMALL = 0.01
+"""What tensors of smaller numbers (biases that start at zero) count as."""
+
 _FEWEST_STEPS = 12
 
 
@@ -123,7 +126,9 @@ def learn(
     steps: int,
     descend: Callable[[int], object],
     judge: Callable[[], float],
+    *,
     checks: int = CHECKS,
+    share: float = math.inf,
 ) -> tuple[float, float, list[Tensor]]:
     """Take steps of Adam along a cosine to zero.
 
@@ -133,6 +138,7 @@ def learn(
         descend: Gives the tensors their gradients for a step.
         judge: The error where nothing is learned from.
         checks: How often it is asked on the way, the last time behind the last step.
+        share: How much of itself a tensor changes by in a step, at most; the rate is `RATE` at most.
 
     Returns:
         The error before, the least that was seen, and the tensors that had it, none if that is the first.
@@ -141,10 +147,13 @@ def learn(
     best: list[Tensor] = []
     if not math.isfinite(before):
         return before, after, best
-    optimizer = torch.optim.Adam(list(tensors))
+    rates = [
+        min(RATE, share * max(float(tensor.detach().square().mean().sqrt()), _SMALL)) for tensor in tensors
+    ]
+    optimizer = torch.optim.Adam([{"params": [tensor]} for tensor in tensors])
     for at in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * (1 + math.cos(math.pi * at / steps)) / 2
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * (1 + math.cos(math.pi * at / steps)) / 2
         descend(at)
         optimizer.step()
         if (at + 1) * checks // steps > at * checks // steps:

@@ -40,6 +40,9 @@ from secateur.recovery import learning
 from secateur.recovery.learning import Turn
 from secateur.recovery.step import Recovery, Subject, step
 
+_SHARE = 0.006
+"""Of its own size a tensor changes by so much in a step: errors of many layers in a row add up."""
+
 
 @step("distil", needs_data=True, is_learned=True)
 def distil(subject: Subject) -> tuple[nn.Module, list[Recovery]]:
@@ -98,7 +101,12 @@ class _Run:
         self.subject.say(f"distil: {of}, at most {limit:g}")
         order = learning.order(len(self.learning), steps, 0)
         before, after, best = learning.learn(
-            self.masters, steps, lambda at: self._descend(self.learning[order[at]]), self._error, self.checks
+            self.masters,
+            steps,
+            lambda at: self._descend(self.learning[order[at]]),
+            self._error,
+            checks=self.checks,
+            share=_SHARE,
         )
         if not best:
             why = f"no step brought the outputs nearer, which are {100 * before:.3g} % off {self.on}"
