@@ -196,6 +196,27 @@ def test_networks_without_gradients_are_left_alone(how):
     assert same(state(unchanged.model), state(start.model))
 
 
+class Varying(nn.Module):
+    """Puts out as many rows as there are positive sums, and for one kind of input nothing finite."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 32), nn.Linear(32, 4)
+
+    def forward(self, x):
+        y = self.second(self.first(x).relu())
+        return y, y[x.sum(-1) > 0], y / (x[0, 0] < 2)
+
+
+def test_outputs_of_varying_size_and_batches_that_say_nothing_are_passed_over():
+    data = rows()
+    plain = sc.prune(Varying().eval(), data[0], ratio=0.5, criterion="l2", recover=[], check=False)
+    data[1][0, 0] = 3.0
+    better = sc.recover(plain, data, ["distil"])
+    assert "error of the outputs" in told(better)[0]
+    assert all(one.isfinite().all() for one in better.model.state_dict().values())
+
+
 def test_parameters_of_half_precision_learn_in_float32():
     data = [one.bfloat16() for one in rows()]
     model = seeded(perceptron).bfloat16()

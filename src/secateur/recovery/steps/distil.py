@@ -20,8 +20,9 @@ References:
     alone, as there are no labels). https://arxiv.org/abs/1710.09412
 """
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +36,6 @@ from secateur.capture.outside import outside_kept
 from secateur.capture.randomness import OwnNumbers
 from secateur.capture.shadow import shadow
 from secateur.capture.switches import as_written
-from secateur.errors import CaptureError
 from secateur.recovery import learning
 from secateur.recovery.learning import Turn
 from secateur.recovery.step import Recovery, Subject, step
@@ -125,7 +125,7 @@ class _Run:
         for at in self.judging:
             self.targets[at] = self._run(self.dense, at)
         first = self.judging[0]
-        pairs = _comparable(self._run(self.cut, first), self.targets[first])
+        pairs = _comparable(self._run(self.cut, first), self.targets[first]).values()
         if not pairs:
             return "no output has the size of the dense network's"
         why = self.turns[0].obstacle([target for _, target in pairs])
@@ -133,14 +133,12 @@ class _Run:
             return why
         try:
             self._descend(self.learning[0])
-        except (RuntimeError, CaptureError) as error:
+        except RuntimeError as error:
             return f"it cannot be differentiated: {str(error).partition(chr(10))[0]}"
-        if not all(one.isfinite().all() for one in (*self._gradients(), *pairs[0])):
+        found = [one.grad for one in self.masters if one.grad is not None]
+        if not found or not all(one.isfinite().all() for one in found):
             return "its outputs are not finite, or their gradients"
         return ""
-
-    def _gradients(self) -> list[Tensor]:
-        return [one.grad for one in self.masters if one.grad is not None]
 
     def _seconds(self) -> float:
         """What a step takes; the first one, which is slower, was taken before."""
@@ -149,7 +147,7 @@ class _Run:
         return time.perf_counter() - began
 
     def _descend(self, at: int) -> None:
-        """Give the parameters their gradients by one batch."""
+        """Give the parameters their gradients by one batch; none where it says nothing."""
         inputs, targets = self.data[at], self.targets.get(at)
         if self.turns[at].is_whole:
             other = self.learning[int(torch.randint(len(self.learning), (), generator=self.draw))]
@@ -159,23 +157,22 @@ class _Run:
         for one in self.held:
             one.grad = None
         with torch.enable_grad():
-            missing, size = _apart(self._run(self.cut, at, inputs), targets, self.turns[at], judges=False)
-            loss = (missing / size.clamp(min=learning.TINY)).sum()
-        loss.backward()
+            apart = _apart(self._run(self.cut, at, inputs), targets, self.turns[at], judges=False)
+            loss = _shares(apart.values()).sum() if apart else torch.tensor(torch.nan)
+        if loss.isfinite():  # waits for a GPU, too
+            loss.backward()
         for one, master in zip(self.held, self.masters, strict=True):
             if one is not master:
                 master.grad = None if one.grad is None else one.grad.to(master.dtype)
-        if not loss.item() < float("inf"):  # waits for a GPU, too
-            raise CaptureError("its outputs are not finite")
 
     def _error(self) -> float:
         """How far the outputs are from the dense network's, where nothing is learned from."""
-        sums: list[Tensor] = []
+        sums: dict[int, Tensor] = {}
         for at in self.judging:
             apart = _apart(self._run(self.cut, at), self.targets[at], self.turns[at], judges=True)
-            sums.append(torch.stack(apart).cpu().double())
-        missing, size = torch.stack(sums).sum(0)
-        return float((missing / size.clamp(min=learning.TINY)).mean().sqrt())
+            for number, squares in apart.items():
+                sums[number] = sums.get(number, 0) + squares.cpu().double()
+        return float(_shares(sums.values()).mean().sqrt()) if sums else math.nan
 
     def _run(self, model: nn.Module, at: int, inputs: Any = None) -> list[Tensor]:
         """What a model puts out for a batch, or for a mixture in its place."""
@@ -195,25 +192,30 @@ def _master(held: Tensor) -> Tensor:
     return held if held.dtype == wide else held.detach().to(wide).requires_grad_()
 
 
-def _comparable(made: Sequence[Tensor], targets: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Outputs of numbers beside those of the dense network, where they have one size."""
-    pairs = zip(made, targets, strict=False)
-    return [
-        (torch.view_as_real(one), torch.view_as_real(two)) if one.is_complex() else (one, two)
-        for one, two in pairs
+def _comparable(made: Sequence[Tensor], targets: Sequence[Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
+    """Outputs of numbers beside those of the dense network, where they have one size, by their place."""
+    return {
+        at: (torch.view_as_real(one), torch.view_as_real(two)) if one.is_complex() else (one, two)
+        for at, (one, two) in enumerate(zip(made, targets, strict=False))
         if one.shape == two.shape and one.dtype == two.dtype and (one.is_floating_point() or one.is_complex())
-    ]
+    }
 
 
 def _apart(
     made: Sequence[Tensor], targets: Sequence[Tensor], turn: Turn, *, judges: bool
-) -> tuple[Tensor, Tensor]:
+) -> dict[int, Tensor]:
     """Of each output: the squares that are missing, and those that there are."""
-    pairs = [[turn.part(tensor, judges=judges) for tensor in pair] for pair in _comparable(made, targets)]
-    if not pairs:
-        raise CaptureError("no output has the size of the dense network's")
-    missing = torch.stack([(one - two).square().sum() for one, two in pairs])
-    return missing, torch.stack([two.square().sum() for _, two in pairs])
+    found = {}
+    for at, pair in _comparable(made, targets).items():
+        one, two = (turn.part(tensor, judges=judges) for tensor in pair)
+        found[at] = torch.stack([(one - two).square().sum(), two.square().sum()])
+    return found
+
+
+def _shares(apart: Collection[Tensor]) -> Tensor:
+    """Which share of each output's squares is missing."""
+    missing, size = torch.stack([*apart]).unbind(-1)
+    return missing / size.clamp(min=learning.TINY)
 
 
 def _mixed(one: Any, two: Any, draw: torch.Generator) -> Any:
