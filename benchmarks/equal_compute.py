@@ -1,7 +1,7 @@
 """Who is more accurate at the same MACs after the same CPU seconds, choosing and tuning together?
 
-VGG-11 at width 1/4 and ResNet-20 as in `accuracy.py`, and its vision transformer trained to convergence, on
-Fashion-MNIST. Two budgets for each cell:
+VGG-11 at width 1/4 and ResNet-20 as in `accuracy.py`, a ResNet-56 at half width, and the vision transformer
+of `accuracy.py` trained to convergence, on Fashion-MNIST. Two budgets for each cell:
 
 * *no training of ours*: the seconds that our default takes, `sc.prune(macs=..., data=...)` and the recovery
   that it names. A peer chooses and spends the rest on fine-tuning.
@@ -321,7 +321,7 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--models", nargs="+", default=["vgg11", "resnet20", "vit"])
+    parser.add_argument("--models", nargs="+", default=["vgg11", "resnet20", "resnet56", "vit"])
     parser.add_argument("--removed", nargs="+", type=float, default=[0.5, 0.7])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--images", type=int, default=512, help="for choosing and recovery")

@@ -1,6 +1,7 @@
 """The networks of the accuracy benchmark, trained once for each seed and cached."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,8 +12,9 @@ import secateur as sc
 from secateur.domains.classification import Images, Splits
 from secateur.train import FitConfig, fit
 from secateur.zoo import models as zoo
+from secateur.zoo.resnet import ResNet
 
-RATES = {"vgg11": 0.05, "resnet20": 0.05, "vit": 0.1}
+RATES = {"vgg11": 0.05, "resnet20": 0.05, "resnet56": 0.05, "vit": 0.1}
 """Learning rates of the training from the start, by network."""
 
 LONGER = {"vit": 3}
@@ -34,14 +36,15 @@ class Transformer(nn.Module):
 def make(name: str, data: Splits) -> nn.Module:
     """A fresh network for a data set."""
     spec = data.spec
-    if name in zoo:
-        return zoo[name](
-            width=0.25 if name == "vgg11" else 1.0,
-            in_channels=spec.in_channels,
-            num_classes=spec.num_classes,
-            image_size=spec.image_size,
-        )
-    return Transformer(spec.image_size, spec.num_classes)
+    if name == "vit":
+        return Transformer(spec.image_size, spec.num_classes)
+    build = partial(ResNet, (9, 9, 9), (16, 32, 64)) if name == "resnet56" else zoo[name]
+    return build(
+        width={"vgg11": 0.25, "resnet56": 0.5}.get(name, 1.0),
+        in_channels=spec.in_channels,
+        num_classes=spec.num_classes,
+        image_size=spec.image_size,
+    )
 
 
 def limited(data: Splits, count: int) -> Splits:
