@@ -9,8 +9,8 @@ of `accuracy.py` trained to convergence, on Fashion-MNIST. Two budgets for each 
   more images as its choice was cheaper.
 
 Everybody tunes by one cosine epoch over as many images as fit into what is left (by the speed of the cut
-network, measured on a few steps; several rounds over the images where there are fewer), at each of two
-rates, keeping the best by 2,000 validation images, the start included. The other rate is free for all.
+network, measured on a few steps; several rounds over the images where there are fewer), by the optimizer that
+the network was trained by, at each of two rates, keeping the best by 2,000 validation images, the start included. The other rate is free for all.
 Peers are Torch-Pruning's criteria, each driven in four ways: ranked globally and locally, globally in five
 steps (each after a look at what the last one left), and globally with widths that are multiples of 8.
 Labels are the peers' and the tuning's: ours chooses and recovers without.
@@ -52,7 +52,8 @@ WAYS = {
     "global, 5 steps": Way(steps=5),
     "global, by eights": Way(round_to=8),
 }
-RATES = (0.01, 0.003)
+RATES = {"adamw": (0.001, 0.0003), "sgd": (0.01, 0.003)}
+"""Two for each optimizer; a network is tuned by the one that it was trained by."""
 OURS = {
     "secateur": None,
     "secateur, and blocks": ["absorb", "refit", "blocks"],
@@ -73,12 +74,21 @@ class Setting:
         tune: Images of our epoch.
         test: Images to judge by.
         seed: Of everything that is drawn.
+        optimizer: Of all tuning.
     """
 
     batches: Batches
     tune: int
     test: Images
     seed: int
+    optimizer: str
+
+    def config(self, epochs: int, lr: float) -> FitConfig:
+        """How a network is tuned."""
+        config = FitConfig(epochs, lr, schedule="cosine", seed=self.seed, threads=1, quiet=True, keep="last")
+        if self.optimizer == "sgd":
+            return config
+        return replace(config, optimizer=self.optimizer, kernels_only=True, weight_decay=0.05)
 
 
 def cpu(run: Callable[[], Any]) -> tuple[Any, float]:
@@ -115,8 +125,8 @@ def our_cell(
 ) -> dict[str, Any]:
     """Our row, with budgets of its own."""
     made, spent = cpu(lambda: ours(model, example, left, asked.batches, steps))
-    epoch = asked.tune / images_per_second(made, tune)
-    return cell(made, spent, (spent, spent + epoch), tune, asked.test, asked.seed)
+    epoch = asked.tune / images_per_second(made, tune, asked)
+    return cell(made, spent, (spent, spent + epoch), tune, asked)
 
 
 def peer(model: nn.Module, example: Tensor, left: float, batches: Batches, name: str, way: Way) -> Any:
@@ -143,25 +153,24 @@ def peer(model: nn.Module, example: Tensor, left: float, batches: Batches, name:
     return cpu(lambda: cut(best))
 
 
-def images_per_second(model: nn.Module, data: Splits) -> float:
+def images_per_second(model: nn.Module, data: Splits, asked: Setting) -> float:
     """How fast a network trains, in CPU seconds."""
     few = replace(limited(data, 1_024), validation=some(data.test, 64))
-    config = FitConfig(epochs=1, lr=1e-6, threads=1, quiet=True, keep="last")
+    config = asked.config(1, 1e-6)
     _, warm = cpu(lambda: fit(model, replace(few, train=some(few.train, 128)), config))
     _, seconds = cpu(lambda: fit(model, few, config))
     return 896 / max(seconds - warm, 1e-3)
 
 
-def tuned(model: nn.Module, data: Splits, count: int, seed: int) -> tuple[nn.Module, float]:
+def tuned(model: nn.Module, data: Splits, count: int, asked: Setting) -> tuple[nn.Module, float]:
     """The best of two rates after so many images, by the validation part, and its rate; 0 is the start."""
     assert data.validation is not None, "the data set has one"
     epochs = max(1, math.ceil(count / len(data.train)))
     part = limited(data, max(64, count // epochs))
     best, rate = model, 0.0
     top = evaluate(model, data.validation, threads=1).accuracy
-    for lr in RATES if count >= 64 else ():
-        config = FitConfig(epochs, lr, schedule="cosine", seed=seed, threads=1, quiet=True, keep="last")
-        made = fit(model, part, replace(config, burn_in=0.05)).model
+    for lr in RATES[asked.optimizer] if count >= 64 else ():
+        made = fit(model, part, replace(asked.config(epochs, lr), burn_in=0.05)).model
         found = evaluate(made, data.validation, threads=1).accuracy
         if found > top:
             best, top, rate = made, found, lr
@@ -169,19 +178,19 @@ def tuned(model: nn.Module, data: Splits, count: int, seed: int) -> tuple[nn.Mod
 
 
 def cell(
-    cut: nn.Module, spent: float, budgets: tuple[float, float], data: Splits, test: Images, seed: int
+    cut: nn.Module, spent: float, budgets: tuple[float, float], data: Splits, asked: Setting
 ) -> dict[str, Any]:
     """Accuracies of one method on one network for both budgets."""
-    speed = images_per_second(cut, data)
+    speed = images_per_second(cut, data, asked)
     row: dict[str, Any] = {
         "chosen_seconds": round(spent, 2),
         "images_per_second": round(speed),
-        "start": evaluate(cut, test, threads=1).accuracy,
+        "start": evaluate(cut, asked.test, threads=1).accuracy,
     }
     for name, budget in zip(("untrained", "trained"), budgets, strict=True):
         count = max(0, int((budget - spent) * speed))
-        model, rate = tuned(cut, data, count, seed)
-        row[name] = evaluate(model, test, threads=1).accuracy
+        model, rate = tuned(cut, data, count, asked)
+        row[name] = evaluate(model, asked.test, threads=1).accuracy
         row |= {f"{name}_images": count, f"{name}_rate": rate, f"{name}_budget": round(budget, 2)}
     return row
 
@@ -216,7 +225,7 @@ def measure(asked: argparse.Namespace) -> None:
             model = network(name, seed, data, 5, asked.cache)
             tune = replace(data, validation=some(data.validation or data.test, 2_000))
             batches = labelled(data.train, asked.images, seed)
-            setting = Setting(batches, asked.tune, test, seed)
+            setting = Setting(batches, asked.tune, test, seed, "adamw" if name == "vit" else "sgd")
             dense = evaluate(model, test, threads=1).accuracy
             for removed in asked.removed:
                 key = {"model": name, "seed": seed, "removed": removed}
@@ -234,7 +243,7 @@ def measure(asked: argparse.Namespace) -> None:
                             continue
                         try:
                             cut, spent = peer(model, example, 1 - removed, batches, method, way)
-                            add(one, {"dense": dense, **cell(cut, spent, budgets, tune, test, seed)})
+                            add(one, {"dense": dense, **cell(cut, spent, budgets, tune, setting)})
                         except Exception as error:  # noqa: BLE001 - what a method cannot do is a cell
                             add(one, {"failed": f"{type(error).__name__}: {error}".partition("\n")[0]})
 
@@ -280,7 +289,7 @@ def page(known: dict[str, Any]) -> str:
         for row in rows
         if "failed" not in row
     ]
-    rates = ", ".join(f"{rate:g}" for rate in settings["rates"])
+    rates = "; ".join(f"{name} {one:g} and {two:g}" for name, (one, two) in settings["rates"].items())
     methods = dict.fromkeys(row["method"] for row in rows if "secateur" not in row["method"])
     peers = [method.partition(" ")[2] for method in methods]
     head = f"""# Accuracy after equal compute
@@ -291,8 +300,9 @@ Our default, `sc.prune(model, x, macs=..., data=...)` on {settings["images"]} im
 beside the best of {len(peers)} of Torch-Pruning {settings["torch_pruning"]} ({"; ".join(peers)}).
 Everybody has the same CPU seconds: what ours takes to choose and recover a peer may
 spend on fine-tuning, and with training ours has an epoch of {settings["tune"]:,} images more and
-a peer the rest of the same seconds. Everybody tunes at two rates ({rates}) and keeps the best by
-2,000 validation images, the start included. Accuracy in % on {settings["test"]:,} test images; the best
+a peer the rest of the same seconds. Everybody tunes by the optimizer that the network was trained by
+(AdamW for the vision transformer) at two rates ({rates}) and keeps the best by 2,000 validation
+images, the start included. Accuracy in % on {settings["test"]:,} test images; the best
 peer of each line is chosen by these, in its favour. Pairs differ by about 0.4 by chance.
 Losses first. Behind the refit "secateur, and blocks" learns block by block from the dense network, and
 "secateur, and distil" as a whole, without labels (`recover=["absorb", "refit", "distil"]`); their budgets
