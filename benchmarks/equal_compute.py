@@ -10,7 +10,8 @@ of `accuracy.py` trained to convergence, on Fashion-MNIST. Two budgets for each 
 
 Everybody tunes by one cosine epoch over as many images as fit into what is left (by the speed of the cut
 network, measured on a few steps; several rounds over the images where there are fewer), by the optimizer that
-the network was trained by, at each of two rates, keeping the best by 2,000 validation images, the start included. The other rate is free for all.
+the network was trained by, at each of two rates, keeping the best by 2,000 validation images, the start
+included. The other rate is free for all.
 Peers are Torch-Pruning's criteria, each driven in four ways: ranked globally and locally, globally in five
 steps (each after a look at what the last one left), and globally with widths that are multiples of 8.
 Labels are the peers' and the tuning's: ours chooses and recovers without.
