@@ -223,6 +223,25 @@ def test_a_width_in_a_list_is_not_taken_for_the_height_of_the_image():
     assert [one["num_chs"] for one in result.model.feature_info] == [8, 6, 12]
 
 
+class Rows(nn.Module):
+    """Brings its numbers into a row; with one channel left they lie in one, and PyTorch makes no such call."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.stem, self.head = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 8, 1), nn.Conv2d(8, 2, 1)
+        self.feature_info = [{"module": "stem", "num_chs": 8}]
+
+    def forward(self, x):
+        y = self.inner(x).permute(0, 2, 3, 1).contiguous()
+        return self.head(self.stem(y.permute(0, 3, 1, 2).contiguous()).relu())
+
+
+def test_a_list_is_read_by_the_modules_of_a_record_that_lacks_calls():
+    result = sc.prune(Rows().eval(), torch.rand(1, 3, 6, 6), channels={"inner": 0.5, "stem": 0.5})
+    assert len(result.model.inner.weight) == 1
+    assert result.model.feature_info == [{"module": "stem", "num_chs": 4}]
+
+
 def test_a_list_that_names_an_identity_goes_by_all_widths_of_its_size(x):
     model = Pyramid().eval()
     model.gone = nn.Identity()

@@ -12,7 +12,7 @@ from torch import nn
 
 from secateur.cut.constructors import Solver, Values, is_of_torch
 from secateur.cut.conventions import OF_CLASSIFIER, OF_CONFIG, OF_LISTS, OF_MODULES, OF_TORCH
-from secateur.graph.node import Graph
+from secateur.graph.node import Graph, Node
 from secateur.graph.origin import Field
 
 
@@ -57,33 +57,38 @@ def follow_lists(model: nn.Module, known: Values, before: Graph, after: Graph) -
         model: The uncut model.
         known: As for `follow_unread`.
         before: The record of the uncut model.
-        after: The record of the cut model, node by node the same.
+        after: The record of the cut model, which takes the same path; calls that only lay memory out anew may
+            be missing.
 
     Returns:
         The new numbers: what became of the dim of that size, or, of a module that runs no operator, of all
         widths of that size.
     """
     names, widths = dict(model.named_modules()), _widths(model, known)
-    last = {module: node.index for node in before.nodes for module in node.modules}
+    made, now_made = (
+        {module: _made(node, graph) for node in graph.nodes for module in node.modules}
+        for graph in (before, after)
+    )
     found: dict[Field, int] = {}
     for held, module, width in _listed(model):
         flat = module[len(held.module) :].lstrip(".").replace(".", "_")  # as networks of features name them
-        at = last.get(module, last.get(f"{held.module}.{flat}".lstrip(".")))
+        named = next((one for one in (module, f"{held.module}.{flat}".lstrip(".")) if one in made), None)
         if _word(held) in known.get(held.module, {}):
             continue
-        if at is None:
+        if named is None:
             now = set(widths.get((held.module, width), {})) if module in names else set()
         else:
-            sizes = zip(_made(before, at), _made(after, at), strict=True)
-            now = {new for old, new in sizes if old == width != new}
+            sizes = made[named], now_made.get(named, ())
+            is_alike = len(sizes[0]) == len(sizes[1])
+            now = {new for old, new in zip(*sizes, strict=True) if old == width != new} if is_alike else set()
         if len(now) == 1 and now != {width}:
             found[held] = now.pop()
     return found
 
 
-def _made(graph: Graph, at: int) -> tuple[int, ...]:
+def _made(node: Node, graph: Graph) -> tuple[int, ...]:
     """The shape of what a node of a record makes."""
-    ref = graph.nodes[at].outputs[0]
+    ref = node.outputs[0]
     return () if ref is None else graph.values[ref.value].shape
 
 
