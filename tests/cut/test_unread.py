@@ -224,7 +224,7 @@ def test_a_width_in_a_list_is_not_taken_for_the_height_of_the_image():
 
 
 class Rows(nn.Module):
-    """Brings its numbers into a row; with one channel left they lie in one, and PyTorch makes no such call."""
+    """Brings its numbers into a row; with one channel left they lie in one, and no call is made."""
 
     def __init__(self):
         super().__init__()
