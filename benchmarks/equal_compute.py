@@ -271,7 +271,8 @@ def compared(rows: list[dict[str, Any]]) -> list[str]:
                     ahead,
                     f"| {key[0]} | {key[1]:.0%} | {key[2]} | {words} | {us[f'{budget}_budget']:.1f} | "
                     f"{100 * us['dense']:.2f} | {100 * us[budget]:.2f} | {below:+.2f} | "
-                    f"{100 * best[budget]:.2f} | {best['method'].split(' ', 1)[1]} | {ahead:+.2f} |",
+                    f"{100 * best[budget]:.2f} | {best['method'].split(' ', 1)[1]} | {len(peers)} | "
+                    f"{ahead:+.2f} |",
                 )
             )
     return [line for _, line in sorted(lines)]
@@ -306,14 +307,15 @@ Everybody has the same CPU seconds: what ours takes to choose and recover a peer
 spend on fine-tuning, and with training ours has an epoch of {settings["tune"]:,} images more and
 a peer the rest of the same seconds. Everybody tunes by the optimizer that the network was trained by
 (AdamW for the vision transformer) at two rates ({rates}) and keeps the best by 2,000 validation
-images, the start included. Accuracy in % on {settings["test"]:,} test images; the best
-peer of each line is chosen by these, in its favour. Pairs differ by about 0.4 by chance.
+images, the start included. "of" is how many peers came to the MACs in that cell; each cell was
+measured on one machine, a busy one, so that images that fit into the seconds vary by a fifth. Accuracy
+in % on {settings["test"]:,} test images; the best peer of each line is chosen by these, in its favour. Pairs differ by about 0.4 by chance.
 Losses first. Behind the refit "secateur, and blocks" learns block by block from the dense network, and
 "secateur, and distil" as a whole, without labels (`recover=["absorb", "refit", "distil"]`); their budgets
 are their own, and no peer is compared at them."""
     first = (
         "| network | MACs removed | seed | budget | CPU s | dense | ours | to dense "
-        "| best peer | which | ahead |"
+        "| best peer | which | of | ahead |"
     )
     second = (
         "| network | MACs removed | seed | method | after the cut | no training of ours | images "
@@ -321,7 +323,7 @@ are their own, and no peer is compared at them."""
     )
     parts = [
         head,
-        "\n".join([first, "|---|--:|--:|---|--:|--:|--:|--:|--:|---|--:|", *compared(rows)]),
+        "\n".join([first, "|---|--:|--:|---|--:|--:|--:|--:|--:|---|--:|--:|", *compared(rows)]),
         "## All cells",
         "\n".join([second, "|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|", *every]),
         *(["Failed:", "\n".join(failed)] if failed else []),
