@@ -308,8 +308,9 @@ spend on fine-tuning, and with training ours has an epoch of {settings["tune"]:,
 a peer the rest of the same seconds. Everybody tunes by the optimizer that the network was trained by
 (AdamW for the vision transformer) at two rates ({rates}) and keeps the best by 2,000 validation
 images, the start included. "of" is how many peers came to the MACs in that cell; each cell was
-measured on one machine, a busy one, so that images that fit into the seconds vary by a fifth. Accuracy
-in % on {settings["test"]:,} test images; the best peer of each line is chosen by these, in its favour. Pairs differ by about 0.4 by chance.
+measured on one machine, a busy one, so that images that fit into the seconds vary by a fifth.
+Accuracy in % on {settings["test"]:,} test images; the best peer of each line is chosen by these, in its
+favour. Pairs differ by about 0.4 by chance.
 Losses first. Behind the refit "secateur, and blocks" learns block by block from the dense network, and
 "secateur, and distil" as a whole, without labels (`recover=["absorb", "refit", "distil"]`); their budgets
 are their own, and no peer is compared at them."""
