@@ -30,6 +30,7 @@ from zoo_runs.page import machine, write_page
 from zoo_runs.worker import SETTINGS, preload, run_one, work
 
 RESULTS = Path("benchmarks/results/zoo.json")
+TIMES = Path("benchmarks/results/zoo-times.json")
 PAGE = Path("docs/zoo.md")
 LIMIT = 120
 """CPU seconds of each phase; a row that was given another limit says so."""
@@ -145,7 +146,8 @@ def main() -> None:
     count = 0 if options.page else run_all(options, results)
     from secateur.write.atomic import atomic_write
 
-    atomic_write(options.markdown, write_page(results.data).encode())
+    times = json.loads(TIMES.read_text()) if TIMES.exists() else {}
+    atomic_write(options.markdown, write_page(results.data, times).encode())
     print(f"done: {count} runs; {len(results.data['models'])} models are in {options.json}")
 
 

@@ -52,9 +52,21 @@ def peer_verdict(found: Found) -> str:
     return words.get(found.get("judged", ""), "untraced")
 
 
-def _ratio(model: dict[str, Found]) -> float | None:
-    ours, theirs = (model.get(library, {}).get("analyse_cpu_seconds") for library in (OURS, PEER))
-    return theirs / ours if ours and theirs else None
+def speeds(times: dict[str, dict[str, float | None]]) -> list[str]:
+    """The table of how long both libraries analyse, by family."""
+    lines = [
+        "| family | networks that both analyse | Torch-Pruning's time / ours, median | ours is faster |",
+        "|---|--:|--:|--:|",
+    ]
+    families = list(dict.fromkeys(name.partition(":")[0] for name in times))
+    for family in [*families, "all"]:
+        chosen = [row for name, row in times.items() if family in (name.partition(":")[0], "all")]
+        pairs = ((row[PEER], row[OURS]) for row in chosen)
+        ratios = [theirs / ours for theirs, ours in pairs if theirs and ours]
+        if ratios:
+            ahead = sum(ratio > 1 for ratio in ratios) / len(ratios)
+            lines.append(f"| {family} | {len(ratios)} | {median(ratios):.2f} | {ahead:.0%} |")
+    return lines
 
 
 def summary(models: dict[str, dict[str, Found]]) -> list[str]:
@@ -63,9 +75,8 @@ def summary(models: dict[str, dict[str, Found]]) -> list[str]:
         "| family | models | captured | exact | renormalised | refused | wrong | crashed or out of limits "
         f"| below {SMALL:.0%} left | the judge: confirmed | the judge: unequal or fails "
         "| TP: exact or renormalised | TP: wrong "
-        "| TP: does not run or crashes | TP: time or memory | TP: nothing pruned or untraced "
-        "| analyse time, TP / secateur, median |",
-        "|---" + "|--:" * 16 + "|",
+        "| TP: does not run or crashes | TP: time or memory | TP: nothing pruned or untraced |",
+        "|---" + "|--:" * 15 + "|",
     ]
     families = list(dict.fromkeys(name.partition(":")[0] for name in models))
     for family in [*families, "all"]:
@@ -79,7 +90,6 @@ def _counts(models: list[dict[str, Found]]) -> list[str]:
     peer = [peer_verdict(model[PEER]) for model in models if PEER in model]
     verdicts = [our_verdict(found) for found in ours]
     passed = [found for found in ours if our_verdict(found) in VERIFIED]
-    ratios = [ratio for model in models if (ratio := _ratio(model)) is not None]
     counts = [
         len(models),
         sum("captured" in found for found in ours),
@@ -94,7 +104,7 @@ def _counts(models: list[dict[str, Found]]) -> list[str]:
         _count(peer, ("time limit", "out of memory")),
         _count(peer, ("nothing pruned", "untraced")),
     ]
-    return [*map(str, counts), f"{median(ratios):.1f}" if ratios else "-"]
+    return list(map(str, counts))
 
 
 def _count(words: list[str], wanted: Iterable[str]) -> int:
@@ -186,8 +196,9 @@ channels of all groups together (`ratio=0.5`, scope "global", criterion "l2"), n
   relative error of the check, in float64 with random parameters.
 * **analyse**: CPU seconds to capture and couple; Torch-Pruning: `build_dependency` and all of
   `get_all_groups`. **prune**: CPU seconds of the whole `prune` with its check; Torch-Pruning: the making of
-  its pruner and one step (it checks nothing). Imports, the making of the model and a warm-up on a tiny model
-  are not counted.
+  its pruner and one step (it checks nothing). The making of the model and a warm-up on a tiny model are
+  not counted, nor what they import; what the model itself makes a library import is (PyTorch's compiler and
+  sympy, 1.5 s, for some). Many of Torch-Pruning's rows are of an earlier run, with the same versions.
 * **peak MiB**: what `analyse` and `prune` add to the resident memory.
 
 Torch-Pruning (TP) runs with the same generic settings: `BasePruner`, `GroupMagnitudeImportance(p=2)`,
@@ -207,8 +218,8 @@ unequal; such cases of ours show "judge: unequal" beside their verdict and are n
 """
 
 
-def write_page(data: Found) -> str:
-    """The page that shows the results."""
+def write_page(data: Found, times: dict[str, dict[str, float | None]]) -> str:
+    """The page that shows the results, and how long every fourth network takes (`zoo_times.py`)."""
     models, facts = data["models"], data["machine"]
     versions = ", ".join(f"{name} {facts[name]}" for name in PACKAGES)
     parts = [
@@ -216,6 +227,10 @@ def write_page(data: Found) -> str:
         "## By family",
         "",
         *summary(models),
+        "",
+        "How long an analysis takes, imports done before, every fourth network (`benchmarks/zoo_times.py`):",
+        "",
+        *speeds(times),
         "",
         "## By model",
     ]
