@@ -1,8 +1,9 @@
-"""How long do both libraries analyse networks of the zoo, all imports done before?
+"""How long do both libraries take to analyse networks of the zoo, most imports done before?
 
 `zoo.py` counts what an analysis imports, PyTorch's compiler and sympy for some networks, as its processes
 are fresh. Here one process imports everything, and forks for each network and library; a warm-up on a tiny
-network comes first. Every fourth network of each family, CPU seconds, written to `results/zoo-times.json`.
+network comes first. Detectors still import a part of sympy. Every fourth network of each family, CPU seconds,
+written to `results/zoo-times.json`.
 
     OMP_NUM_THREADS=1 python benchmarks/zoo_times.py
 """

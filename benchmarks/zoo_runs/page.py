@@ -228,7 +228,7 @@ def write_page(data: Found, times: dict[str, dict[str, float | None]]) -> str:
         "",
         *summary(models),
         "",
-        "How long an analysis takes, imports done before, every fourth network (`benchmarks/zoo_times.py`):",
+        "How long a first analysis takes, every fourth network (`benchmarks/zoo_times.py`):",
         "",
         *speeds(times),
         "",
