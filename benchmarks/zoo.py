@@ -32,6 +32,9 @@ from zoo_runs.worker import SETTINGS, preload, run_one, work
 RESULTS = Path("benchmarks/results/zoo.json")
 TIMES = Path("benchmarks/results/zoo-times.json")
 PAGE = Path("docs/zoo.md")
+MEMORY = 16.0
+"""GiB of address space of each process; a row that was given another says so."""
+
 LIMIT = 120
 """CPU seconds of each phase; a row that was given another limit says so."""
 
@@ -85,6 +88,8 @@ def run_all(options: argparse.Namespace, results: Results) -> int:
         found = run_one(name, library, options.limit, options.memory_gib)
         if options.limit != LIMIT:
             found["limit_cpu_seconds"] = options.limit
+        if options.memory_gib != MEMORY:
+            found["memory_gib"] = options.memory_gib
         results.add(name, library, found)
         word = found.get("failure") or found.get("verdict") or found.get("judged")
         print(f"{name} {library}: {word}, {found.get('share_left')} left", file=sys.stderr, flush=True)
@@ -118,7 +123,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="leave out what has a result")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--limit", type=int, default=LIMIT, help="CPU seconds of each phase")
-    parser.add_argument("--memory-gib", type=float, default=20.0, help="address space of each process")
+    parser.add_argument("--memory-gib", type=float, default=MEMORY, help="address space of each process")
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--markdown", type=Path, default=PAGE)
     parser.add_argument("--page", action="store_true", help="only write the page")

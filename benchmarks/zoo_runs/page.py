@@ -132,6 +132,8 @@ def _reasons(found: Found) -> str:
         )
     if "limit_cpu_seconds" in found:
         parts.append(f"limit of {found['limit_cpu_seconds']} CPU seconds a phase")
+    if "memory_gib" in found:
+        parts.append(f"limit of {found['memory_gib']:g} GiB")
     parts += [_text(limit, 80) for limit in found.get("limits", [])[:1]]
     shown = [entry for entry in found.get("protections", []) if entry["reason"] not in _PLAIN][:3]
     return "; ".join([*parts, *(f"{entry['groups']}x {_text(entry['reason'], 90)}" for entry in shown)])

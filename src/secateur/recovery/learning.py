@@ -5,7 +5,7 @@ samples), and what was learned is kept only where the error on these is lower.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ FOLDS = 4
 CHECKS = 4
 """How often the held-back samples are looked at; the best of these counts."""
 
-TINY = 1e-12
+_TINY = 1e-12
 _SMALL = 0.01
 """What tensors of smaller numbers (biases that start at zero) count as."""
 
@@ -119,6 +119,16 @@ def order(count: int, steps: int, seed: int) -> list[int]:
     draw = torch.Generator().manual_seed(seed)
     rounds = [torch.randperm(count, generator=draw, device="cpu") for _ in range(-(-steps // count))]
     return torch.cat(rounds)[:steps].tolist()
+
+
+def missing_shares(apart: Collection[Tensor]) -> Tensor:
+    """Which share of each output's squares is missing.
+
+    Args:
+        apart: Of each output two numbers: the squares that are missing, and those that there are.
+    """
+    missing, size = torch.stack([*apart]).unbind(-1)
+    return missing / size.clamp(min=_TINY)
 
 
 def learn(

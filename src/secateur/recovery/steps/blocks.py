@@ -166,8 +166,7 @@ class _Batch:
 
     def share(self, outputs: _Tensors) -> Tensor:
         """What is to be lowered: the missing share of the squares, over the samples to learn from."""
-        missing, size = torch.stack(self.apart(outputs, judges=False)).unbind(-1)
-        return (missing / size.clamp(min=learning.TINY)).sum()
+        return learning.missing_shares(self.apart(outputs, judges=False)).sum()
 
 
 class _Run:
@@ -281,8 +280,7 @@ class _Run:
         """How far the outputs are from the dense block's, where nothing is learned from."""
         apart = [batch.apart(_run(batch.pair.cut, block, learned), judges=True) for batch in self.judging]
         sums = torch.stack([torch.stack(one).cpu().double() for one in apart]).sum(0)
-        missing, size = sums.unbind(-1)
-        return float((missing / size.clamp(min=learning.TINY)).mean().sqrt())
+        return float(learning.missing_shares(sums).mean().sqrt())
 
     def harm(self) -> str:
         """Why the improved blocks do not improve the outputs of the model; empty if they do."""

@@ -4,10 +4,9 @@
 
 `refit` solves each layer by itself, and `blocks` looks no further than the next one; here a layer learns what
 the outputs need of it. Both networks run in eval mode, so that batch norms keep their statistics, and no
-other tensors than parameters change. Where a batch is one tensor of real numbers and there
-are four batches or more, steps learn from mixtures of samples, `share * one + (1 - share) * another` with
-shares between 0 and 1: the dense network says what a mixture should give, and a few hundred samples go a
-longer way.
+other tensors than parameters change. Where a batch is one tensor of real numbers and there are four batches
+or more, steps learn from mixtures of samples, `share * one + (1 - share) * another` with shares between 0 and
+1: the dense network says what a mixture should give, and a few hundred samples go a longer way.
 
 It never harms what it is measured by (`recovery/learning.py`); where there is a batch that no step learns
 from, the outputs for that one decide, once, at the end. How long it takes is said before; where it would take
@@ -22,7 +21,7 @@ References:
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -158,7 +157,7 @@ class _Run:
             one.grad = None
         with torch.enable_grad():
             apart = _apart(self._run(self.cut, at, inputs), targets, self.turns[at], judges=False)
-            loss = _shares(apart.values()).sum() if apart else torch.tensor(torch.nan)
+            loss = learning.missing_shares(apart.values()).sum() if apart else torch.tensor(torch.nan)
         if loss.isfinite():  # waits for a GPU, too
             loss.backward()
         for one, master in zip(self.held, self.masters, strict=True):
@@ -172,7 +171,7 @@ class _Run:
             apart = _apart(self._run(self.cut, at), self.targets[at], self.turns[at], judges=True)
             for number, squares in apart.items():
                 sums[number] = sums.get(number, 0) + squares.cpu().double()
-        return float(_shares(sums.values()).mean().sqrt()) if sums else math.nan
+        return float(learning.missing_shares(sums.values()).mean().sqrt()) if sums else math.nan
 
     def _run(self, model: nn.Module, at: int, inputs: Any = None) -> list[Tensor]:
         """What a model puts out for a batch, or for a mixture in its place."""
@@ -210,12 +209,6 @@ def _apart(
         one, two = (turn.part(tensor, judges=judges) for tensor in pair)
         found[at] = torch.stack([(one - two).square().sum(), two.square().sum()])
     return found
-
-
-def _shares(apart: Collection[Tensor]) -> Tensor:
-    """Which share of each output's squares is missing."""
-    missing, size = torch.stack([*apart]).unbind(-1)
-    return missing / size.clamp(min=learning.TINY)
 
 
 def _mixed(one: Any, two: Any, draw: torch.Generator) -> Any:
