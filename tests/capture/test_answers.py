@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 
 from secateur.capture import answers
 from secateur.capture.fakes import faked
-from secateur.capture.modes import fake_mode
+from secateur.capture.frugal import fake_mode
 from secateur.capture.paths import path_of, record_path
 from secateur.capture.recording import Moment, record
 from secateur.capture.shortcuts import run

@@ -99,6 +99,42 @@ CALLS = {
     "layer norm over two": lambda x, y: F.layer_norm(x, [4, 5], y[0, 0]),
     "batch norm": lambda x, y: F.batch_norm(x, y[0, :, 0, 0], y[1, :, 0, 0].exp()),
     "batch norm of a transpose": lambda x, y: F.batch_norm(x.transpose(2, 3), y[0, :, 0, 0], y[1, :, 0, 0]),
+    "cat of a transpose": lambda x, y: torch.cat([x[0].transpose(0, 1), y[0].transpose(0, 1)], 2),
+    "cat of expanded rows": lambda x, y: torch.cat([x[0, :1].expand(2, -1, -1), y[0, :2]], 1),
+    "cat of channels last": lambda x, y: torch.cat([x.to(memory_format=torch.channels_last), y], 1),
+    "stack": lambda x, y: torch.stack([x, y], -2),
+    "stack of a transpose": lambda x, y: torch.stack([x[0].transpose(0, 1), y[0].transpose(0, 1)]),
+    "stack of channels last": lambda x, y: torch.stack([x.to(memory_format=torch.channels_last), y]),
+    "clamp": lambda x, y: [x.clamp(0, 1), x.clamp(max=1), x.clamp_min(0.5), x.long().clamp(0, 2.5)],
+    "activations": lambda x, y: [
+        change(x.transpose(1, 2)) for change in (F.elu, F.selu, F.softplus, torch.log1p)
+    ],
+    "functions": lambda x, y: [
+        change(x) for change in (torch.abs, torch.sin, torch.cos, torch.erf, torch.log)
+    ],
+    "functions of integers": lambda x, y: [
+        change(x.long()) for change in (torch.abs, torch.sin, torch.log1p)
+    ],
+    "larger of a row": lambda x, y: [torch.maximum(x, y[0]), torch.minimum(x[0], y)],
+    "one minus": lambda x, y: [1 - x.transpose(0, 1), 1 - x.half(), 1.5 - x.long()],
+    "doubles": lambda x, y: [x.double(), x.transpose(1, 2).double(), x.bool(), x.long().float()],
+    "group norm": lambda x, y: F.group_norm(x, 3, y[0, :, 0, 0], y[1, :, 0, 0]),
+    "group norm of channels last": lambda x, y: F.group_norm(x.to(memory_format=torch.channels_last), 3),
+    "group norm of a pixel": lambda x, y: F.group_norm(x[..., :1, :1].contiguous(), 3),
+    "group norm of a row": lambda x, y: F.group_norm(x.flatten(2), 1),
+    "group norm of a transpose": lambda x, y: F.group_norm(x.transpose(2, 3), 1),
+    "nearest, twice": lambda x, y: F.interpolate(x, scale_factor=2),
+    "nearest by odd factors": lambda x, y: F.interpolate(x, scale_factor=(1.3, 0.7)),
+    "nearest to a size": lambda x, y: F.interpolate(x, (7, 3)),
+    "nearest of channels last": lambda x, y: F.interpolate(x.to(memory_format=torch.channels_last), (7, 3)),
+    "nearest of a pixel": lambda x, y: F.interpolate(x[..., :1, :1].contiguous(), (2, 3)),
+    "nearest of one channel": lambda x, y: F.interpolate(x[:, :1].contiguous(), (2, 3)),
+    "bilinear": lambda x, y: F.interpolate(x, scale_factor=1.6, mode="bilinear"),
+    "bilinear to a size": lambda x, y: F.interpolate(x, (7, 3), mode="bilinear", align_corners=True),
+    "bilinear of channels last": lambda x, y: F.interpolate(
+        x.to(memory_format=torch.channels_last), (7, 3), mode="bilinear"
+    ),
+    "expanded like another": lambda x, y: [x[:1].expand_as(y), torch.ops.aten.alias(x.transpose(0, 1))],
     "conv": lambda x, y: F.conv2d(x, y[:, :, :2, :3].contiguous(), padding=1),
     "conv of channels last": lambda x, y: F.conv2d(x.to(memory_format=torch.channels_last), y[:, :, :2, :3]),
     "matmul": lambda x, y: x @ y.transpose(2, 3),
@@ -266,6 +302,12 @@ def test_what_is_written_in_place_or_left_alone_is_the_tensor_itself(call):
         lambda x: torch.cat([x, x.new_zeros(2, 3, 4, 6)], 1),
         lambda x: F.conv2d(x, x.new_zeros(2, 4, 1, 1)),
         lambda x: x.view(2, 7, -1),
+        lambda x: F.interpolate(x, (0, 3)),
+        lambda x: F.group_norm(x, 2),
+        lambda x: F.group_norm(x, 3, x.new_zeros(4)),
+        lambda x: torch.stack([x, x.new_zeros(2, 3, 4, 6)]),
+        lambda x: torch.stack([x, x], 6),
+        lambda x: x[:1].expand_as(x.new_zeros(2, 4, 4, 5)),
     ],
 )
 def test_a_short_way_refuses_what_the_operator_refuses(call):

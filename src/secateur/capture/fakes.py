@@ -40,7 +40,7 @@ def faked(mode: FakeTensorMode, meta: Tensor, device: torch.device) -> FakeTenso
         device: Where it pretends to be.
 
     Example:
-        >>> from secateur.capture.modes import fake_mode
+        >>> from secateur.capture.frugal import fake_mode
         >>> mode, meta = fake_mode(), torch.empty(2, 3, device="meta")
         >>> one, two = (faked(mode, meta, torch.device("cpu")) for _ in range(2))
         >>> two, two.device, vars(one) == vars(two)

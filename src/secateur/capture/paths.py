@@ -72,10 +72,6 @@ class _PathRecorder(Recorder):
         super().__init__(nn.Module())
         self.path: list[tuple[str, tuple[int, ...]]] = []
 
-    @property
-    def count(self) -> int:
-        return len(self.path)
-
     @contextmanager
     def module_stack(self) -> Iterator[None]:
         yield
@@ -86,6 +82,7 @@ class _PathRecorder(Recorder):
             return run(func, args, kwargs)
         form = tuple(_form(value) for _, value in schema_arguments(func, args, kwargs))
         output = self._run(func, args, kwargs)
+        self.count += 1
         self.path.append((operator_name(func), form))
         for item in output if isinstance(output, (tuple, list)) else (output,):
             for made in item if isinstance(item, (tuple, list)) else (item,):

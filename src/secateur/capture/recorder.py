@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._mode_utils import no_dispatch
 
 from secateur.capture.inputs import map_inputs
-from secateur.capture.modes import Mode
 from secateur.capture.operators import (
     is_mutable,
     is_pointwise,
@@ -24,8 +22,8 @@ from secateur.capture.operators import (
     operator_name,
     schema_arguments,
 )
-from secateur.capture.randomness import draw, is_seeded, seed_of
-from secateur.capture.shortcuts import is_constant, run, storages_written
+from secateur.capture.runner import Runner
+from secateur.capture.shortcuts import run
 from secateur.capture.unwrap import modules_in_python
 from secateur.capture.walk import walk_modules, walk_tensors
 from secateur.graph.node import Graph, Node, Ref, Value
@@ -34,13 +32,11 @@ _TORCH_FOLDER = str(Path(torch.__file__).parent) + "/"
 _OWN_FOLDER = str(Path(__file__).parents[1]) + "/"
 
 
-class Recorder(Mode):
+class Recorder(Runner):
     """Records every dispatched operator call; also keeps the stack of running modules.
 
     An operator that runs Python of the model (`cond`, `flex_attention`) is one node: its inside is not seen.
     """
-
-    supports_higher_order_operators = True
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -54,20 +50,13 @@ class Recorder(Mode):
         self.made: list[ref[Tensor]] = []
         self._stack: list[str] = []
         self._files: dict[CodeType, str] = {}
-        self._written: set[int] = set()
         self._mutating: set[int] = set()
         self._by_memory: dict[tuple[Any, ...], int] = {}
         self._looked_at = 0
-        self.seed: int | None = None
         self.has_written = False
         for kind, name, tensor in walk_tensors(model):
             known = self._index_of.get(id(tensor))
             self.tensors[name] = self._add(tensor, kind) if known is None else known
-
-    @property
-    def count(self) -> int:
-        """How many operators were recorded."""
-        return len(self.nodes)
 
     def _add(self, tensor: Tensor, kind: str) -> int:
         self.values.append(Value(tuple(int(size) for size in tensor.shape), _text(tensor.dtype), kind))
@@ -136,17 +125,8 @@ class Recorder(Mode):
                 is_pointwise=is_pointwise(func),
             )
         )
+        self.count += 1
         return output
-
-    def _run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Run an operator; on small constants with their numbers, so that a model may look at them."""
-        if is_constant(func, args, kwargs, self._written):
-            with no_dispatch():
-                return self._drawn(func, args, kwargs, 0)
-        if self.seed is not None:
-            return self._drawn(func, args, kwargs, self.seed)
-        self._written |= storages_written(func, args, kwargs)
-        return run(func, args, kwargs)
 
     def _note_written(self, func: Any, named: dict[str, Any]) -> None:
         """Whether an operator writes into a parameter or a buffer."""
@@ -154,12 +134,6 @@ class Recorder(Mode):
         writes = not isinstance(func, HigherOrderOperator) and is_mutable(func)
         if writes and isinstance(first, Ref):
             self.has_written |= self.values[first.value].kind in ("parameter", "buffer")
-
-    def _drawn(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], seed: int) -> Any:
-        """Run an operator on real tensors."""
-        if is_seeded(func, args, kwargs):
-            return draw(func, args, kwargs, seed_of(seed, self.count))
-        return func(*args, **kwargs)
 
     def _alias(self, output: Any, args: Sequence[Any]) -> Any:
         """Know the result of an operator that is not recorded, a tensor, as the value that it shows."""

@@ -21,8 +21,8 @@ from torch._subclasses.fake_tensor import (
 )
 
 from secateur.capture.caches import drop_frames, forget, start_afresh
+from secateur.capture.frugal import fake_mode
 from secateur.capture.inputs import as_call, map_inputs, require_tensors
-from secateur.capture.modes import fake_mode
 from secateur.capture.outside import outside_kept
 from secateur.capture.randomness import OwnNumbers
 from secateur.capture.recorder import Recorder

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from secateur.capture.answers import Question, is_answerable
 from secateur.capture.fakes import faked
+from secateur.capture.layers import LAYERS
 from secateur.capture.operators import is_mutable, operands
 from secateur.capture.predictions import PREDICTIONS, fake_of
 
@@ -24,9 +25,11 @@ _ATEN = torch.ops.aten
 _VIEWS = {
     getattr(getattr(_ATEN, name), overload)
     for name, overload in (
+        ("alias", "default"),
         ("chunk", "default"),
         ("detach", "default"),
         ("expand", "default"),
+        ("expand_as", "default"),
         ("flatten", "using_ints"),
         ("permute", "default"),
         ("reshape", "default"),
@@ -60,6 +63,8 @@ _SAME = {
 }
 """Operators that mostly hand back what they are given, or are given buffers, which are no fake tensors."""
 
+_PREDICTIONS = {**PREDICTIONS, **LAYERS}
+
 _DEVICE = torch.ops.prim.device.default
 """What PyTorch asks of a fake tensor wherever C++ needs its device."""
 
@@ -92,7 +97,7 @@ def _is_answerable(func: Any) -> bool:
 
 def _ask(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Find what an operator makes of fake tensors."""
-    predict = PREDICTIONS.get(func)
+    predict = _PREDICTIONS.get(func)
     is_known = predict is not None or func in _VIEWS or func in _KERNELS
     leaves = operands(func, args, kwargs) if is_known else []
     if not is_known or any(map(_has_symbols, leaves)):

@@ -9,7 +9,7 @@ what the inner one returns. What is not found so, `state=` names; or `outputs=` 
 """
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.capture.inputs import fields_of, output_tensors, paths_of
-from secateur.capture.modes import Mode
+from secateur.capture.runner import Runner
 from secateur.errors import RequestError
 
 
@@ -137,10 +137,20 @@ def _is_container(item: Any) -> bool:
 def _taken_back(module: nn.Module, output: Any) -> Iterator[tuple[str, Any]]:
     """The containers that a module returned under the name of an optional parameter."""
     held = {name: item for name, item in fields_of(output).items() if _is_container(item)}
-    parameters = inspect.signature(module.forward).parameters if held else {}
-    for name, item in held.items():
-        if name in parameters and parameters[name].default is None:
-            yield name, item
+    optional = _optional(module, {}) if held else ()
+    yield from ((name, item) for name, item in held.items() if name in optional)
+
+
+def _optional(module: nn.Module, known: dict[type, frozenset[str]]) -> frozenset[str]:
+    """The parameters of forward that are None by default, kept by class where no instance has its own."""
+    kind = type(module)
+    if kind in known and "forward" not in vars(module):
+        return known[kind]
+    parameters = inspect.signature(module.forward).parameters.values()
+    found = frozenset(one.name for one in parameters if one.default is None)
+    if "forward" not in vars(module):
+        known[kind] = found
+    return found
 
 
 def _handed_on(
@@ -148,12 +158,16 @@ def _handed_on(
 ) -> set[str]:
     """The fields of an output that are the state of a module inside, handed on."""
     calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = []
+    kinds: dict[type, frozenset[str]] = {}
+    askable = [module for module in model.modules() if module is not model and _optional(module, kinds)]
+    if not askable:  # no need to run anything
+        return set()
     with ExitStack() as stack:
-        for module in model.modules():
-            if module is not model:
-                handle = module.register_forward_hook(lambda *call: calls.append(call), with_kwargs=True)
-                stack.callback(handle.remove)
+        for module in askable:
+            handle = module.register_forward_hook(lambda *call: calls.append(call), with_kwargs=True)
+            stack.callback(handle.remove)
         try:
+            stack.enter_context(Runner())
             again = model(*args, **kwargs)
         except Exception:  # noqa: BLE001 - a foreign model may raise anything; it holds no state then
             return set()
@@ -198,19 +212,15 @@ class _ReadError(BaseException):
     """Ends a call at the first operator that tells all; no `Exception`, so that no model handles it."""
 
 
-class _Reader(Mode):
+class _Reader(Runner):
     """Raises at the first operator that is given one of some tensors."""
-
-    supports_higher_order_operators = True
 
     def __init__(self, tensors: list[Tensor]) -> None:
         super().__init__()
         self.tensors = tensors
 
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def _run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         given = {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         if any(id(tensor) in given for tensor in self.tensors):
             raise _ReadError
-        return func(*args, **(kwargs or {}))
+        return super()._run(func, args, kwargs)
