@@ -13,6 +13,11 @@ from secateur.capture.shadow import own_inputs, shadow
 
 SLOW = ("sympy", "torch._dynamo", "torch.fx.experimental.symbolic_shapes")
 NETWORKS = {
+    "pictures": "nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.SiLU(),"
+    " nn.Upsample(scale_factor=2), nn.Conv2d(8, 4, 3), nn.ELU(),"
+    " nn.Upsample(scale_factor=1.5, mode='bilinear')), torch.zeros(1, 3, 8, 8)",
+    "words": "nn.Sequential(nn.Embedding(9, 8), nn.RMSNorm(8), nn.TransformerEncoderLayer(8, 2, 16)),"
+    " torch.zeros(1, 4, dtype=torch.long)",
     "layers": "nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3)), torch.zeros(1, 4)",
     "convolutions": "nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU6(inplace=True),"
     " nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, groups=8), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),"

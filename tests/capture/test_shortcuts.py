@@ -5,12 +5,13 @@ import random
 import pytest
 import torch
 from torch import nn
+from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.capture import capture, shortcuts
-from secateur.capture.strides import strides_of
+from secateur.capture.strides import is_channels_last, is_viewable, strides_of
 from secateur.errors import CaptureError
 
 
@@ -117,6 +118,36 @@ CALLS = {
     ],
     "larger of a row": lambda x, y: [torch.maximum(x, y[0]), torch.minimum(x[0], y)],
     "one minus": lambda x, y: [1 - x.transpose(0, 1), 1 - x.half(), 1.5 - x.long()],
+    "two types": lambda x, y: [
+        x + y.long(),
+        x.double() * y[0],
+        x.half() - y,
+        x.bool() + y,
+        x.long() / y[0, 0],
+    ],
+    "a number of another type": lambda x, y: [
+        x * y[0, 0, 0, 0].double(),
+        x + torch.tensor(2),
+        3 * x.sum().long(),
+    ],
+    "two types, transposed": lambda x, y: x.transpose(1, 2) + y.transpose(1, 2).long(),
+    "comparisons": lambda x, y: [x < y, x[0] >= y, x.long() == 1, x.transpose(0, 1) != 2.5, x.half() > y],
+    "logic": lambda x, y: [(x > 0) & (y > 0)[0], ~(x > 0), torch.logical_or(x > 0, y > 1), x.long() & 3],
+    "chosen": lambda x, y: [
+        torch.where(x > 0, x, y[0]),
+        torch.where(x > 0, x, 1.0),
+        torch.where(x > 0, 1, y),
+    ],
+    "chosen from two types": lambda x, y: torch.where(x > 0, x.double(), y),
+    "filled": lambda x, y: [
+        x.masked_fill(y[0] > 0, -1.5),
+        x[0].masked_fill(y > 0, 1),
+        x.long().masked_fill(y > 0, 2),
+    ],
+    "filled by the lowest": lambda x, y: x.transpose(1, 2).masked_fill(y.transpose(1, 2) > 0, float("-inf")),
+    "rms norm": lambda x, y: [F.rms_norm(x, [5], y[0, 0, 0]), F.rms_norm(x, [4, 5])],
+    "rms norm of a transpose": lambda x, y: F.rms_norm(x.transpose(1, 2), [5]),
+    "log of a softmax": lambda x, y: [F.log_softmax(x, 1), F.log_softmax(x.transpose(1, 3), -1)],
     "doubles": lambda x, y: [x.double(), x.transpose(1, 2).double(), x.bool(), x.long().float()],
     "group norm": lambda x, y: F.group_norm(x, 3, y[0, :, 0, 0], y[1, :, 0, 0]),
     "group norm of channels last": lambda x, y: F.group_norm(x.to(memory_format=torch.channels_last), 3),
@@ -135,6 +166,33 @@ CALLS = {
         x.to(memory_format=torch.channels_last), (7, 3), mode="bilinear"
     ),
     "expanded like another": lambda x, y: [x[:1].expand_as(y), torch.ops.aten.alias(x.transpose(0, 1))],
+    "attention": lambda x, y: F.scaled_dot_product_attention(x, y[:, :, :3], y[:, :, :3]),
+    "attention of transposes": lambda x, y: F.scaled_dot_product_attention(
+        *(one.transpose(1, 2) for one in (x, y, y))
+    ),
+    "attention of pieces": lambda x, y: F.scaled_dot_product_attention(
+        *torch.cat([x, y], 1).repeat(1, 1, 1, 3).view(2, 6, 4, 3, 5).permute(3, 0, 2, 1, 4).unbind()
+    ),
+    "attention under masks": lambda x, y: [
+        F.scaled_dot_product_attention(x.transpose(1, 2), *[y.transpose(1, 2)] * 2, attn_mask=mask)
+        for mask in (x[0, :, 0, :3] > 0, x[:, :1, 0, :3].unsqueeze(1), x[:1, :1, :1, :3])
+    ],
+    "attention, causal": lambda x, y: F.scaled_dot_product_attention(x, y, y, is_causal=True, scale=2.0),
+    "attention that drops": lambda x, y: [
+        F.scaled_dot_product_attention(one, y, y, dropout_p=0.1) for one in (x, x + 1)
+    ],
+    "attention that drops, transposed": lambda x, y: F.scaled_dot_product_attention(
+        *(one.transpose(1, 2) for one in (x, y, y)), dropout_p=0.5
+    ),
+    "attention to narrow values": lambda x, y: F.scaled_dot_product_attention(x, y, y[..., :2]),
+    "attention of three dims": lambda x, y: F.scaled_dot_product_attention(*(one[0] for one in (x, y, y))),
+    "attention of shared heads": lambda x, y: F.scaled_dot_product_attention(
+        x, y[:, :1], y[:, :1], enable_gqa=True
+    ),
+    "attention to one example": lambda x, y: F.scaled_dot_product_attention(x, y[:1], y[:1]),
+    "attention in halves": lambda x, y: F.scaled_dot_product_attention(
+        *(one.transpose(1, 2).bfloat16() for one in (x, y, y))
+    ),
     "conv": lambda x, y: F.conv2d(x, y[:, :, :2, :3].contiguous(), padding=1),
     "conv of channels last": lambda x, y: F.conv2d(x.to(memory_format=torch.channels_last), y[:, :, :2, :3]),
     "matmul": lambda x, y: x @ y.transpose(2, 3),
@@ -144,6 +202,13 @@ CALLS = {
     "softmax of a transpose": lambda x, y: x.transpose(1, 3).softmax(-1),
     "views": lambda x, y: x.flatten(1).unsqueeze(2).view(2, -1, 5, 1).transpose(1, 2).select(0, 1),
     "reshape that copies": lambda x, y: x.transpose(1, 2).reshape(2, -1),
+    "reshapes": lambda x, y: [
+        x.transpose(1, 2).reshape(2, -1),
+        x.transpose(1, 2).reshape(2, 4, 15),
+        x[:, :, 1:].reshape(-1, 5),
+        x.permute(3, 0, 2, 1).reshape(5, 2, -1),
+    ],
+    "permuted": lambda x, y: [x.permute(3, -4, 2, 1), x.transpose(1, 2)[1:].permute(0, 2, 1, 3)],
     "pieces": lambda x, y: [*x.chunk(2, 1), *x.unbind(0), *x.split([1, 3], 2), *x.tensor_split([2], 3)],
     "slices": lambda x, y: x[:, 1:, ::2].permute(3, 0, 1, 2).squeeze(1),
     "unflatten": lambda x, y: x.unflatten(2, (2, 2)),
@@ -211,6 +276,37 @@ CALLS = {
     "dense of a transpose": lambda x, y: x.transpose(1, 2).contiguous(),
     "dense in channels last": lambda x, y: x.contiguous(memory_format=torch.channels_last),
 }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_channels_last_are_told_as_pytorch_does(seed):
+    numbers = random.Random(seed)
+    for _ in range(300):
+        shape = [numbers.choice([1, 1, 2, 3]) for _ in range(numbers.choice([3, 4, 4, 5]))]
+        tensor = scattered(numbers, shape)
+        wanted = suggest_memory_format(tensor) is not torch.contiguous_format
+        assert is_channels_last(tensor) == wanted, (tensor.shape, tensor.stride())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_can_be_viewed_is_told_as_pytorch_does(seed):
+    numbers, seen = random.Random(seed), set()
+    for _ in range(500):
+        tensor = scattered(numbers, [numbers.choice([1, 2, 2, 3, 4]) for _ in range(numbers.randint(0, 4))])
+        factors = [factor for size in tensor.shape for factor in ((2, 2) if size == 4 else (size,))]
+        shape = [1] * numbers.randint(0, 2)
+        for factor in factors:
+            if shape and numbers.random() < 0.5:
+                shape[-1] *= factor
+            else:
+                shape.append(factor)
+        try:
+            is_view = tensor.view(shape) is not None
+        except RuntimeError:
+            is_view = False
+        seen.add(is_view)
+        assert is_viewable(tensor, shape) == is_view, (tensor.shape, tensor.stride(), shape)
+    assert len(seen) == 2
 
 
 def scattered(numbers, shape):

@@ -68,7 +68,7 @@ class FrugalFakeMode(FakeTensorMode):
         return super()._dispatch_impl(func, types, args, kwargs) if made is NotImplemented else made
 
     def _made(self, func: Any, args: Sequence[object], kwargs: Mapping[str, object]) -> Any:
-        """What an operator makes of tensors that know no numbers; NotImplemented: PyTorch has to tell."""
+        """What an operator makes of tensors without numbers; NotImplemented: PyTorch has to tell."""
         if not isinstance(func, OpOverload) or func.namespace != "aten" or func is _TO_DENSE:
             return NotImplemented
         flat, spec = tree_flatten((args, kwargs))
@@ -93,8 +93,11 @@ class FrugalFakeMode(FakeTensorMode):
                     return made
         if not has_meta(func):
             return NotImplemented
-        with fake_tensor.in_kernel_invocation_manager(self):
-            made = func(*given, **named)
+        try:
+            with fake_tensor.in_kernel_invocation_manager(self):
+                made = func(*given, **named)
+        except NotImplementedError:
+            return NotImplemented
         return self.wrap_meta_outputs_with_default_device_logic(made, func, flat, device=named.get("device"))
 
     def _is_plain(self, tensor: Tensor) -> bool:

@@ -10,20 +10,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._mode_utils import no_dispatch
 
 from secateur.capture.fakes import faked
 from secateur.capture.predictions import fake_of, made_of
-from secateur.capture.strides import Sizes
+from secateur.capture.strides import Sizes, is_channels_last, strides_of
 
 _ATEN = torch.ops.aten
 
 
 def _is_in_rows(x: Tensor) -> bool:
     """Whether numbers lie in a row and what is laid out alike does: of one pixel both layouts are one."""
-    return x.is_contiguous() and suggest_memory_format(x) is torch.contiguous_format
+    return x.is_contiguous() and not is_channels_last(x)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """The layout that what is made of a tensor has."""
+    if not is_channels_last(x):
+        return torch.contiguous_format
+    return torch.channels_last if x.dim() == 4 else torch.channels_last_3d
 
 
 def _batch_normalised(x: Tensor, *others: Any, **options: Any) -> Tensor | None:
@@ -34,14 +40,13 @@ def _batch_normalised(x: Tensor, *others: Any, **options: Any) -> Tensor | None:
     if not all(tensor is None or tensor.shape == channels for tensor in others[:4]):
         return None
     made = made_of(x.shape, [x])
-    return torch.empty_like(x, memory_format=suggest_memory_format(x)) if made is None else made
+    return torch.empty_like(x, memory_format=_layout(x)) if made is None else made
 
 
 def _group_normalised(
     x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, *_: Any
 ) -> Tensor | None:
     """What `group_norm` makes of a tensor: it is laid out alike, unlike the fake mode."""
-    layout = suggest_memory_format(x)
     if x.dim() < 3 or groups < 1 or x.shape[1] % groups or 0 in x.shape or not x.is_floating_point():
         return None
     given = [tensor for tensor in (weight, bias) if tensor is not None]
@@ -49,7 +54,7 @@ def _group_normalised(
     if known is None or any(tensor.shape != x.shape[1:2] for tensor in given):
         return None
     with no_dispatch():
-        made = torch.empty(x.shape, dtype=x.dtype, device="meta", memory_format=layout)
+        made = torch.empty(x.shape, dtype=x.dtype, device="meta", memory_format=_layout(x))
     return faked(known[0], made, known[1])
 
 
@@ -62,6 +67,58 @@ def _layer_normalised(
     if not last or any(tuple(tensor.shape[-len(last) :]) != last for tensor in (x, *given)):
         return None
     return made_of(x.shape, [x, *given], contiguous=False)
+
+
+def _scaled_by_squares(
+    x: Tensor, shape: Sizes, weight: Tensor | None = None, eps: float | None = None
+) -> Tensor | None:
+    """What `rms_norm` makes of a tensor if the parameter fits."""
+    last = tuple(shape)
+    given = [x] if weight is None else [x, weight]
+    if not last or not x.is_floating_point() or not _is_in_rows(x):
+        return None
+    fits = tuple(x.shape[-len(last) :]) == last and (weight is None or tuple(weight.shape) == last)
+    return made_of(x.shape, given) if fits else None
+
+
+def _attended(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor | None:
+    """What attention on a CPU makes of heads of one size: laid out as the query if nothing is dropped."""
+    given = [query, key, value] if mask is None else [query, key, value, mask]
+    known = fake_of(given, contiguous=False)
+    if known is None or known[1].type != "cpu" or enable_gqa or not torch.backends.cuda.flash_sdp_enabled():
+        return None
+    if not query.is_floating_point() or len({query.dtype, key.dtype, value.dtype}) > 1:
+        return None
+    if not all(one.dim() == 4 and one.stride(3) == 1 and 0 not in one.shape for one in given[:3]):
+        return None
+    if key.shape != value.shape or (*query.shape[:2], query.shape[3]) != (*key.shape[:2], key.shape[3]):
+        return None
+    if mask is not None and not _is_mask(mask, query, key):
+        return None
+    if dropout > 0:
+        return made_of(query.shape, [query], contiguous=False) if dropout < 1 else None
+    with no_dispatch():
+        stride = strides_of(query.shape, [query])
+        made = torch.empty_strided(query.shape, stride, dtype=query.dtype, device="meta")
+    return faked(known[0], made, known[1])
+
+
+def _is_mask(mask: Tensor, query: Tensor, key: Tensor) -> bool:
+    """Whether a mask can be laid over all heads' positions."""
+    over = (*query.shape[:3], key.shape[2])
+    fits = all(size in (1, full) for size, full in zip(mask.shape[::-1], over[::-1], strict=False))
+    is_typed = mask.dtype in (torch.bool, query.dtype)
+    return fits and is_typed and mask.dim() in (2, 4) and not mask.requires_grad
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
@@ -214,6 +271,8 @@ LAYERS: dict[Any, Callable[..., Tensor | None]] = {
     _ATEN.linear.default: _linear,
     _ATEN.matmul.default: _multiplied,
     _ATEN.max_pool2d.default: _pooled,
+    _ATEN.scaled_dot_product_attention.default: _attended,
+    _ATEN.rms_norm.default: _scaled_by_squares,
     _ATEN.upsample_bilinear2d.vec: _resized,
     _ATEN.upsample_nearest2d.vec: _resized,
 }

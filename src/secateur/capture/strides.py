@@ -77,3 +77,60 @@ def is_dense(tensor: Tensor) -> bool:
                 return False
             step *= size
     return True
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether PyTorch takes a tensor for one whose channels lie in a row, as its kernels do.
+
+    Args:
+        tensor: Of any rank; images and volumes can be.
+
+    Example:
+        >>> x = torch.zeros(1, 3, 2, 2)
+        >>> is_channels_last(x), is_channels_last(x.to(memory_format=torch.channels_last))
+        (False, True)
+    """
+    if tensor.dim() not in (4, 5) or not tensor.stride(1):
+        return False
+    least = 0
+    for dim in (1, *range(tensor.dim() - 1, 1, -1), 0):
+        size, stride = tensor.shape[dim], tensor.stride(dim)
+        if not size or stride < least or (not dim and least == tensor.stride(1)):
+            return False
+        least = stride * max(size, 1)
+    return True
+
+
+def is_viewable(tensor: Tensor, shape: Sizes) -> bool:
+    """Whether a tensor that holds something can be seen in another shape without a copy.
+
+    Dims that follow each other in memory are one chunk; each chunk has to be the product of some dims of the
+    shape, as in PyTorch's `computeStride`.
+
+    Args:
+        tensor: With one position at least.
+        shape: Of as many positions.
+
+    Example:
+        >>> x = torch.zeros(2, 3, 4)
+        >>> is_viewable(x.transpose(0, 1), (3, 2, 2, 2)), is_viewable(x.transpose(0, 1), (6, 4))
+        (True, False)
+    """
+    at, chunk = len(shape) - 1, 1
+    sizes, strides = tensor.shape, tensor.stride()
+    if not sizes:
+        return True
+    base = strides[-1]
+    for dim in range(tensor.dim() - 1, -1, -1):
+        chunk *= sizes[dim]
+        if dim and (sizes[dim - 1] == 1 or strides[dim - 1] == chunk * base):
+            continue
+        filled = 1
+        while at >= 0 and (filled < chunk or shape[at] == 1):
+            filled *= shape[at]
+            at -= 1
+        if filled != chunk:
+            return False
+        if dim:
+            chunk, base = 1, strides[dim - 1]
+    return at == -1
