@@ -2,12 +2,14 @@
 
 `zoo.py` counts what an analysis imports, PyTorch's compiler and sympy for some networks, as its processes
 are fresh. Here one process imports everything, and forks for each network and library; a warm-up on a tiny
-network comes first. Detectors still import a part of sympy. Every fourth network of each family, CPU seconds,
-written to `results/zoo-times.json`.
+network comes first. What the imports made is frozen, so that no collection of Python's garbage looks through
+it again, for either library. Every fourth network of each family, CPU seconds, written to
+`results/zoo-times.json`.
 
     OMP_NUM_THREADS=1 python benchmarks/zoo_times.py
 """
 
+import gc
 import importlib
 import json
 import os
@@ -60,9 +62,13 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     found: dict[str, dict[str, float | None]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for family, module in FAMILIES.items():
-        names = importlib.import_module(f"zoo_models.{module}").NAMES  # imported before any process is forked
-        for name in (one for one in names[::STEP] if f"{family}:{one}" not in found):
+    names = {family: importlib.import_module(f"zoo_models.{one}").NAMES for family, one in FAMILIES.items()}
+    for module in LIBRARIES.values():
+        importlib.import_module(f"zoo_runs.{module}")
+    gc.collect()
+    gc.freeze()
+    for family in FAMILIES:
+        for name in (one for one in names[family][::STEP] if f"{family}:{one}" not in found):
             row = {library: seconds(library, family, name) for library in LIBRARIES}
             found[f"{family}:{name}"] = row
             print(f"{family}:{name} {row}", file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """What counts of what a model returns: outputs keep their shapes, the rest may change."""
 
+import itertools
 from collections import namedtuple
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur.capture import capture
 from secateur.capture.inputs import output_tensors
 from secateur.errors import RequestError
 
@@ -107,6 +109,47 @@ def test_what_is_cut_of_the_state_serves_the_next_call():
 
 
 Named = namedtuple("Named", ["y", "hidden"])
+
+
+class Stepping(Decoder):
+    """Looks at a number that it holds, as detectors look at their strides."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.tensor([3]))
+
+    def forward(self, x, past=None):
+        made = super().forward(x, past)
+        return Made(made.y * self.steps.item(), made.past)
+
+
+def test_the_state_of_a_model_that_looks_at_numbers_is_found():
+    graph = capture(Pair(Stepping()), X)
+    assert (graph.substrate, graph.state) == ("fake", {"1"})
+
+
+RUNS = itertools.count()
+"""How often something ran; a record puts back what runs leave behind, but for where an iterator stands."""
+
+
+class Several(nn.Module):
+    """Returns a list of what it made."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        next(RUNS)
+        return {"maps": [self.inner(x)]}
+
+
+@pytest.mark.parametrize(("inner", "runs"), [(nn.Linear(6, 3), 1), (Decoder(), 2)])
+def test_a_model_runs_again_only_where_a_module_may_take_something_back(inner, runs):
+    before = next(RUNS)
+    graph = capture(Several(inner), X)
+    assert next(RUNS) - before - 1 == runs
+    assert graph.state == ({"maps.0.past"} if runs == 2 else set())
 
 
 class Auxiliary(nn.Module):
