@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from secateur.registry import Registry
 from secateur.select.units import Unit
 from secateur.select.widths import Widths
@@ -55,11 +58,25 @@ def by_score(units: Sequence[Unit], chosen: Iterable[int]) -> list[int]:
         units: All units.
         chosen: The indices of those that compare.
     """
-    steps = [
-        (score, share, index)
-        for index in chosen
-        for score, share in zip(
-            units[index].scores[: units[index].free].tolist(), units[index].shares.tolist(), strict=True
-        )
-    ]
-    return [index for _, _, index in sorted(steps)]
+    places = sorted(chosen)
+    scores = [units[index].scores[: units[index].free] for index in places]
+    shares = [units[index].shares for index in places]
+    return in_order(places, shares, scores)
+
+
+def in_order(places: Sequence[int], *keys: Sequence[NDArray[np.float64]]) -> list[int]:
+    """The owner of each channel, in the order of the keys: the last one counts most; owners break ties.
+
+    Args:
+        places: The owners, ascending.
+        keys: For each owner an array, as long as its channels are many.
+
+    Example:
+        >>> in_order([0, 3], [np.array([0.2, 0.4]), np.array([0.1, 0.2])])
+        [3, 0, 3, 0]
+    """
+    if not places:
+        return []
+    owners = np.repeat(places, [len(one) for one in keys[0]])
+    found: list[int] = owners[np.lexsort([np.concatenate(key) for key in keys])].tolist()  # it is stable
+    return found

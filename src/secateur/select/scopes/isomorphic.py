@@ -7,6 +7,8 @@ References:
 from collections import defaultdict
 from collections.abc import Sequence
 
+import numpy as np
+
 from secateur.select.scope import by_score, scope
 from secateur.select.units import Unit
 
@@ -17,8 +19,11 @@ def isomorphic(units: Sequence[Unit]) -> list[int]:
     classes: dict[object, list[int]] = defaultdict(list)
     for index, unit in enumerate(units):
         classes[unit.signature].append(index)
-    merged: list[tuple[float, int]] = []
-    for members in classes.values():
-        whole = sum(units[index].size for index in members)
-        merged.extend(((rank + 0.5) / whole, index) for rank, index in enumerate(by_score(units, members)))
-    return [index for _, index in sorted(merged)]
+    orders = [np.array(by_score(units, members), dtype=np.int64) for members in classes.values()]
+    wholes = [sum(units[index].size for index in members) for members in classes.values()]
+    ranks = [(np.arange(len(order)) + 0.5) / whole for order, whole in zip(orders, wholes, strict=True)]
+    if not orders:
+        return []
+    owners = np.concatenate(orders)
+    found: list[int] = owners[np.lexsort([owners, np.concatenate(ranks)])].tolist()
+    return found

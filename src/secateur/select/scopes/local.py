@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from secateur.select.scope import scope
+from secateur.select.scope import in_order, scope
 from secateur.select.units import Unit
 
 
 @scope("local", is_even=True)
 def local(units: Sequence[Unit]) -> list[int]:
     """Order all channels by their rank within the group."""
-    steps = [(share, index) for index, unit in enumerate(units) for share in unit.shares.tolist()]
-    return [index for _, index in sorted(steps)]
+    return in_order(range(len(units)), [unit.shares for unit in units])
