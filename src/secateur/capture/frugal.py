@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._decomp import decomposition_table, meta_table
-from torch._library.simple_registry import singleton as registered
+from torch._library import simple_registry
 from torch._ops import OpOverload
-from torch._subclasses import fake_tensor
-from torch._subclasses.fake_impls import _is_tensor_constructor, has_meta, op_implementations_checks
+from torch._subclasses import fake_impls, fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorConverter, FakeTensorMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -64,41 +63,48 @@ class FrugalFakeMode(FakeTensorMode):
     def _dispatch_impl(
         self, func: Any, types: Any, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> Any:
-        made = self._made(func, args, kwargs)
+        made = NotImplemented
+        if isinstance(func, OpOverload) and func.namespace == "aten" and func is not _TO_DENSE:
+            flat, spec = tree_flatten((args, kwargs))
+            if self._is_known(func, flat):
+                flat, _ = self.validate_and_convert_non_fake_tensors(
+                    func, self.fake_tensor_converter, flat, spec
+                )
+                made = self._made(func, flat, *tree_unflatten(flat, spec))
         return super()._dispatch_impl(func, types, args, kwargs) if made is NotImplemented else made
 
-    def _made(self, func: Any, args: Sequence[object], kwargs: Mapping[str, object]) -> Any:
-        """What an operator makes of tensors without numbers; NotImplemented: PyTorch has to tell."""
-        if not isinstance(func, OpOverload) or func.namespace != "aten" or func is _TO_DENSE:
-            return NotImplemented
-        flat, spec = tree_flatten((args, kwargs))
-        tensors = [leaf for leaf in flat if isinstance(leaf, Tensor)]
-        if func in self.lift_fns or not all(map(self._is_plain, tensors)):
-            return NotImplemented
-        if not (tensors or _is_tensor_constructor(func)):
-            return NotImplemented
-        flat, _ = self.validate_and_convert_non_fake_tensors(func, self.fake_tensor_converter, flat, spec)
-        given, named = tree_unflatten(flat, spec)
+    def _is_known(self, func: OpOverload, leaves: Sequence[object]) -> bool:
+        """Whether sizes and strides of what a call is given tell all."""
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if func in self.lift_fns or self.propagate_real_tensors or not all(map(self._is_plain, tensors)):
+            return False
+        return bool(tensors) or fake_impls._is_tensor_constructor(func)
+
+    def _made(
+        self, func: OpOverload, flat: Sequence[object], args: Sequence[object], kwargs: dict[str, Any]
+    ) -> Any:
+        """What an operator makes of fake tensors; NotImplemented where PyTorch has to tell."""
         if func not in meta_table and not self.cpp_meta_supports_symint(func):
             with self:
-                made = _taken_apart(func, given, named)
+                made = _taken_apart(func, args, kwargs)
             if made is not NotImplemented:
                 return made
-        if registered.find(func.name()).fake_impl.kernel:
+        if simple_registry.singleton.find(func.name()).fake_impl.kernel:
             return NotImplemented
-        for is_its, implementation in op_implementations_checks:
+        for is_its, implementation in fake_impls.op_implementations_checks:
             if is_its(func):
-                made = implementation(self, func, *given, **named)
+                made = implementation(self, func, *args, **kwargs)
                 if made is not NotImplemented:
                     return made
-        if not has_meta(func):
+        if not fake_impls.has_meta(func):
             return NotImplemented
         try:
             with fake_tensor.in_kernel_invocation_manager(self):
-                made = func(*given, **named)
+                made = func(*args, **kwargs)
         except NotImplementedError:
             return NotImplemented
-        return self.wrap_meta_outputs_with_default_device_logic(made, func, flat, device=named.get("device"))
+        device: Any = kwargs.get("device")
+        return self.wrap_meta_outputs_with_default_device_logic(made, func, flat, device)
 
     def _is_plain(self, tensor: Tensor) -> bool:
         if isinstance(tensor, FakeTensor):
@@ -120,8 +126,21 @@ def _sets(function: Any) -> set[str]:
     return {step.argval for step in dis.get_instructions(function) if step.opname == "STORE_ATTR"}
 
 
-_IS_KNOWN = _sets(FakeTensorMode.__init__) == _sets(FrugalFakeMode.__init__)
-"""Whether this release's fake mode is made as ours is."""
+_STEPS = """
+    cpp_meta_supports_symint decompose decomposition_table fake_impl find has_meta
+    in_kernel_invocation_manager invalidate_written_to_constants lift_fns meta_table
+    op_implementations_checks prim_meta_impl simple_registry singleton to_dense
+    torch_decomp_decompositions validate_and_convert_non_fake_tensors
+    wrap_meta_outputs_with_default_device_logic
+"""
+"""What PyTorch's dispatch names on the way that ours goes."""
+
+_IS_KNOWN = (
+    _sets(FakeTensorMode.__init__) == _sets(FrugalFakeMode.__init__)
+    and {*_STEPS.split()} <= {*FakeTensorMode._dispatch_impl.__code__.co_names}
+    and hasattr(fake_impls, "_is_tensor_constructor")
+)
+"""Whether this release's fake mode is made as ours is, and dispatches as ours does."""
 
 
 def fake_mode() -> FakeTensorMode:
