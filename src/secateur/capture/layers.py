@@ -103,7 +103,7 @@ def _attended(
         return None
     if key.shape != value.shape or (*query.shape[:2], query.shape[3]) != (*key.shape[:2], key.shape[3]):
         return None
-    if mask is not None and not _is_mask(mask, query, key):
+    if mask is not None and (is_causal or not _is_mask(mask, query, key)):
         return None
     if dropout > 0:
         return made_of(query.shape, [query], contiguous=False) if dropout < 1 else None
