@@ -278,6 +278,15 @@ CALLS = {
 }
 
 
+@pytest.mark.parametrize(("device", "is_kept"), [("cpu", True), ("cuda", False)])
+def test_a_norm_over_groups_keeps_channels_last_on_a_cpu_alone(device, is_kept):
+    with FakeTensorMode(), torch.inference_mode(), ShortWays():
+        x = torch.empty(2, 4, 3, 3, device=device, memory_format=torch.channels_last)
+        made = F.group_norm(x, 2)
+    assert made.is_contiguous(memory_format=torch.channels_last) == is_kept
+    assert (made.device.type, made.is_contiguous()) == (device, not is_kept)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_channels_last_are_told_as_pytorch_does(seed):
     numbers = random.Random(seed)

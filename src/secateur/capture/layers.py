@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._mode_utils import no_dispatch
 
 from secateur.capture.fakes import faked
-from secateur.capture.predictions import fake_of, made_of
-from secateur.capture.strides import Sizes, is_channels_last, strides_of
+from secateur.capture.predictions import fake_of, laid_out_as, made_of
+from secateur.capture.strides import Sizes, is_channels_last
 
 _ATEN = torch.ops.aten
 
@@ -46,15 +46,16 @@ def _batch_normalised(x: Tensor, *others: Any, **options: Any) -> Tensor | None:
 def _group_normalised(
     x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, *_: Any
 ) -> Tensor | None:
-    """What `group_norm` makes of a tensor: it is laid out alike, unlike the fake mode."""
+    """What `group_norm` makes of a tensor: laid out alike on a CPU, unlike by the fake mode."""
     if x.dim() < 3 or groups < 1 or x.shape[1] % groups or 0 in x.shape or not x.is_floating_point():
         return None
     given = [tensor for tensor in (weight, bias) if tensor is not None]
     known = fake_of([x, *given], contiguous=False, one_type=True)
     if known is None or any(tensor.shape != x.shape[1:2] for tensor in given):
         return None
+    layout = _layout(x) if known[1].type == "cpu" else torch.contiguous_format
     with no_dispatch():
-        made = torch.empty(x.shape, dtype=x.dtype, device="meta", memory_format=_layout(x))
+        made = torch.empty(x.shape, dtype=x.dtype, device="meta", memory_format=layout)
     return faked(known[0], made, known[1])
 
 
@@ -107,10 +108,7 @@ def _attended(
         return None
     if dropout > 0:
         return made_of(query.shape, [query], contiguous=False) if dropout < 1 else None
-    with no_dispatch():
-        stride = strides_of(query.shape, [query])
-        made = torch.empty_strided(query.shape, stride, dtype=query.dtype, device="meta")
-    return faked(known[0], made, known[1])
+    return laid_out_as(query.shape, [query], known, query.dtype)
 
 
 def _is_mask(mask: Tensor, query: Tensor, key: Tensor) -> bool:
@@ -223,7 +221,9 @@ def _resized(x: Tensor, size: Sizes | None, *options: Any) -> Tensor | None:
     """What an interpolation of images makes of a batch; the last option are factors, if no size is given."""
     if x.dim() != 4 or 0 in x.shape or not x.is_floating_point() or not _is_in_rows(x):
         return None
-    factors = options[-1] if options and size is None else ()
+    factors = options[-1] if options else None
+    if size and factors:
+        return None
     wanted = size or [int(n * by) for n, by in zip(x.shape[2:], factors or (), strict=False)]
     return None if len(wanted) != 2 or min(wanted) < 1 else made_of((*x.shape[:2], *wanted), [x])
 

@@ -201,6 +201,23 @@ def _combined(dtype_of: Callable[..., torch.dtype | None], *operands: Any, **opt
     known = fake_of(tensors, contiguous=False, one_type=True)
     if known is None or 0 in shape:
         return None
+    return laid_out_as(shape, tensors, known, dtype)
+
+
+def laid_out_as(
+    shape: Sizes,
+    tensors: Sequence[Tensor],
+    known: tuple[FakeTensorMode, torch.device],
+    dtype: torch.dtype,
+) -> Tensor:
+    """A fake tensor with the strides that an element-wise operator gives to what it makes of others.
+
+    Args:
+        shape: Its sizes.
+        tensors: What it is made of.
+        known: The mode and the device (see `fake_of`).
+        dtype: Of its numbers.
+    """
     with no_dispatch():
         made = torch.empty_strided(shape, strides_of(shape, tensors), dtype=dtype, device="meta")
     return faked(known[0], made, known[1])

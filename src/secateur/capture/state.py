@@ -143,13 +143,13 @@ def _taken_back(module: nn.Module, output: Any) -> Iterator[tuple[str, Any]]:
 
 def _optional(module: nn.Module, known: dict[type, frozenset[str]]) -> frozenset[str]:
     """The parameters of forward that are None by default, kept by class where no instance has its own."""
-    kind = type(module)
-    if kind in known and "forward" not in vars(module):
-        return known[kind]
+    is_shared = "forward" not in vars(module)
+    if is_shared and type(module) in known:
+        return known[type(module)]
     parameters = inspect.signature(module.forward).parameters.values()
     found = frozenset(one.name for one in parameters if one.default is None)
-    if "forward" not in vars(module):
-        known[kind] = found
+    if is_shared:
+        known[type(module)] = found
     return found
 
 
